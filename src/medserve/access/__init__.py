@@ -1,0 +1,1 @@
+"""Beside the road: who may ask. Knows no model."""

@@ -1,0 +1,1 @@
+"""Step 1: files -> cases -> cohort -> split -> fitted transforms."""

@@ -1,0 +1,135 @@
+"""Cases and cohorts: light records of what there is to read, before and after it is read.
+
+    items  = forms.list_items(path)              # what the data set says there is
+    cohort = prepare(items, transforms, folder)  # every item read once: a Case, or a coded Refused
+
+Pixels never live in a cohort. Prepared images stand in one file of fixed-size records on disk (`Shelf`) and are read
+with `pread`, so memory does not grow with the number of cases.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medserve.errors import Fault
+from medserve.types import Array, Part
+
+Label = int | float | tuple[float, ...] | None  # class index | number | one 0/1/nan per label | unlabelled
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to read. `file` is what messages name; `row` picks a record of an .npz (`part`, index)."""
+
+    id: str
+    file: Path
+    row: tuple[str, int] | None = None
+    label: Label = None
+    patient: str | None = None  # pseudonymous key (see `pseudonym`), None: not declared
+    part: Part | None = None  # official part, when the data has one
+    groups: Mapping[str, str] = field(default_factory=dict)  # subgroup columns: sex, site ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One item that was read; `index` is its record on the shelf."""
+
+    id: str
+    file: str
+    index: int
+    label: Label
+    patient: str
+    part: Part | None
+    groups: Mapping[str, str]
+    sha256: bytes  # of the source bytes
+    pixels: bytes  # digest of the decoded values: equal means the same image whatever the file
+    hash: int  # 64-bit perceptual hash
+    modality: str | None
+    unit: str | None
+    colour: bool
+    blank: bool
+    shape: tuple[int, ...]
+    header: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    file: str
+    code: str
+    message: str
+
+
+class Shelf:
+    """Fixed-size uint8 records in one file, read by position; nothing is mapped or cached in the process.
+
+    `shape` is one record, for instance (1, 28, 28).
+    """
+
+    def __init__(self, path: Path, shape: Sequence[int], *, write: bool = False) -> None:
+        self.path, self.shape = path, tuple(shape)
+        self.record = int(np.prod(self.shape))
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
+        try:
+            self._fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise Fault("shelf-unreadable", f"Cannot open {path.name}: {error.strerror}.") from error
+
+    def __len__(self) -> int:
+        return os.fstat(self._fd).st_size // self.record
+
+    def put(self, index: int, value: Array) -> None:
+        assert value.shape == self.shape and value.dtype == np.uint8
+        try:
+            os.pwrite(self._fd, np.ascontiguousarray(value).tobytes(), index * self.record)
+        except OSError as error:
+            raise Fault(
+                "disk-full",
+                f"Cannot write {self.path}: {error.strerror}.",
+                hint="Free some space and run the same command again.",
+            ) from error
+
+    def take(self, indices: Sequence[int] | Array) -> Array:
+        """Returns: (B, *shape) uint8, in the order asked."""
+        out = np.empty((len(indices), *self.shape), np.uint8)
+        for row, index in enumerate(indices):
+            data = os.pread(self._fd, self.record, int(index) * self.record)
+            out[row] = np.frombuffer(data, np.uint8).reshape(self.shape)
+        return out
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """All cases of one data set with where they come from. `thumbs` holds (1, 64, 64) grey thumbnails in the same order.
+
+    labels: class names in index order; for task "number" the one target name.
+    """
+
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    cases: tuple[Case, ...]
+    refused: tuple[Refused, ...]
+    files: int
+    shelf: Shelf
+    thumbs: Shelf
+    digest: str  # sha256 over ids, labels and source digests
+    source: Mapping[str, Any] = field(default_factory=dict)  # source, licence, citation, public, synthetic ...
+    independent: bool = False  # no patient key was declared: each image counts as its own patient
+
+    def __len__(self) -> int:
+        return len(self.cases)

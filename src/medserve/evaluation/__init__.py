@@ -1,0 +1,1 @@
+"""Step 4: sealed test part -> metrics with intervals, calibration, subgroups, report, card."""

@@ -1,0 +1,1 @@
+"""Image networks, one family a file; importing this folder registers them all in `MODELS`."""

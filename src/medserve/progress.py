@@ -1,0 +1,67 @@
+"""Progress of long work, on stderr: a bar with the time left for a person, nothing for a machine.
+
+with Progress(quiet=json) as progress:
+    for item in progress.track(items, "reading"): ...
+    progress.say("3 cases left the training part")
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as _Bars
+
+T = TypeVar("T")
+
+
+class Progress:
+    """One display for a whole run; `note` is the short text at the end of the current bar."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = Console(file=sys.stderr)
+        self._bars = _Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One plain line, kept above the bars."""
+        if not self.quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    def start(self, what: str, total: int | None) -> int:
+        return self._bars.add_task(what, total=total, note="")
+
+    def step(self, bar: int, advance: int = 1, *, note: str | None = None) -> None:
+        self._bars.update(bar, advance=advance, **({} if note is None else {"note": note}))
+
+    def end(self, bar: int) -> None:
+        self._bars.remove_task(bar)
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        bar = self.start(what, total if total is not None else len(items) if hasattr(items, "__len__") else None)
+        try:
+            for item in items:
+                yield item
+                self.step(bar)
+        finally:
+            self.end(bar)
+
+
+SILENT = Progress(quiet=True)

@@ -1,0 +1,168 @@
+"""From a model's scores to an answer: calibrated probabilities, a prediction set, a decision, or an abstention.
+
+    probs  = probabilities(spec, scores.logits)                # (B, K), calibrated
+    answer = answer_one(spec, probs[0], distance)              # Prediction; raises Refusal when out of scope
+
+The same functions serve evaluation, `medserve predict` and the network, so that what was measured is what is served.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medserve.errors import Refusal
+from medserve.models.spec import ModelSpec
+from medserve.types import Array, Picture
+
+NOT_CALIBRATED = "not-calibrated"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """labels and probabilities in the order of the signature; `value` and `interval` for task "number".
+
+    prediction_set: the labels that the calibrated guarantee keeps, at `coverage`; None without a guarantee.
+    decision: the label at the operating point, None when abstaining.
+    reasons: coded, why the model abstains or what the reader must know.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    prediction_set: tuple[str, ...] | None
+    coverage: float | None
+    abstained: bool
+    decision: dict[str, Any] | None
+    reasons: tuple[dict[str, str], ...]
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def status(self) -> str:
+        return "abstained" if self.abstained else "answered"
+
+
+def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None = None) -> Array:
+    """Calibrated probabilities, one column per label.
+
+    Args:
+        logits: (B, width) as the graph gives them.
+        temperature: overrides the fitted one (1.0 shows the raw model).
+
+    Returns: (B, K) float64 in [0, 1]; binary gives two columns (negative, positive). For a number: (B, 1), the value
+        in its unit.
+    """
+    output = spec.output
+    t = spec.calibration.temperature if temperature is None else temperature
+    z = np.asarray(logits, np.float64)
+    if output.task == "number":
+        return z * output.sd + output.mean
+    z = z / t
+    if output.task == "multiclass":
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+    p = 1.0 / (1.0 + np.exp(-np.clip(z, -60, 60)))
+    if output.task == "binary":
+        return np.concatenate([1 - p, p], axis=1)
+    if output.task == "ordinal":  # logit k says "above level k"; made monotone, then differenced
+        above = np.minimum.accumulate(p, axis=1)
+        edge = np.concatenate([np.ones((len(p), 1)), above, np.zeros((len(p), 1))], axis=1)
+        return edge[:, :-1] - edge[:, 1:]
+    return p  # multilabel: each label on its own
+
+
+def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> Prediction:
+    """One case's answer.
+
+    Args:
+        probs: (K,) a row of `probabilities`.
+        distance: the graph's distance to the training data.
+
+    Raises: Refusal "out-of-distribution": the picture is unlike anything in training.
+    """
+    if spec.ood is not None and distance is not None and not distance <= spec.ood.threshold:
+        raise Refusal(
+            "out-of-distribution",
+            "The picture is unlike the data this model was trained on.",
+            hint="Check that it is of the kind, view and quality that the model card describes.",
+        )
+    reasons: list[dict[str, str]] = []
+    cal = spec.calibration
+    if cal.method == "none" and spec.output.task != "number":
+        reasons.append(
+            {"code": NOT_CALIBRATED, "message": "Too few calibration cases: the probability is not calibrated."}
+        )
+    conformal = cal.conformal
+    coverage = None if conformal is None else round(1 - conformal.alpha, 6)
+    labels = tuple(spec.output.labels)
+    if spec.output.task == "number":
+        value = float(probs[0])
+        half = None if conformal is None else conformal.quantile
+        interval = None if half is None else (value - half, value + half)
+        return Prediction(labels, (), None, coverage, False, None, tuple(reasons), value, interval)
+    chosen = prediction_set(spec, probs)
+    decision = decide(spec, probs)
+    abstained = False
+    if chosen is not None and spec.output.task != "multilabel" and len(chosen) != 1:
+        abstained = True
+        text = "more than one label is plausible" if chosen else "no label is plausible"
+        reasons.append(
+            {"code": "set-ambiguous" if chosen else "set-empty", "message": f"At {coverage:.0%} coverage {text}."}
+        )
+    return Prediction(
+        labels,
+        tuple(float(p) for p in probs),
+        chosen,
+        coverage,
+        abstained,
+        None if abstained else decision,
+        tuple(reasons),
+    )
+
+
+def prediction_set(spec: ModelSpec, probs: Array) -> tuple[str, ...] | None:
+    """Labels whose conformity score 1 - p is within the fitted quantile; None without a fitted one."""
+    conformal = spec.calibration.conformal
+    if conformal is None or spec.output.task in ("number", "multilabel"):
+        return None
+    labels = spec.output.labels
+    limit = [(conformal.by_label or {}).get(label, conformal.quantile) for label in labels]
+    return tuple(label for label, p, q in zip(labels, probs, limit, strict=True) if 1 - p <= q + 1e-12)
+
+
+def decide(spec: ModelSpec, probs: Array) -> dict[str, Any]:
+    """The label at the operating point: a threshold for binary, each label's own for multilabel, else the likeliest."""
+    labels, points = spec.output.labels, {p.label: p.threshold for p in spec.operating_points}
+    if spec.output.task == "binary":
+        threshold = points.get(labels[1], 0.5)
+        return {"label": labels[int(probs[1] >= threshold)], "threshold": threshold}
+    if spec.output.task == "multilabel":
+        chosen = [label for label, p in zip(labels, probs, strict=True) if p >= points.get(label, 0.5)]
+        return {"labels": chosen, "thresholds": {label: points.get(label, 0.5) for label in labels}}
+    return {"label": labels[int(np.argmax(probs))]}
+
+
+def check_scope(spec: ModelSpec, picture: Picture) -> None:
+    """Refuse a picture the signature does not name, before any score.
+
+    Raises: Refusal "wrong-kind", "wrong-modality", "wrong-colour", "image-blank".
+    """
+    want = spec.inputs[0]
+    if picture.volume != (want.kind == "volume"):
+        given = "volume" if picture.volume else "image"
+        raise Refusal("wrong-kind", f"The model takes one {want.kind}; this is one {given}.")
+    if want.modalities is not None and picture.modality is not None and picture.modality not in want.modalities:
+        raise Refusal(
+            "wrong-modality",
+            f"Modality {picture.modality}; the model takes {', '.join(want.modalities)}.",
+            hint="Send it to a model of its own modality: list them with GET /v1/models.",
+        )
+    if picture.colour and not want.colour:
+        raise Refusal(
+            "wrong-colour",
+            "A colour picture; the model takes grey ones.",
+            hint="Send the original grey image, not a screenshot.",
+        )
+    low, high = float(picture.values.min()), float(picture.values.max())
+    if not high > low:
+        raise Refusal("image-blank", "The image holds one single value.", hint="Send the picture as acquired.")

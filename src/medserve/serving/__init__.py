@@ -1,0 +1,1 @@
+"""Step 5: request -> the same transforms -> the same predict -> answer."""

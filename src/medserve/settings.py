@@ -1,0 +1,44 @@
+"""Where state lives and how much work is allowed; read once in `cli`, handed down as an argument.
+
+    settings = Settings.from_environment(home=None)     # MEDSERVE_HOME, else ~/.medserve
+
+Nothing reads the environment at import.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medserve.errors import Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """home: folder of keys, database, caches and galleries; made 0700 on first use."""
+
+    home: Path
+    data: Path | None = None  # MEDSERVE_DATA, the demo's image set
+    max_upload_bytes: int = 64 * 2**20
+    max_pixels: int = 64 * 10**6
+
+    @classmethod
+    def from_environment(cls, home: Path | None = None, environ: Mapping[str, str] | None = None) -> "Settings":
+        env = os.environ if environ is None else environ
+        root = home or Path(env.get("MEDSERVE_HOME") or Path.home() / ".medserve")
+        data = env.get("MEDSERVE_DATA")
+        return cls(home=root.expanduser().absolute(), data=Path(data) if data else None)
+
+    def folder(self, name: str = "") -> Path:
+        """A folder under `home`, made if it is missing, readable by its owner alone."""
+        path = self.home / name
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Fault(
+                "home-unwritable",
+                f"Cannot write under {self.home}: {error.strerror}.",
+                hint="Set MEDSERVE_HOME to a folder you own.",
+            ) from error
+        return path

@@ -1,0 +1,1 @@
+"""Where things live: the database and whole files."""

@@ -1,0 +1,51 @@
+"""The metadata database: SQLite under `MEDSERVE_HOME` by default.
+
+    with database(settings).begin() as db:
+        db.execute(test_openings.insert().values(...))
+
+Write-ahead log and `synchronous=FULL`: what was acknowledged survives a power cut.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from medserve.settings import Settings
+
+tables = sa.MetaData()
+
+api_keys = sa.Table(
+    "api_keys",
+    tables,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),  # keyed; the key itself is shown once, never stored
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
+
+test_openings = sa.Table(
+    "test_openings",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, index=True),  # of the test part
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+)
+
+
+def database(settings: Settings) -> sa.Engine:
+    """Open the database, making its tables on first use."""
+    settings.folder()
+    engine = sa.create_engine(f"sqlite:///{settings.home / 'medserve.db'}", connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    tables.create_all(engine)
+    (settings.home / "medserve.db").chmod(0o600)
+    return engine

@@ -1,0 +1,67 @@
+"""Files that are whole or absent: written beside their name, flushed, then renamed.
+
+write_bytes(folder / "model.json", data)
+with new_folder(out) as work: ...        # `out` appears only when the block ends without an error
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from medserve.errors import Fault, Usage
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Raises: Fault "disk-full" or "file-unwritable", naming the file; nothing half-written stays."""
+    handle, name = -1, ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except OSError as error:
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears at `out` complete or not at all.
+
+    Raises: Usage "out-exists": `out` is there already and is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Usage("out-exists", f"{out} already exists and is not empty.", hint="Choose another --out, or remove it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        yield work
+        work.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        os.replace(work, out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError) -> Fault:
+    full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+    return Fault(
+        "disk-full" if full else "file-unwritable",
+        f"Cannot write {path}: {error.strerror}.",
+        hint="Free some space and run the same command again." if full else "Choose a folder you may write to.",
+    )

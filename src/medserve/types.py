@@ -1,0 +1,118 @@
+"""The words every folder shares. They import nothing of ours.
+
+A `Picture` is what a reader makes of one image; a `Case` is one patient's inputs for one question; a
+`Prediction` is the calibrated answer. Axes: `B` batch, `C` channel, `D H W` voxels, `K` labels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Part = Literal["train", "val", "calibration", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
+Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number"]
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """An entry of a catalog, as packages store it: `{"name": ..., "params": {...}}`."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Samples(Protocol):
+    """What training, audits and evaluation draw batches from; a part of a cohort, or arrays in memory.
+
+    targets: (N,) int64 for binary, multiclass and ordinal; (N, K) float32 with NaN where unknown for multilabel;
+        (N,) float32 for number.
+    """
+
+    @property
+    def targets(self) -> Array: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Array) -> Array:
+        """Returns: (B, C, H, W) uint8 (or (B, C, D, H, W)) for positions `rows` of this part."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySamples:
+    """Samples in memory: generated sets, tests, self-checks."""
+
+    images: Array
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Array) -> Array:
+        return self.images[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded image, or one volume, in physical units.
+
+    values: (H, W) grey, (H, W, 3) colour RGB, or (D, H, W) grey volume; a numeric dtype as decoded. MONOCHROME1
+        is already turned so that larger is brighter; modality rescale is already applied.
+    shown: (low, high), the values that a viewer draws black and white (VOI window, or the stored bits).
+    modality: DICOM modality (0008,0060) such as "CT", or None when the format does not say.
+    unit: "HU" for CT, else None.
+    header: acquisition facts that may betray a label (format, size, scanner, site); never identity.
+    patient: the raw patient identifier as found, None when absent. It is pseudonymised by the first caller.
+    """
+
+    values: Array
+    shown: tuple[float, float]
+    modality: str | None = None
+    unit: str | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    frame: int | None = None
+    frames: int = 1
+    header: Mapping[str, str] = field(default_factory=dict)
+    patient: str | None = None
+
+    @property
+    def colour(self) -> bool:
+        return self.values.ndim == 3 and self.values.shape[-1] == 3 and not self.volume
+
+    @property
+    def volume(self) -> bool:
+        return self.values.ndim == 3 and self.header.get("layout") == "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Raw outputs of a model for a batch, before calibration.
+
+    logits: (B, K) float32 (binary and number: K == 1; ordinal: K == labels - 1).
+    distance: (B,) float32, distance to the training data in feature space; None where the model has none.
+    cam: (B, K, h, w) float32 class activation maps; None where the architecture has none.
+    """
+
+    logits: Array
+    distance: Array | None = None
+    cam: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, rows: slice | Array) -> "Scores":
+        pick = lambda a: None if a is None else a[rows]  # noqa: E731
+        return Scores(self.logits[rows], pick(self.distance), pick(self.cam))
+
+    @staticmethod
+    def concat(parts: "list[Scores]") -> "Scores":
+        join = lambda name: (
+            None
+            if getattr(parts[0], name) is None  # noqa: E731
+            else np.concatenate([getattr(p, name) for p in parts])
+        )
+        return Scores(join("logits"), join("distance"), join("cam"))
