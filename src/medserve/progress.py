@@ -6,11 +6,11 @@ with Progress(quiet=json) as progress:
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as _Bars
 
 T = TypeVar("T")
@@ -45,17 +45,21 @@ class Progress:
         if not self.quiet:
             self._console.print(text, markup=False, highlight=False)
 
-    def start(self, what: str, total: int | None) -> int:
+    def start(self, what: str, total: int | None) -> TaskID:
         return self._bars.add_task(what, total=total, note="")
 
-    def step(self, bar: int, advance: int = 1, *, note: str | None = None) -> None:
-        self._bars.update(bar, advance=advance, **({} if note is None else {"note": note}))
+    def step(self, bar: TaskID, advance: int = 1, *, note: str | None = None) -> None:
+        self._bars.update(bar, advance=advance)
+        if note is not None:
+            self._bars.update(bar, note=note)
 
-    def end(self, bar: int) -> None:
+    def end(self, bar: TaskID) -> None:
         self._bars.remove_task(bar)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        bar = self.start(what, total if total is not None else len(items) if hasattr(items, "__len__") else None)
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        bar = self.start(what, total)
         try:
             for item in items:
                 yield item

@@ -105,14 +105,9 @@ class Scores:
         return len(self.logits)
 
     def __getitem__(self, rows: slice | Array) -> "Scores":
-        pick = lambda a: None if a is None else a[rows]  # noqa: E731
-        return Scores(self.logits[rows], pick(self.distance), pick(self.cam))
+        return Scores(*(None if a is None else a[rows] for a in (self.logits, self.distance, self.cam)))  # type: ignore[arg-type]
 
     @staticmethod
     def concat(parts: "list[Scores]") -> "Scores":
-        join = lambda name: (
-            None
-            if getattr(parts[0], name) is None  # noqa: E731
-            else np.concatenate([getattr(p, name) for p in parts])
-        )
-        return Scores(join("logits"), join("distance"), join("cam"))
+        columns = zip(*((p.logits, p.distance, p.cam) for p in parts), strict=True)
+        return Scores(*(None if c[0] is None else np.concatenate(c) for c in columns))  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """All cases of one data set with where they come from. `thumbs` holds (1, 64, 64) grey thumbnails in the same order.
+    """All cases of one data set with where they come from. `thumbs`: (1, 64, 64) grey thumbnails in the same order.
 
     labels: class names in index order; for task "number" the one target name.
     """

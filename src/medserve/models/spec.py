@@ -21,7 +21,7 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     colour: bool = False  # grey models refuse colour pictures
     modalities: list[str] | None = None
     unit: str | None = None  # "HU" for CT
-    media_types: list[str] = ["image/png", "image/jpeg", "application/dicom"]
+    media_types: list[str] = msgspec.field(default_factory=lambda: ["image/png", "image/jpeg", "application/dicom"])
 
 
 class Code(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,7 +30,7 @@ class Code(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """binary: labels == (negative, positive), one logit. number: labels == (name,), `unit`, value = logit * sd + mean."""
+    """binary: labels are (negative, positive), one logit. number: one label, its name; value = logit * sd + mean."""
 
     task: Task
     labels: list[str]

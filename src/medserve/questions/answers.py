@@ -89,9 +89,7 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
     reasons: list[dict[str, str]] = []
     cal = spec.calibration
     if cal.method == "none" and spec.output.task != "number":
-        reasons.append(
-            {"code": NOT_CALIBRATED, "message": "Too few calibration cases: the probability is not calibrated."}
-        )
+        reasons.append({"code": NOT_CALIBRATED, "message": "Too few calibration cases to calibrate."})
     conformal = cal.conformal
     coverage = None if conformal is None else round(1 - conformal.alpha, 6)
     labels = tuple(spec.output.labels)
@@ -149,6 +147,7 @@ def check_scope(spec: ModelSpec, picture: Picture) -> None:
     """
     want = spec.inputs[0]
     if picture.volume != (want.kind == "volume"):
+        given = "volume" if picture.volume else "image"
         given = "volume" if picture.volume else "image"
         raise Refusal("wrong-kind", f"The model takes one {want.kind}; this is one {given}.")
     if want.modalities is not None and picture.modality is not None and picture.modality not in want.modalities:

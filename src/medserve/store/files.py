@@ -5,6 +5,7 @@ with new_folder(out) as work: ...        # `out` appears only when the block end
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -59,9 +60,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> Fault:
-    full = error.errno in (28, 122)  # ENOSPC, EDQUOT
-    return Fault(
-        "disk-full" if full else "file-unwritable",
-        f"Cannot write {path}: {error.strerror}.",
-        hint="Free some space and run the same command again." if full else "Choose a folder you may write to.",
-    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(
+            "disk-full", f"No space left to write {path}.", hint="Free some space and run the same command again."
+        )
+    return Fault("file-unwritable", f"Cannot write {path}: {error.strerror}.", hint="Choose a folder you may write to.")
