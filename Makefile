@@ -1,0 +1,41 @@
+# The two commands: `make demo` and `make test`. Everything lives in .venv and demo/.
+PY ?= python3
+TORCH ?= torch==2.13.0
+# pip options for the torch step, for instance an index of CPU builds; see README.
+TORCH_ARGS ?=
+# For instance DATA=/path/to/pneumoniamnist.npz; without it MEDSERVE_DATA, a download, then generated phantoms.
+DATA ?=
+BIN := .venv/bin
+
+.PHONY: demo demo-stop test test-all lint bench clean
+
+demo: .venv/ok
+	$(BIN)/medserve demo $(if $(DATA),--data $(DATA))
+
+demo-stop: .venv/ok
+	$(BIN)/medserve demo --stop
+
+test: .venv/test lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-all: .venv/test lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: .venv/test
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+
+# torch is a step of its own: a resolver that reaches it takes gigabytes of GPU packages.
+.venv/ok: pyproject.toml constraints.txt
+	$(PY) -m venv .venv || ($(PY) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PY) -m virtualenv -q .venv)
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH_ARGS) $(TORCH)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@
+
+.venv/test: .venv/ok
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .boot demo dist

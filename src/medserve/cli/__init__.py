@@ -1,0 +1,100 @@
+"""The one command-line face: `medserve VERB`, one file per verb.
+
+Every verb takes `--json`: then stdout holds exactly one JSON object (progress and logs go to stderr). Exit code: 0
+done, 1 failed, 2 bad input. An error is `{"error": {"code", "message", "hint", "kind"}}`.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from medserve import __version__
+from medserve.cli._answer import Answer
+from medserve.errors import Fault, MedServeError, Usage
+
+VERBS = ("demo", "inspect", "train", "evaluate", "explain", "predict", "serve", "keys", "models")
+
+_EPILOGUE = """The road, one step a verb:
+
+    medserve inspect DATA                       what is there, what is wrong with it
+    medserve train DATA --out DIR               a model, its baseline, its report
+    medserve evaluate DIR --data DATA           the same numbers again, or on other data
+    medserve predict DIR --input FILE           one answer
+    medserve explain DIR --input FILE --out heat.png
+    medserve keys create --name me
+    medserve serve --models DIR                 the same answer over HTTP
+
+MedServe is software for building and serving models; it makes no claim of clinical validity.
+"""
+
+
+def make_app() -> App:
+    app = App(
+        name="medserve",
+        help="Model-as-a-Service for medicine: from data to a calibrated, explained, protected prediction service.",
+        help_epilogue=_EPILOGUE,
+        help_format="plaintext",
+        version=__version__,
+        result_action="return_value",
+    )
+    for verb in VERBS:
+        app.command(f"medserve.cli.{verb}:app" if verb == "keys" else f"medserve.cli.{verb}:{verb}", name=verb)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `medserve` script."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; returns the exit code. The only place where errors become text."""
+    as_json = "--json" in argv
+    try:
+        result = make_app()(argv, exit_on_error=False, print_error=False)
+        if isinstance(result, Answer):
+            _print(result, as_json)
+        return 0
+    except CycloptsError as error:
+        return _fail(Usage("bad-arguments", _plain(error), hint=f"See: medserve {' '.join(argv[:1])} --help"), as_json)
+    except MedServeError as error:
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        return _fail(Usage("interrupted", "Stopped.", hint="Run the same command again to go on."), as_json)
+    except OSError as error:
+        name = f" {error.filename}" if error.filename else ""
+        return _fail(Fault("system", f"{error.strerror or error}{name}.", hint="Check the path and its rights."), as_json)
+    except Exception as error:
+        logging.getLogger("medserve").debug("%s", traceback.format_exc())
+        fault = Fault("internal", f"Unexpected {type(error).__name__}: {error}",
+                      hint="This is a defect of MedServe; set MEDSERVE_DEBUG=1 to see where.")  # fmt: skip
+        import os
+
+        if os.environ.get("MEDSERVE_DEBUG"):
+            traceback.print_exc()
+        return _fail(fault, as_json)
+
+
+def _plain(error: CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(answer.data, allow_nan=False) + "\n")
+    elif answer.shown:
+        Console(highlight=False, markup=False).print(answer.shown)
+
+
+def _fail(error: MedServeError, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps(error.as_dict()) + "\n")
+    else:
+        text = f"{error.code}: {error.message}" + (f"\n  next: {error.hint}" if error.hint else "")
+        sys.stderr.write(text + "\n")
+    return error.exit_code

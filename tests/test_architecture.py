@@ -1,0 +1,83 @@
+"""The folder tree is the design: a folder imports only from folders above it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medserve
+
+ROOT = Path(medserve.__file__).parent
+WORDS = ("errors", "catalog", "types", "settings", "progress")
+ORDER = ("store", "data", "privacy", "models", "questions", "training", "evaluation", "explain", "runtime", "access",
+         "jobs", "serving", "channels", "console", "road", "app", "client", "cli")  # fmt: skip
+LIGHT = ["errors", "types", "settings", "catalog", "store.database", "data.cohort", "models", "models.package",
+         "questions.answers", "questions.recipes", "runtime.model", "access.keys", "serving.asgi", "app", "client",
+         "cli"]  # fmt: skip
+HEAVY = ("torch", "sklearn", "matplotlib", "monai", "captum", "onnx", "onnxscript", "jinja2")
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """First word after `medserve.` of everything this file imports, at any depth of its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "medserve" else [node.module]
+        found |= {name.split(".")[1] for name in names if name.startswith("medserve.")}
+    return found
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_folder_imports_only_from_folders_above_it(path):
+    """No arrow points down the road, at the top of a file or inside a function."""
+    here = _place(path)
+    if here == "__init__":
+        allowed: set[str] = set()
+    elif here in WORDS:
+        allowed = set(WORDS[: WORDS.index(here)])
+    else:
+        allowed = {*WORDS, *ORDER[: ORDER.index(here) + 1], "__version__"}
+    assert _imports(path) <= allowed
+
+
+def test_every_folder_has_a_place_in_the_order():
+    """A new folder must be given its place; an empty one has none."""
+    places = {_place(path) for path in FILES} - {"__init__", *WORDS}
+    assert places <= set(ORDER)
+    for folder in {path.parent for path in FILES}:
+        assert (folder / "__init__.py").exists(), f"{folder} has no __init__.py"
+
+
+def test_no_reader_runs_code():
+    """Nothing that is opened may run code: pickle and its kin are named nowhere but in the one converter."""
+    banned_modules = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+    for path in FILES:
+        if path.name == "convert.py" and path.parent.name == "models":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not banned_modules & {alias.name.split(".")[0] for alias in node.names}, path
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module.split(".")[0] not in banned_modules, path
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"torch.load", "eval", "exec", "yaml.load", "np.load"}, f"{path}: {name}"
+
+
+def test_the_serving_side_imports_no_training_library():
+    """Importing what serves, and the command line itself, brings in no training library."""
+    code = "import sys\n" + "".join(f"import medserve.{name}\n" for name in LIGHT)
+    code += f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True)
