@@ -1,0 +1,321 @@
+"""Parts of a cohort: train, val, calibration and a sealed test part. No patient crosses from one to another.
+
+    parts = split(cohort, seed=7)
+    parts.train.take(rows)              # uint8 images, read from the shelf by position in the part
+    for train, held_out in folds(parts, k=5, seed=7): ...
+
+Official parts are honoured: an official validation part without a calibration part is halved by patient, a missing
+validation part is carved out of the training part. Otherwise patients are dealt to the parts, stratified by label.
+What a patient gets depends on the seed and the cohort alone, never on the order of the rows. Whatever is fitted takes a
+`TrainPart`, so that fitting on another part is a type error.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+
+from medserve.data.cohort import Case, Cohort
+from medserve.errors import BadData
+from medserve.types import PARTS, Array, Part
+
+FRACTIONS = (0.6, 0.1, 0.1, 0.2)
+_CLASSES = ("binary", "multiclass", "ordinal")
+
+
+@dataclass(frozen=True)
+class PartView:
+    """Some rows of a cohort, as `Samples`: targets, a length, and batches read from disk when asked.
+
+    rows: (N,) int64 positions in `cohort.cases`.
+    """
+
+    name: str
+    cohort: Cohort
+    rows: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(self.cohort.cases[row] for row in self.rows)
+
+    @cached_property
+    def patients(self) -> frozenset[str]:
+        return frozenset(case.patient for case in self.cases)
+
+    @cached_property
+    def targets(self) -> Array:
+        """See `Samples.targets`; every case of a part has a label."""
+        labels = [case.label for case in self.cases]
+        if self.cohort.task in _CLASSES:
+            return np.asarray(labels, np.int64)
+        width = (len(self.cohort.labels),) if self.cohort.task == "multilabel" else ()
+        return np.asarray(labels, np.float32).reshape(len(labels), *width)
+
+    def take(self, rows: Array) -> Array:
+        """Returns: (B, C, H, W) uint8 for positions `rows` of this part."""
+        return self.cohort.shelf.take([self.cases[int(row)].index for row in rows])
+
+    def groups(self, name: str) -> Array:
+        """The subgroup column `name`, (N,) str; empty where a case does not say."""
+        return np.asarray([case.groups.get(name, "") for case in self.cases], dtype=str)
+
+    def without(self, rows: Iterable[int]) -> "PartView":
+        """The same part less the given cohort rows."""
+        gone = np.asarray(sorted(rows), np.int64)
+        return type(self)(self.name, self.cohort, self.rows[~np.isin(self.rows, gone)])
+
+
+class TrainPart(PartView):
+    """The only part that anything is fitted on."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """train, val, calibration and test of one cohort, with the rule that made them."""
+
+    train: TrainPart
+    val: PartView
+    calibration: PartView
+    test: PartView
+    seed: int
+    rule: Mapping[str, object] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[PartView]:
+        return iter((self.train, self.val, self.calibration, self.test))
+
+    def __getitem__(self, name: Part) -> PartView:
+        return {view.name: view for view in self}[name]
+
+    @property
+    def cohort(self) -> Cohort:
+        return self.train.cohort
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {view.name: len(view) for view in self}
+
+
+def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIONS, check: bool = True) -> Parts:
+    """Deal the labelled cases of a cohort to four parts, by patient.
+
+    Args:
+        cohort: cases without a label stand in no part (`clean.find_problems` reports them).
+        seed: decides which patients go where; the same seed gives the same parts for any order of the rows.
+        fractions: of train, val, calibration and test; official parts override them.
+        check: refuse a cohort that cannot be trained on; `inspect` shows it all the same.
+
+    Raises: BadData "split-fractions", "too-few-cases", "one-class-only".
+    """
+    if len(fractions) != len(PARTS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise BadData(
+            "split-fractions", "Four fractions above 0 that sum to 1 are expected: train, val, calibration, test."
+        )
+    labelled = [row for row, case in enumerate(cohort.cases) if has_label(case)]
+    if check:
+        _check_cohort(cohort, labelled)
+    official = {part: [r for r in labelled if cohort.cases[r].part == part] for part in PARTS}
+    loose = [row for row in labelled if cohort.cases[row].part is None]
+    share = dict(zip(PARTS, fractions, strict=True))
+    dealt: dict[Part, list[int]] = {part: list(rows) for part, rows in official.items()}
+    if any(official.values()):
+        dealt["train"] += loose  # said to belong to no official part: never on the side that judges
+        rule = "official"
+        if not dealt["test"]:
+            _carve(cohort, dealt, "train", ("train", "test"), (1 - share["test"], share["test"]), seed)
+            rule += ", test carved from train"
+        if not dealt["val"] and not dealt["calibration"]:
+            rest = 1 - share["test"]
+            wanted: tuple[Part, ...] = ("train", "val", "calibration")
+            _carve(cohort, dealt, "train", wanted, tuple(share[part] / rest for part in wanted), seed)
+            rule += ", val and calibration carved from train"
+        elif not dealt["calibration"]:
+            _carve(cohort, dealt, "val", ("val", "calibration"), (0.5, 0.5), seed)
+            rule += ", val halved into val and calibration"
+        elif not dealt["val"]:
+            _carve(cohort, dealt, "train", ("train", "val"), (1 - share["val"], share["val"]), seed)
+            rule += ", val carved from train"
+    else:
+        dealt["train"] = loose
+        _carve(cohort, dealt, "train", PARTS, tuple(fractions), seed)
+        rule = "random" if cohort.independent else "patient"
+    parts = Parts(
+        TrainPart("train", cohort, _rows(dealt["train"])),
+        PartView("val", cohort, _rows(dealt["val"])),
+        PartView("calibration", cohort, _rows(dealt["calibration"])),
+        PartView("test", cohort, _rows(dealt["test"])),
+        seed,
+        {"rule": rule, "seed": seed, "fractions": list(fractions), "by": "case" if cohort.independent else "patient"},
+    )
+    if check:
+        check_parts(parts)
+    return parts
+
+
+def folds(parts: Parts, k: int, seed: int = 7) -> list[tuple[TrainPart, PartView]]:
+    """Cross-validation over the training part, by patient: k pairs of (fitted on, held out).
+
+    Raises: BadData "too-few-cases": fewer groups of patients than folds.
+    """
+    cohort = parts.cohort
+    names = [f"fold-{i}" for i in range(k)]
+    groups = _groups(cohort, parts.train.rows.tolist())
+    if k < 2 or len(groups) < k:
+        raise BadData(
+            "too-few-cases",
+            f"{k} folds need at least 2 and at most {len(groups)}, the number of patients in the training part.",
+            hint="Ask for fewer folds, or add patients.",
+        )
+    dealt = _deal(cohort, groups, names, [1 / k] * k, seed)
+    out = []
+    for name in names:
+        held = _rows(dealt[name])
+        rest = parts.train.rows[~np.isin(parts.train.rows, held)]
+        out.append((TrainPart("train", cohort, rest), PartView(name, cohort, held)))
+    return out
+
+
+def has_label(case: Case) -> bool:
+    """Whether anything is known of the case: a class, a finite number, or at least one label of several."""
+    if case.label is None:
+        return False
+    return bool(np.isfinite(np.asarray(case.label, np.float64)).any())
+
+
+def check_parts(parts: Parts) -> None:
+    """Refuse parts that nothing can be learned from or judged on.
+
+    Raises: BadData "too-few-cases", "one-class-only".
+    """
+    cohort = parts.cohort
+    empty = [view.name for view in parts if len(view) == 0]
+    if empty:
+        raise BadData(
+            "too-few-cases",
+            f"No case is left for {' and '.join(empty)}: {len(cohort)} cases, parts {parts.sizes}.",
+            hint="Add patients, or declare the parts yourself in a split column.",
+        )
+    if cohort.task not in _CLASSES:
+        return
+    here = set(parts.train.targets.tolist())
+    if len(here) < 2:
+        raise BadData(
+            "one-class-only",
+            f"The training part holds one class only of {len(cohort.labels)}.",
+            hint="Add cases of another class to the training part.",
+        )
+    unseen = sorted({label for view in parts for label in view.targets.tolist()} - here)
+    if unseen:
+        raise BadData(
+            "too-few-cases",
+            f"The training part has no case of: {', '.join(cohort.labels[i] for i in unseen)}.",
+            hint="Add cases of these classes to the training part, or leave the classes out.",
+        )
+
+
+def _check_cohort(cohort: Cohort, labelled: list[int]) -> None:
+    patients = {cohort.cases[row].patient for row in labelled}
+    if len(patients) < len(PARTS):
+        unit = "cases" if cohort.independent else "patients"
+        raise BadData(
+            "too-few-cases",
+            f"{len(labelled)} labelled cases of {len(patients)} {unit}; at least {len(PARTS)} {unit} are needed.",
+            hint="Add labelled cases; each part needs its own patients.",
+        )
+    if cohort.task in _CLASSES and len({cohort.cases[row].label for row in labelled}) < 2:
+        raise BadData(
+            "one-class-only",
+            "Every case has the same class; nothing can be told apart.",
+            hint="Add cases of another class, or check which column holds the label.",
+        )
+
+
+def _carve(
+    cohort: Cohort,
+    dealt: dict[Part, list[int]],
+    source: Part,
+    wanted: Sequence[Part],
+    fractions: Sequence[float],
+    seed: int,
+) -> None:
+    """Deal what stands in `source` anew to the `wanted` parts."""
+    rows = dealt[source]
+    new = _deal(cohort, _groups(cohort, rows), wanted, fractions, seed)
+    for part in wanted:
+        dealt[part] = new[part]
+
+
+def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
+    """Rows that must stay together: one patient, or the very same pixels under two names."""
+    parent = {row: row for row in rows}
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[object, int] = {}
+    for row in rows:
+        case = cohort.cases[row]
+        keys: list[object] = [("patient", case.patient)]
+        if not case.blank:
+            keys.append(("pixels", case.pixels))
+        for key in keys:
+            a, b = root(first.setdefault(key, row)), root(row)
+            parent[max(a, b)] = min(a, b)
+    together: dict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        together[root(row)].append(row)
+    return list(together.values())
+
+
+def _deal(
+    cohort: Cohort, groups: Sequence[Sequence[int]], names: Sequence[str], fractions: Sequence[float], seed: int
+) -> dict[str, list[int]]:
+    """Give each group to the part that lacks most, counted within its stratum and over all; random by keyed hash."""
+    strata: dict[str, list[Sequence[int]]] = defaultdict(list)
+    for group, stratum in zip(groups, _strata(cohort, groups), strict=True):
+        strata[stratum].append(group)
+    share = np.asarray(fractions, np.float64)
+    total = np.zeros(len(names))
+    dealt: dict[str, list[int]] = {name: [] for name in names}
+    for stratum in sorted(strata, key=lambda s: (len(strata[s]), s)):  # rare first, while every part still has room
+        mine = np.zeros(len(names))
+        for group in sorted(strata[stratum], key=lambda g: _draw(cohort, g, seed)):
+            size = len(group)
+            lack = share * (mine.sum() + size) - mine + share * (total.sum() + size) - total
+            part = 0 if names[0] == "train" and mine[0] == 0 else int(np.argmax(lack))
+            mine[part] += size
+            total[part] += size
+            dealt[names[part]].extend(group)
+    return dealt
+
+
+def _draw(cohort: Cohort, group: Sequence[int], seed: int) -> bytes:
+    name = min(cohort.cases[row].patient for row in group)
+    return blake2b(f"{seed}|{name}".encode(), digest_size=16).digest()
+
+
+def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
+    """One stratum per group: its rarest class, its rarest present label, or its fifth of the range of numbers."""
+    labels = [[cohort.cases[row].label for row in group] for group in groups]
+    if cohort.task == "number":
+        means = np.asarray([np.mean([float(v) for v in values]) for values in labels])  # type: ignore[arg-type]
+        edges = np.quantile(means, [0.2, 0.4, 0.6, 0.8])
+        return [str(i) for i in np.searchsorted(edges, means)]
+    if cohort.task == "multilabel":
+        present = [{i for value in values for i, v in enumerate(value) if v == 1} for values in labels]  # type: ignore[arg-type]
+    else:
+        present = [{int(value) for value in values} for values in labels]  # type: ignore[arg-type]
+    count = Counter(label for found in present for label in found)
+    return [str(min(found, key=lambda i: (count[i], i))) if found else "none" for found in present]
+
+
+def _rows(rows: Iterable[int]) -> Array:
+    return np.asarray(sorted(rows), np.int64)

@@ -1,0 +1,190 @@
+"""Promises of data/split.py."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from medserve.data.cohort import Case, Cohort, Label, Shelf
+from medserve.data.split import Parts, TrainPart, folds, split
+from medserve.errors import BadData
+from medserve.types import PARTS, Part
+
+Make = Callable[..., Cohort]
+
+
+@pytest.fixture
+def make(tmp_path) -> Make:
+    """Cohorts of records without files: `labels`, one patient each unless told, one (1, 4, 4) image of its number."""
+
+    def build(
+        labels: list[Label],
+        patients: list[str] | None = None,
+        official: list[Part | None] | None = None,
+        *,
+        task: str = "binary",
+        names: tuple[str, ...] = ("normal", "ill"),
+        independent: bool = False,
+        pixels: list[bytes] | None = None,
+        order: list[int] | None = None,
+    ) -> Cohort:
+        shelf = Shelf(tmp_path / "shelf", (1, 4, 4), write=True)
+        thumbs = Shelf(tmp_path / "thumbs", (1, 64, 64), write=True)
+        cases = []
+        for i, label in enumerate(labels):
+            shelf.put(i, np.full((1, 4, 4), i % 256, np.uint8))
+            digest = pixels[i] if pixels else f"pixels {i}".encode()
+            patient = patients[i] if patients else f"patient {i}"
+            part = official[i] if official else None
+            groups = {"sex": "f"} if i % 2 else {}
+            cases.append(
+                Case(f"case-{i}", f"{i}.png", i, label, patient, part, groups, digest, digest, i, None, None, False,
+                     False, (4, 4), {})
+            )  # fmt: skip
+        cases = [cases[i] for i in order] if order else cases
+        return Cohort("made", task, names, tuple(cases), (), len(cases), shelf, thumbs, "d", {}, independent)
+
+    return build
+
+
+def _labels(count: int, ill: float = 0.3, seed: int = 0) -> list[Label]:
+    return [int(v) for v in np.random.default_rng(seed).random(count) < ill]
+
+
+def _ids(parts: Parts) -> dict[str, set[str]]:
+    return {view.name: {case.id for case in view.cases} for view in parts}
+
+
+def test_a_patient_stays_on_one_side(make):
+    """No patient appears in two parts, and no case is lost, whatever the seed."""
+    labels = _labels(300)
+    patients = [f"p{v}" for v in np.random.default_rng(1).integers(0, 90, 300)]
+    cohort = make(labels, patients)
+    for seed in range(20):
+        parts = split(cohort, seed=seed)
+        views = list(parts)
+        for i, a in enumerate(views):
+            for b in views[i + 1 :]:
+                assert not a.patients & b.patients
+        assert sorted(np.concatenate([v.rows for v in views]).tolist()) == list(range(300))
+
+
+def test_the_parts_have_the_sizes_and_the_balance_asked(make):
+    """With one case a patient: sizes within 2 cases of the fractions, prevalence within 2 points of the whole."""
+    labels = _labels(1000)
+    parts = split(make(labels), seed=3)
+    assert [len(v) for v in parts] == pytest.approx([600, 100, 100, 200], abs=2)
+    for view in parts:
+        assert view.targets.mean() == pytest.approx(np.mean(labels), abs=0.02)  # type: ignore[arg-type]
+
+
+def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows(make):
+    """Shuffled rows give the same parts; another seed gives others."""
+    labels, patients = _labels(200), [f"p{i // 3}" for i in range(200)]
+    first = _ids(split(make(labels, patients), seed=7))
+    order = np.random.default_rng(5).permutation(200).tolist()
+    assert _ids(split(make(labels, patients, order=order), seed=7)) == first
+    assert _ids(split(make(labels, patients), seed=8)) != first
+
+
+def test_official_parts_are_honoured_and_validation_is_halved_by_patient(make):
+    """Official train and test stay whole; official val becomes val and calibration, half each."""
+    official: list[Part | None] = ["train"] * 60 + ["val"] * 40 + ["test"] * 30
+    patients = [f"p{i // 2}" for i in range(130)]
+    parts = split(make(_labels(130), patients, official), seed=7)
+    assert {c.part for c in parts.train.cases} == {"train"} and len(parts.train) == 60
+    assert {c.part for c in parts.test.cases} == {"test"} and len(parts.test) == 30
+    assert {c.part for c in (*parts.val.cases, *parts.calibration.cases)} == {"val"}
+    assert len(parts.val) == len(parts.calibration) == 20
+    assert not parts.val.patients & parts.calibration.patients
+
+
+def test_a_missing_official_validation_is_carved_from_train(make):
+    """Official train and test only: val and calibration come from train, the test part stays as declared."""
+    official: list[Part | None] = ["train"] * 80 + ["test"] * 20
+    parts = split(make(_labels(100), None, official), seed=7)
+    assert {c.part for c in parts.test.cases} == {"test"} and len(parts.test) == 20
+    assert len(parts.train) == pytest.approx(60, abs=1)
+    assert len(parts.val) == pytest.approx(10, abs=1) and len(parts.calibration) == pytest.approx(10, abs=1)
+
+
+def test_cases_outside_the_official_parts_never_judge(make):
+    """A case that the official split leaves out joins the training part."""
+    official: list[Part | None] = ["train"] * 20 + ["val"] * 8 + ["test"] * 8 + [None] * 4
+    parts = split(make(_labels(40, 0.5), None, official), seed=7)
+    assert {f"case-{i}" for i in range(36, 40)} <= _ids(parts)["train"]
+
+
+def test_the_same_pixels_under_two_patients_stay_together(make):
+    """An exact repeat is dealt with its twin, so that a split of ours never leaks it."""
+    pixels = [f"pixels {i % 50}".encode() for i in range(100)]
+    for seed in range(5):
+        parts = split(make(_labels(100, 0.5), pixels=pixels), seed=seed)
+        seen = [{case.pixels for case in view.cases} for view in parts]
+        assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
+
+
+def test_a_part_reads_its_own_images_in_the_order_asked(make):
+    """`take` gives the images of the rows asked, `groups` the column, empty where a case does not say."""
+    part = split(make(_labels(40, 0.5)), seed=7).test
+    asked = np.array([3, 0, 3])
+    expected = [part.cases[i].index % 256 for i in asked]
+    assert part.take(asked)[:, 0, 0, 0].tolist() == expected
+    assert part.take(asked).dtype == np.uint8
+    assert part.groups("sex").tolist() == ["f" if c.index % 2 else "" for c in part.cases]
+
+
+def test_every_class_reaches_the_training_part(make):
+    """Classes with one or two patients: the first of them is trained on."""
+    labels: list[Label] = [0] * 30 + [1] * 30 + [2] * 2 + [3]
+    for seed in range(10):
+        parts = split(make(labels, task="multiclass", names=("a", "b", "c", "d")), seed=seed)
+        assert set(parts.train.targets.tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"), [([0, 1, 0], "too-few-cases"), ([0] * 30, "one-class-only"), ([None] * 9, "too-few-cases")]
+)
+def test_a_cohort_that_cannot_be_split_is_refused_with_the_next_step(make, labels, code):
+    """Too few cases, one class: a coded error with a hint; `check=False` still shows the parts."""
+    with pytest.raises(BadData) as caught:
+        split(make(labels))
+    assert caught.value.code == code and caught.value.hint
+    assert sum(split(make(labels), check=False).sizes.values()) == sum(v is not None for v in labels)
+
+
+def test_unlabelled_cases_stand_in_no_part(make):
+    """A case without a label, or with only unknown labels, is in no part."""
+    cohort = make([(0.0, 1.0), (float("nan"), 1.0)] * 20 + [(float("nan"),) * 2, None], task="multilabel")
+    parts = split(cohort, seed=7)
+    assert sum(parts.sizes.values()) == 40
+    assert parts.train.targets.shape == (len(parts.train), 2) and np.isnan(parts.train.targets).any()
+
+
+def test_numbers_are_split_alike(make):
+    """A number to predict: every part has nearly the same mean."""
+    values: list[Label] = [float(v) for v in np.random.default_rng(0).normal(50, 10, 500)]
+    parts = split(make(values, task="number", names=("age",)), seed=7)
+    assert all(view.targets.mean() == pytest.approx(50, abs=2) for view in parts)
+    assert parts.train.targets.dtype == np.float32
+
+
+def test_folds_share_the_training_part_by_patient(make):
+    """Every training case is held out once; no patient is on both sides of a fold."""
+    parts = split(make(_labels(200), [f"p{i // 4}" for i in range(200)]), seed=7)
+    pairs = folds(parts, 5, seed=1)
+    held = np.concatenate([held.rows for _, held in pairs])
+    assert sorted(held.tolist()) == parts.train.rows.tolist()
+    for train, out in pairs:
+        assert isinstance(train, TrainPart) and not train.patients & out.patients
+    with pytest.raises(BadData) as caught:
+        folds(parts, 1000)
+    assert caught.value.code == "too-few-cases"
+
+
+def test_wrong_fractions_are_refused(make):
+    """Fractions that do not sum to 1 are named as such."""
+    with pytest.raises(BadData) as caught:
+        split(make(_labels(40)), fractions=(0.5, 0.5, 0.5, 0.5))
+    assert caught.value.code == "split-fractions"
+    assert len(PARTS) == 4
