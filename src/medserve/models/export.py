@@ -1,0 +1,140 @@
+"""The served network as one ONNX file that gives the same numbers.
+
+    names = export_onnx(served, shape=(1, 28, 28), path=folder / "graph.onnx", samples=images)
+
+One self-contained file (no external data), dynamic batch, input `image` (uint8), outputs `logits`, then `distance`
+and `cam` where the network has them. The file is run once beside torch before it counts as written.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medserve.errors import Fault
+from medserve.models.served import ServedNet
+from medserve.types import Array
+
+OPSET = 20
+TOLERANCE = 1e-3  # largest absolute difference of a logit
+MAX_BYTES = 2**31 - 1  # protobuf's limit for one file
+
+
+def export_onnx(
+    served: ServedNet, shape: Sequence[int], path: Path, *, samples: Array | None = None, tolerance: float = TOLERANCE
+) -> tuple[str, ...]:
+    """Write the graph and check it against torch.
+
+    Args:
+        shape: (C, H, W) or (C, D, H, W) of one input.
+        samples: (N, C, H, W) uint8, real inputs to check with beside random ones; the first 8 are used.
+        tolerance: largest absolute difference allowed for a logit; distances and maps are held to the same share of
+            their own size.
+
+    Returns: the names of the graph's outputs.
+    Raises: Fault "export-failed", "export-too-large", "export-differs"; no file stays behind.
+    """
+    served = served.eval()
+    names = served.outputs(shape)
+    try:
+        _write(served, shape, path, names)
+        if path.stat().st_size > MAX_BYTES:
+            raise Fault("export-too-large", f"The graph takes {path.stat().st_size} bytes; one ONNX file holds 2 GB.")
+        check_onnx(served, shape, path, samples=samples, tolerance=tolerance)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return names
+
+
+class _Present(torch.nn.Module):
+    """The outputs that exist, without the Nones."""
+
+    def __init__(self, served: ServedNet) -> None:
+        super().__init__()
+        self.served = served
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(value for value in self.served(image) if value is not None)
+
+
+def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str, ...]) -> None:
+    example = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Present(served).eval(),
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=list(names),
+                dynamic_shapes=({0: batch},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=False)
+    except OSError as error:
+        raise Fault("export-failed", f"Cannot write {path.name}: {error.strerror}.", hint="Free some space.") from error
+    except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
+        raise Fault("export-failed", f"The network cannot be written as ONNX: {type(error).__name__}.") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on stdout, in warnings and in logs; none of it is for our reader."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def check_onnx(
+    served: ServedNet,
+    shape: Sequence[int],
+    path: Path,
+    *,
+    samples: Array | None = None,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Run the file beside torch on random pictures and the given ones.
+
+    Returns: the largest absolute difference of a logit.
+    Raises: Fault "export-differs", naming the output and the difference.
+    """
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
+    if samples is not None:
+        images = np.concatenate([images, samples[:8]])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = session.run(None, {"image": images})
+    expected = served.scores(images)
+    worst = 0.0
+    for output, value in zip(session.get_outputs(), given, strict=True):
+        wanted = getattr(expected, output.name)
+        gap = float(np.abs(value - wanted).max())
+        limit = tolerance if output.name == "logits" else tolerance * max(1.0, float(np.abs(wanted).max()))
+        if not gap <= limit or value.shape != wanted.shape:
+            raise Fault(
+                "export-differs",
+                f"The graph's {output.name} differs from the trained network by {gap:.2g} (at most {limit:.2g}).",
+                hint="Report the architecture and the versions of torch and onnxruntime.",
+            )
+        worst = max(worst, gap) if output.name == "logits" else worst
+    return worst

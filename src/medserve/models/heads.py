@@ -1,0 +1,93 @@
+"""What a model's logits mean while it learns: one loss for each kind of target.
+
+    head = Head(OutputSpec(task="binary", labels=["normal", "pneumonia"]))
+    loss = head.loss(logits, targets)                          # scalar
+    each = head.loss(logits, targets, per_sample=True)         # (B,)
+
+The columns of the logits are those of `OutputSpec.width`, so that `questions.answers.probabilities` reads the same
+numbers back when serving. A missing label is NaN and adds nothing: it is never a negative.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medserve.errors import Usage
+from medserve.models.spec import OutputSpec
+
+HUBER_DELTA = 1.0  # in standard deviations of the target: beyond it the loss grows linearly, so that one wrong
+# measurement in the table does not steer the fit
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The loss that fits `output`; it has no weights of its own (the last linear layer belongs to the network)."""
+
+    output: OutputSpec
+
+    @property
+    def width(self) -> int:
+        """Columns that the network must give."""
+        return self.output.width
+
+    def loss(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        per_sample: bool = False,
+    ) -> Tensor:
+        """Loss of a batch, computed in float32 whatever the logits' precision.
+
+        Args:
+            logits: (B, width).
+            targets: (B,) int for binary, multiclass and ordinal; (B, K) float with NaN where unknown for multilabel;
+                (B,) float in the target's own unit for number.
+            weight: (B,) weights >= 0 of the samples; the mean is then the weighted mean.
+            label_smoothing: share of the target spread evenly over the labels (0 for a number, which has none).
+            per_sample: return one loss a sample; `weight` is then not applied.
+
+        Returns: scalar, or (B,). binary: cross-entropy of one logit. multiclass: cross-entropy. multilabel: mean
+            cross-entropy of the known labels; a sample (or batch) with none known gives 0. ordinal: mean
+            cross-entropy of the cumulative questions "above level k". number: Huber loss of the standardised
+            target.
+        Raises: Usage "head-shape": the columns do not fit the output.
+        """
+        if logits.ndim != 2 or logits.shape[1] != self.width:
+            raise Usage(
+                "head-shape",
+                f"Logits of shape {tuple(logits.shape)}; {self.output.task} with {len(self.output.labels)} labels "
+                f"takes (B, {self.width}).",
+                hint="Build the network with outputs=OutputSpec.width.",
+            )
+        each, known = self._terms(logits.float(), targets, label_smoothing)
+        if per_sample:
+            return (each * known).sum(1) / known.sum(1).clamp_min(1.0)
+        if weight is not None:
+            known = known * weight.to(each.dtype)[:, None]
+        return (each * known).sum() / known.sum().clamp_min(torch.finfo(each.dtype).tiny)
+
+    def _terms(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Returns: the loss's terms (B, T) and which of them count (B, T), 1.0 or 0.0."""
+        task = self.output.task
+        if task == "multiclass":
+            each = F.cross_entropy(logits, targets.long(), reduction="none", label_smoothing=smoothing)[:, None]
+            return each, torch.ones_like(each)
+        if task == "number":
+            wanted = (targets.to(logits.dtype) - self.output.mean) / self.output.sd
+            each = F.huber_loss(logits[:, 0], wanted, reduction="none", delta=HUBER_DELTA)[:, None]
+            return each, torch.ones_like(each)
+        if task == "binary":
+            wanted = targets.to(logits.dtype)[:, None]
+        elif task == "ordinal":
+            levels = torch.arange(self.width, device=logits.device)
+            wanted = (targets[:, None] > levels).to(logits.dtype)
+        else:
+            wanted = targets.to(logits.dtype)
+        known = torch.isfinite(wanted).to(logits.dtype)
+        wanted = torch.nan_to_num(wanted) * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), known
