@@ -1,0 +1,215 @@
+"""`dataset.yaml`: what a data set says of itself, parsed strictly.
+
+    declared = parse(path.read_bytes(), name="dataset.yaml")
+    declared.target.classes, declared.patient
+
+One grammar for every kind and question (see `docs/dataset-yaml.md`). A wrong or unknown key is an error that lists
+its neighbours. This version reads the kinds image and volume; other kinds are known words that it does not read yet.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from medserve.errors import BadData, neighbours
+
+MAX_BYTES = 2**20
+SUPPORTED = ("image", "volume")
+KINDS = ("image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number")
+TARGETS = (*TASKS, "survival", "tags")
+
+
+class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One input. `column` names the table's column of paths; `size` is [H, W], or [D, H, W] for a volume."""
+
+    kind: str
+    column: str | None = None
+    size: list[int] | None = None
+    unit: str | None = None
+    modality: str | None = None
+
+
+class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What is to be predicted.
+
+    column: of the table; a list of columns for multilabel; none when the folder or the array holds the label.
+    classes: in index order: (negative, positive) for binary, lowest first for ordinal.
+    separator: between the labels of one cell of a multilabel column.
+    """
+
+    column: str | list[str] | None = None
+    kind: str | None = None
+    classes: list[str] | None = None
+    unit: str | None = None
+    separator: str = "|"
+
+
+class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A rule; `time` and `site` name columns of the table."""
+
+    by: Literal["patient", "random", "site", "time"] = "patient"
+    test: float = 0.2
+    seed: int = 7
+    column: str | None = None
+
+
+class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The whole file. `files` is a glob, or the name of an .npz; without `table` and `files` the form is guessed."""
+
+    name: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+    synthetic: str | None = None
+    table: str | None = None
+    files: str | None = None
+    patient: str | None = None
+    independent: bool = False
+    split: str | Split | None = None
+    inputs: dict[str, Input] = {}
+    target: Target | None = None
+    subgroups: list[str] = []
+    laterality_safe: bool = False
+    public: bool = False
+
+    @property
+    def input(self) -> Input | None:
+        return next(iter(self.inputs.values()), None)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What is printed in the card."""
+        given = {k: getattr(self, k) for k in ("source", "licence", "citation", "synthetic")}
+        return {k: v for k, v in given.items() if v is not None} | {"public": self.public}
+
+
+LATER = {  # known words of the grammar that belong to kinds which this version does not read
+    "prediction_time": "timelines",
+    "treatment": "treatment recommendation",
+}
+
+
+def parse(data: bytes, *, name: str = "dataset.yaml") -> Dataset:
+    """Parse and check one declaration.
+
+    Raises: BadData: "declaration-yaml" not YAML; "declaration-key" a wrong or unknown key, with its neighbours;
+        "kind-not-supported" a kind of input, target or question that this version does not read.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadData("declaration-yaml", f"{name} is larger than {MAX_BYTES} bytes.", hint="A declaration is short.")
+    try:
+        raw = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise BadData(
+            "declaration-yaml", f"{name} is not YAML{where}.", hint="Check the indentation and the colons there."
+        ) from error
+    if not isinstance(raw, dict):
+        raise BadData(
+            "declaration-yaml", f"{name} holds no `key: value` lines.", hint="Start with `name: my-data-set`."
+        )
+    for key, what in LATER.items():
+        if key in raw:
+            raise BadData(
+                "kind-not-supported",
+                f"{name}: `{key}` belongs to {what}, which this version does not read.",
+                hint=f"It reads inputs of kind {' and '.join(SUPPORTED)}.",
+            )
+    _check_input_kinds(raw, name)
+    try:
+        declared = msgspec.convert(raw, Dataset, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), name) from error
+    return _check(declared, name)
+
+
+def _check_input_kinds(raw: dict[str, Any], name: str) -> None:
+    """Kinds come first: an input of a later kind has keys of its own, which are not mistakes."""
+    inputs = raw.get("inputs")
+    for key, value in inputs.items() if isinstance(inputs, dict) else ():
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if kind is None or kind in SUPPORTED:
+            continue
+        if kind in KINDS:
+            raise BadData(
+                "kind-not-supported",
+                f"{name}: input {key!r} is of kind {kind!r}, which this version does not read.",
+                hint=f"It reads {' and '.join(SUPPORTED)}.",
+            )
+        raise BadData(
+            "declaration-key", f"{name}: no kind {kind!r} for input {key!r} ({neighbours(str(kind), KINDS)})."
+        )
+
+
+def _check(declared: Dataset, name: str) -> Dataset:
+    target = declared.target
+    if len(declared.inputs) > 1:
+        raise BadData(
+            "kind-not-supported",
+            f"{name}: {len(declared.inputs)} inputs; this version reads one image or one volume a case.",
+            hint="Keep one entry under `inputs`.",
+        )
+    if target is not None and target.kind is not None and target.kind not in TASKS:
+        if target.kind in TARGETS:
+            raise BadData(
+                "kind-not-supported",
+                f"{name}: target kind {target.kind!r} is not supported by this version.",
+                hint=f"It knows {', '.join(TASKS)}.",
+            )
+        raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TARGETS)}).")
+    if target is not None and target.classes is not None:
+        if len(set(target.classes)) != len(target.classes):
+            raise BadData("declaration-value", f"{name}: `target.classes` names a class twice.")
+        if target.kind == "binary" and len(target.classes) != 2:
+            raise BadData(
+                "declaration-value",
+                f"{name}: a binary target has 2 classes, not {len(target.classes)}.",
+                hint="Write `classes: [negative, positive]`, or `kind: multiclass`.",
+            )
+    if declared.patient is not None and declared.independent:
+        raise BadData(
+            "declaration-value",
+            f"{name}: both `patient` and `independent: true`.",
+            hint="Keep `patient` if one person can have several images.",
+        )
+    split = declared.split
+    if isinstance(split, Split):
+        if not 0 < split.test < 1:
+            raise BadData("declaration-value", f"{name}: `split.test` is a fraction between 0 and 1.")
+        if split.by in ("site", "time") and split.column is None:
+            raise BadData(
+                "declaration-key",
+                f"{name}: a split by {split.by} needs `column`.",
+                hint=f"Write `split: {{by: {split.by}, column: NAME}}`.",
+            )
+    size = declared.input.size if declared.input else None
+    if size is not None:
+        axes = 3 if declared.input is not None and declared.input.kind == "volume" else 2
+        if len(size) != axes or any(n < 8 or n > 4096 for n in size):
+            raise BadData("declaration-value", f"{name}: `size` is {axes} whole numbers between 8 and 4096.")
+    return declared
+
+
+_FIELDS: dict[str, type[msgspec.Struct]] = {"": Dataset, "target": Target, "split": Split, "inputs": Input}
+
+
+def _explain(text: str, name: str) -> BadData:
+    """msgspec's message, said for a person, with the neighbours of an unknown key."""
+    at = re.search(r" - at `\$\.?([^`]*)`", text)
+    path = at.group(1) if at else ""
+    unknown = re.search(r"unknown field `([^`]*)`", text)
+    if unknown:
+        known = [f.name for f in msgspec.structs.fields(_FIELDS.get(path.split(".")[0].split("[")[0], Dataset))]
+        near = neighbours(unknown.group(1), known)
+        where = f" under `{path}`" if path else ""
+        return BadData(
+            "declaration-key",
+            f"{name}: no key {unknown.group(1)!r}{where} ({near}).",
+            hint=f"Known keys there: {', '.join(known)}.",
+        )
+    said = re.sub(r" - at `.*`$", "", text)
+    return BadData("declaration-key", f"{name}: {f'`{path}`: ' if path else ''}{said}.")

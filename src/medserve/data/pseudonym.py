@@ -1,0 +1,52 @@
+"""Patient keys that cannot be turned back: HMAC-SHA256 of the identifier under a random key of this installation.
+
+    key = pseudonym_key(settings)                  # MEDSERVE_HOME/keys/pseudonym.key, 0600, made once
+    patient = pseudonym(key, "PAT-0012")           # "p-8c1f0e..."; the same person, the same key, on this machine only
+
+The raw identifier stays inside readers and forms. Without a key (tests, quick looks) `DEFAULT_KEY` is used: equal
+patients still meet, but anyone who knows the identifiers can recompute the result.
+Source: ENISA, Pseudonymisation techniques and best practices (2019), section 5.1 (HMAC with a secret key).
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+
+from medserve.errors import Fault
+from medserve.settings import Settings
+from medserve.store.files import cannot_write
+
+KEY_BYTES = 32
+DEFAULT_KEY = b"medserve: no key was given, not secret"
+
+
+def pseudonym(key: bytes, raw: str) -> str:
+    """A stable name for one patient; surrounding white space does not make another person."""
+    digest = hmac.new(key, b"patient\0" + raw.strip().encode(), hashlib.sha256).hexdigest()
+    return f"p-{digest[:24]}"
+
+
+def pseudonym_key(settings: Settings) -> bytes:
+    """The key of this installation, made on first use.
+
+    Raises: Fault "key-damaged": the file is there but is not a key; restore it, or old pseudonyms are lost.
+    """
+    path = settings.folder("keys") / "pseudonym.key"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise Fault(
+                "key-damaged",
+                f"{path} does not hold a key of {KEY_BYTES} bytes.",
+                hint="Restore it from a backup, or remove it to start with new pseudonyms.",
+            ) from None
+        return key
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    key = secrets.token_bytes(KEY_BYTES)
+    with os.fdopen(handle, "wb") as file:
+        file.write(key)
+    return key
