@@ -1,0 +1,104 @@
+"""Split conformal prediction: sets of labels that hold the truth in 90 of 100 cases, whatever the model.
+
+    conformal = fit_conformal(spec, logits, targets, alpha=0.1)       # on the calibration part
+    coverage_band(conformal, counts, evaluated)                       # where the empirical coverage may fall
+
+Scores are 1 - p(true label) (LAC), or |error| for a number; the quantile is the k-th smallest of n with
+k = ceil((n + 1)(1 - alpha)). With enough cases of every label it is taken per label: then the guarantee holds for
+each label by itself and survives another mix of labels. It asks that new cases are exchangeable with these.
+Sources: Vovk 2005; Sadinle 2019 (LAC); Angelopoulos & Bates 2023, section 3.2 (the beta law of the coverage).
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from medserve.models.spec import Conformal, ModelSpec
+from medserve.questions.answers import prediction_set, probabilities
+from medserve.types import Array
+
+ALPHA = 0.1
+PER_LABEL = 50  # calibration cases of every label for quantiles per label
+
+
+def rank(n: int, alpha: float) -> int:
+    """k, the rank of the quantile among n scores; above n there are too few cases. n=9, alpha=.1: ceil(10 x .9)=9."""
+    return math.ceil(round((n + 1) * (1 - alpha), 9))
+
+
+def quantile(scores: Array, alpha: float) -> float | None:
+    """The finite-sample quantile, or None below the floor of n (9 for .1, 19 for .05, 99 for .01)."""
+    k = rank(len(scores), alpha)
+    return None if k > len(scores) else float(np.sort(scores)[k - 1])
+
+
+def scores_of(spec: ModelSpec, logits: Array, targets: Array) -> Array:
+    """(N,) how badly each truth fits: 1 - p(true), or |error| in the unit of the number."""
+    probs = probabilities(spec, logits)
+    if spec.output.task == "number":
+        return np.abs(probs[:, 0] - np.asarray(targets, np.float64))
+    return 1 - np.take_along_axis(probs, np.asarray(targets, np.int64)[:, None], axis=1)[:, 0]
+
+
+def fit_conformal(spec: ModelSpec, logits: Array, targets: Array, *, alpha: float = ALPHA) -> Conformal | None:
+    """Quantiles from the calibration part; None for multilabel, or with fewer cases than `alpha` needs."""
+    if spec.output.task == "multilabel" or len(targets) == 0:
+        return None
+    scores = scores_of(spec, logits, targets)
+    limit = quantile(scores, alpha)
+    if limit is None:
+        return None
+    by_label = None
+    if spec.output.task != "number":
+        each = {label: scores[np.asarray(targets) == k] for k, label in enumerate(spec.output.labels)}
+        if min(len(s) for s in each.values()) >= PER_LABEL:
+            by_label = {label: float(quantile(s, alpha) or 0.0) for label, s in each.items()}
+    return Conformal(alpha=alpha, n=len(scores), quantile=limit, by_label=by_label)
+
+
+def covered(spec: ModelSpec, logits: Array, targets: Array) -> tuple[Array, Array]:
+    """What the served sets did.
+
+    Returns: (hit, size), (N,) each: whether the truth is inside, and how many labels the set holds; for a number the
+        size is always 1.
+    """
+    conformal = spec.calibration.conformal
+    assert conformal is not None
+    if spec.output.task == "number":
+        return scores_of(spec, logits, targets) <= conformal.quantile, np.ones(len(targets), np.int64)
+    labels = spec.output.labels
+    sets = [prediction_set(spec, row) or () for row in probabilities(spec, logits)]
+    hit = np.array([labels[int(t)] in chosen for t, chosen in zip(targets, sets, strict=True)], bool)
+    return hit, np.array([len(chosen) for chosen in sets], np.int64)
+
+
+def coverage_band(
+    conformal: Conformal,
+    evaluated: Mapping[str, int],
+    calibrated: Mapping[str, int] | None = None,
+    *,
+    draws: int = 20_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % band in which the coverage of a correct predictor falls, by its beta-binomial law.
+
+    Coverage given the calibration cases follows Beta(k, n + 1 - k); the evaluated ones are a binomial draw from it.
+
+    Args:
+        evaluated: evaluated cases by label (any one key for a number).
+        calibrated: calibration cases by label; without it, labels are taken in the evaluated proportions.
+    """
+    rng = np.random.default_rng(seed)
+    total = sum(evaluated.values())
+    if conformal.by_label is None:
+        groups = [(conformal.n, total)]
+    else:
+        share = calibrated or {k: round(conformal.n * m / max(total, 1)) for k, m in evaluated.items()}
+        groups = [(max(share.get(label, 0), 1), m) for label, m in evaluated.items() if m]
+    inside = np.zeros(draws)
+    for n, m in groups:
+        k = min(rank(n, conformal.alpha), n)
+        inside += rng.binomial(m, rng.beta(k, n + 1 - k, draws))
+    low, high = np.quantile(inside / max(total, 1), [0.025, 0.975])
+    return float(low), float(high)
