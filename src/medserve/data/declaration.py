@@ -160,7 +160,9 @@ def _check(declared: Dataset, name: str) -> Dataset:
                 f"{name}: target kind {target.kind!r} is not supported by this version.",
                 hint=f"It knows {', '.join(TASKS)}.",
             )
-        raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TARGETS)}).")
+        raise BadData(
+            "declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TARGETS)})."
+        )
     if target is not None and target.classes is not None:
         if len(set(target.classes)) != len(target.classes):
             raise BadData("declaration-value", f"{name}: `target.classes` names a class twice.")

@@ -1,8 +1,8 @@
 """The listing of an `.npz`: one item a row, official parts honoured.
 
-Known names: `train_images` + `train_labels` (also val, test), `x_train` + `y_train`, `images` + `labels`, `X` + `y`; beside
-them optionally `train_patients`, `patients`. Images are (N, H, W) or (N, H, W, 1) grey, (N, H, W, 3) colour, or volumes
-(N, D, H, W); labels are (N,) or (N, 1) classes, (N, K) zeros and ones, or decimal numbers.
+Known names: `train_images` + `train_labels` (also val, test), `x_train` + `y_train`, `images` + `labels`, `X` + `y`;
+beside them optionally `train_patients`, `patients`. Images are (N, H, W) or (N, H, W, 1) grey, (N, H, W, 3) colour, or
+volumes (N, D, H, W); labels are (N,) or (N, 1) classes, (N, K) zeros and ones, or decimal numbers.
 """
 
 from pathlib import Path
@@ -45,11 +45,11 @@ def list_npz(path: Path, declared: Dataset | None, key: bytes) -> Listing:
     task, classes, unit = _task(given, path, declared, known.classes if known else None)
     if known and target is None and known.classes and len(classes) == len(known.classes) and known.task == "ordinal":
         task = "ordinal"
-    items = []
+    items, by_index = [], known is not None or target is not None
     for (images, _, _, part), column, people, count in zip(groups, labels, patients, counts, strict=True):
         for row in range(count):
             person = None if people is None else pseudonym(key, str(people[row]))
-            label = None if column is None else _label(column[row], task, classes, known is not None or target is not None)
+            label = None if column is None else _label(column[row], task, classes, by_index)
             items.append(Item(f"{images}/{row}", path, (images, row), label, person, part))
     described = declared.described if declared else (known.source if known else {})
     warnings = [] if known or target else warn_positive(classes)

@@ -1,6 +1,6 @@
 """Files of a folder: all of them, in a stable order, each to be read or refused.
 
-    found, refused = walk(folder)
+found, refused = walk(folder)
 """
 
 import os
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from medserve.data.cohort import Refused
 
-NOT_IMAGES = frozenset(
-    ".md .txt .rst .html .htm .pdf .doc .docx .ppt .pptx .xls .xlsx .ods .json .jsonl .ndjson .xml .yaml .yml .toml .ini "
-    ".cfg .py .r .m .ipynb .sh .bat .log .db .sqlite .h5 .hdf5 .pkl .pickle .pt .pth .joblib .zip .gz .tar .tgz .7z .rar "
-    ".csv .tsv .parquet .npz .npy .mp4 .avi .wav .edf .hea .dat .mat .sas7bdat .sav .exe .dll .so .lock".split()
-)
+_OTHER = """
+.md .txt .rst .html .htm .pdf .doc .docx .ppt .pptx .xls .xlsx .ods .json .jsonl .ndjson .xml .yaml .yml .toml .ini
+.cfg .py .r .m .ipynb .sh .bat .log .db .sqlite .h5 .hdf5 .pkl .pickle .pt .pth .joblib .zip .gz .tar .tgz .7z .rar
+.csv .tsv .parquet .npz .npy .mp4 .avi .wav .edf .hea .dat .mat .sas7bdat .sav .exe .dll .so .lock
+"""
+NOT_IMAGES = frozenset(_OTHER.split())
 TABLES = (".csv", ".tsv", ".parquet")
 NIFTI = (".nii", ".nii.gz")
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "license", "licence", "readme", "sha256sums", "md5sums"})

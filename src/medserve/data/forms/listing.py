@@ -97,7 +97,9 @@ def warn_positive(classes: tuple[str, ...]) -> list[str]:
     """A sentence when nothing in two names tells which is the positive one."""
     if len(classes) != 2 or NEGATIVE.match(classes[0]):
         return []
-    return [f"The positive class is taken to be {classes[1]!r}; declare `classes: [negative, positive]` to say otherwise."]
+    return [
+        f"The positive class is taken to be {classes[1]!r}; declare `classes: [negative, positive]` to say otherwise."
+    ]
 
 
 def _is_number(text: str) -> bool:

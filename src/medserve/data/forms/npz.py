@@ -59,7 +59,9 @@ class NpzFile:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-            raise self._bad("npz-broken", "is not a readable .npz archive", "Write it again with numpy.savez.") from error
+            raise self._bad(
+                "npz-broken", "is not a readable .npz archive", "Write it again with numpy.savez."
+            ) from error
         try:
             self._headers = self._read_headers()
         except BaseException:
@@ -110,7 +112,9 @@ class NpzFile:
         header = self._headers[name]
         size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
         if size > MAX_LABEL_BYTES:
-            raise self._bad("npz-bomb", f"declares {size} bytes of {name}", "Labels are one number, or a few, per image.")
+            raise self._bad(
+                "npz-bomb", f"declares {size} bytes of {name}", "Labels are one number, or a few, per image."
+            )
         with self._open(header.member) as file:
             self._skip(file, header.offset, name)
             data = self._exactly(file, size, name)
@@ -144,7 +148,9 @@ class NpzFile:
             if head[:1] == b"\x80":
                 raise pickled
             if head[:6] != b"\x93NUMPY":
-                raise self._bad("npz-broken", f"holds {member.filename}, which is no array", "Write it with numpy.savez.")
+                raise self._bad(
+                    "npz-broken", f"holds {member.filename}, which is no array", "Write it with numpy.savez."
+                )
         with self._open(member.filename) as file:
             try:
                 version = np.lib.format.read_magic(file)
