@@ -1,5 +1,5 @@
 """Image networks, one family a file; importing this folder registers them all in `MODELS`."""
 
-from medserve.models.image import article, frozen, monai_nets, residual
+from medserve.models.image import article, frozen, linear, monai_nets, residual
 
-__all__ = ["article", "frozen", "monai_nets", "residual"]
+__all__ = ["article", "frozen", "linear", "monai_nets", "residual"]
