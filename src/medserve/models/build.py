@@ -23,7 +23,7 @@ def build_net(architecture: Named, *, channels: int, size: int | tuple[int, ...]
     Args:
         architecture: a name of `nets.MODELS` and its JSON parameters.
         channels: 1 grey, 3 colour.
-        size: pixels a side, or (H, W) or (D, H, W) where they differ.
+        size: (H, W) of an image or (D, H, W) of a volume; one number means equal sides of the family's own kind.
         outputs: columns of the logits (`OutputSpec.width`).
 
     Raises: NotFound: no such architecture, or it takes no such parameter.
@@ -36,12 +36,5 @@ def build_net(architecture: Named, *, channels: int, size: int | tuple[int, ...]
     for name in architecture.params:
         if name not in known:
             raise NotFound(f"{architecture.name} parameter", name, known)
-    facts: dict[str, Any] = {"channels": channels, "size": one_size(size), "outputs": outputs}
+    facts: dict[str, Any] = {"channels": channels, "size": size, "outputs": outputs}
     return make(**facts, **architecture.params)
-
-
-def one_size(size: int | tuple[int, ...]) -> int | tuple[int, ...]:
-    """28 for (28, 28): the short form where all sides are equal."""
-    if isinstance(size, int):
-        return size
-    return int(size[0]) if len(set(size)) == 1 else tuple(int(side) for side in size)
