@@ -8,7 +8,7 @@ draws (a paired bootstrap). Sources: Efron & Tibshirani 1993, percentile method;
 DeLong 1988 in the rank form of Sun & Xu 2014.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
     trials: Mapping[str, int] | None = None,
+    inflated: Collection[str] = ("ece",),
 ) -> dict[str, Interval]:
     """Every figure of `measure` with its 95 % percentile interval.
 
@@ -61,6 +62,8 @@ def bootstrap(
         measure: (d, N) weights -> {name: (d,)}.
         trials: for shares, the number of independent cases behind each; used where the share is exactly 0 or 1,
             where resampling shows no spread at all.
+        inflated: figures (by the last word of their name) that grow by resampling itself, as a sum of absolute gaps
+            does; they get the basic interval, mirrored about the value and at least 0.
     """
     values = {name: float(v[0]) for name, v in measure(np.ones((1, len(patients)))).items()}
     kept: dict[str, list[Array]] = {name: [] for name in values}
@@ -68,6 +71,11 @@ def bootstrap(
         for name, column in measure(weights).items():
             kept[name].append(column)
     out = {name: interval(values[name], np.concatenate(kept[name])) for name in values}
+    for name, span in out.items():
+        if name.split("/")[-1] in inflated and span["low"] is not None:
+            v, low, high = span["value"], span["low"], span["high"]
+            assert v is not None and high is not None
+            out[name] = {"value": v, "low": max(0.0, min(v, 2 * v - high)), "high": max(v, 2 * v - low)}
     for name, n in (trials or {}).items():
         if name in out and n > 0 and values[name] in (0.0, 1.0):
             out[name] = exact_edge(values[name], n)

@@ -113,9 +113,10 @@ def threshold_rules(
     accuracy = np.array([((p >= t) == y).mean() for t in tries])[None]
     positive = spec.output.labels[1]
     served = next((o.threshold for o in spec.operating_points if o.label == positive), NEUTRAL)
+    neutral = [] if served == NEUTRAL else [("fixed-0.5", NEUTRAL, "0.5 of the balanced model")]
     rules = [
         ("served", served, "the threshold that this package serves"),
-        ("fixed-0.5", NEUTRAL, "0.5 of the balanced model"),
+        *neutral,
         ("best-accuracy-on-val", float(tries[_nearest_best(accuracy, tries)[0]]), "most accurate on validation"),
         (
             "best-balanced-accuracy-on-val",
@@ -124,7 +125,7 @@ def threshold_rules(
         ),
     ]
     served_hit = (part.probs[:, 1] >= served) == (part.targets == 1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, threshold, meaning in rules:
         alert = part.probs[:, 1] >= threshold
         judged = Judged(part.task, part.labels, part.targets, part.probs, alert.astype(np.int64))
@@ -141,17 +142,18 @@ def threshold_rules(
                 "rule": name,
                 "meaning": meaning,
                 "threshold": threshold,
-                "served": threshold == served,
+                "served": name == "served",
                 "val_accuracy": float(((p >= threshold) == y).mean()),
                 **found,
             }
         )
     before, now = float(y.mean()), float((part.targets == 1).mean())
+    tuned = next(row for row in rows if row["rule"] == "best-accuracy-on-val")
     return {
         "prevalence_val": before,
         "prevalence_part": now,
         "rows": rows,
-        "why": _why(before, now, rows[2]["accuracy_gain"], positive),
+        "why": _why(before, now, tuned["accuracy_gain"], positive),
     }
 
 

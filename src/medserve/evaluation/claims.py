@@ -1,0 +1,170 @@
+"""From figures to sentences: what may be claimed, what only with a caveat (amber), and what not at all (red).
+
+    claims(result)      # [{"level": "green" | "amber" | "red", "code": ..., "message": ...}, ...], worst first
+
+The rules are few and public; a report prints every one that spoke. Limits: fewer than 20 cases on one side refuse a
+claim of performance, fewer than 100 make it weak; calibration passes when the slope's interval meets [.8, 1.25], the
+shift's interval holds 0, and the ECE is at most its null 95th percentile + .02.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+REFUSE, WEAK = 20, 100
+SLOPE = (0.8, 1.25)
+ECE_SLACK = 0.02
+PRIOR_GAP = 0.05
+_ORDER = {"red": 0, "amber": 1, "green": 2}
+
+
+def claims(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every rule that has something to say about an evaluation (see `evaluate`), worst first."""
+    said = [
+        claim
+        for rule in (_size, _part, _calibration, _sets, _baseline, _operating, _groups, _leaks, _unlike)
+        for claim in rule(result)
+    ]
+    return sorted(said, key=lambda claim: _ORDER[claim["level"]])
+
+
+def _claim(level: str, code: str, message: str) -> dict[str, str]:
+    return {"level": level, "code": code, "message": message}
+
+
+def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    if r["task"] == "number":
+        smallest, what = r["n"], "cases"
+    elif r["task"] == "multilabel":
+        known = {row["label"]: row["known"] for row in r["per_label"]}
+        smallest = min(min(count, known[label] - count) for label, count in r["counts"].items())
+        what = "positives or negatives of one label"
+    else:
+        smallest, what = min(r["counts"].values()), "cases of one label"
+    if smallest < REFUSE:
+        yield _claim("red", "claim-refused", f"Only {smallest} {what}: too few to claim any performance.")
+    elif smallest < WEAK:
+        yield _claim("amber", "few-cases", f"Only {smallest} {what}: read the intervals, not the values.")
+    else:
+        yield _claim("green", "enough-cases", f"At least {smallest} {what}.")
+    if not r["patients_declared"]:
+        yield _claim("amber", "patients-not-declared",
+                     "No patient key: each image counts as its own patient; intervals may be too narrow.")  # fmt: skip
+
+
+def _part(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    if r["part"] in ("train", "val", "calibration"):
+        yield _claim("red", "seen-part", f"The {r['part']} part shaped this model; its figures show no performance.")
+    if (r["openings"] or 0) > 1:
+        yield _claim(
+            "amber",
+            "test-reopened",
+            f"The sealed part was opened {r['openings']} times; each look makes the figures a little too good.",
+        )
+
+
+def _calibration(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    cal = r["calibration"]
+    if cal is None:
+        return
+    if cal["method"] == "none":
+        yield _claim(
+            "amber", "not-calibrated", "Probabilities are not calibrated: too few calibration cases, or no gain."
+        )
+    failed = []
+    slope, shift = (cal["after"].get(k) for k in ("calibration_slope", "calibration_intercept"))
+    if slope and slope["low"] is not None and (slope["low"] > SLOPE[1] or slope["high"] < SLOPE[0]):
+        failed.append(f"slope {slope['value']:.2f} lies outside {SLOPE[0]} to {SLOPE[1]}")
+    if shift and shift["low"] is not None and not shift["low"] <= 0 <= shift["high"]:
+        way = "too low" if shift["value"] > 0 else "too high"
+        failed.append(f"probabilities are {way} on the whole (shift {shift['value']:+.2f} log-odds)")
+    ece, null = cal["after"]["ece"]["value"], cal["ece_null"]["p95"]
+    if ece is not None and ece > null + ECE_SLACK:
+        failed.append(f"ECE {ece:.3f} exceeds {null:.3f}, which chance alone would give, by more than {ECE_SLACK}")
+    if failed:
+        level = "red" if len(failed) > 1 else "amber"
+        yield _claim(level, "miscalibrated", f"Calibration on this part: {'; '.join(failed)}.")
+    else:
+        yield _claim("green", "calibrated", "Calibration on this part is within what chance allows.")
+    change = cal["log_loss_change"]
+    if change["low"] is not None and change["low"] > 0:
+        yield _claim(
+            "amber",
+            "temperature-hurt",
+            f"The temperature fitted on the calibration part worsened the log-loss here by {change['value']:.3f}: the"
+            " two parts differ.",
+        )
+
+
+def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    sets = r["conformal"]
+    if sets is None:
+        return
+    value, band = sets["coverage"]["value"], sets["band"]
+    span = f"{band['low']:.3f} to {band['high']:.3f}"
+    if sets["suspended"]:
+        yield _claim(
+            "red",
+            "guarantee-suspended",
+            f"These cases differ from the calibration cases (AUROC {sets['shift']['auroc']:.2f} by"
+            f" {sets['shift']['of']}): the coverage guarantee does not apply.",
+        )
+    if sets["inside_band"]:
+        yield _claim("green", "coverage", f"Prediction sets cover {value:.1%}, inside the expected {span}.")
+    else:
+        level = "red" if value < band["low"] else "amber"
+        yield _claim(level, "coverage-off", f"Prediction sets cover {value:.1%}, outside the expected {span}.")
+
+
+def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    if r["baseline"] is None:
+        return
+    name = "mae" if r["task"] == "number" else "auroc"
+    gap = r["baseline"]["difference"].get(name)
+    if gap is None or gap["low"] is None:
+        return
+    better, worse = (gap["high"] < 0, gap["low"] > 0) if name == "mae" else (gap["low"] > 0, gap["high"] < 0)
+    figure = f"{name.upper()} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    if better:
+        yield _claim("green", "beats-baseline", f"Better than the simple model beside it: {figure}.")
+    elif worse:
+        yield _claim("red", "below-baseline", f"Worse than the simple model beside it: {figure}.")
+    else:
+        yield _claim("amber", "baseline-as-good", f"Not shown to be better than the simple model beside it: {figure}.")
+
+
+def _operating(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    rules = r["threshold_rules"]
+    if rules is not None and abs(rules["prevalence_val"] - rules["prevalence_part"]) > PRIOR_GAP:
+        yield _claim(
+            "amber",
+            "prior-shift",
+            f"The label is {rules['prevalence_val']:.1%} of validation and {rules['prevalence_part']:.1%} of this part:"
+            " PPV, NPV and calibration depend on how common it is.",
+        )
+    decision = r["decision"]
+    if decision is not None:
+        level = "amber" if not (decision["useful"] and decision["declared"]) else "green"
+        yield _claim(level, "utility" if decision["useful"] else "no-utility", decision["message"])
+
+
+def _groups(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for row in r["subgroups"]:
+        if row["level"] == "red":
+            gaps = ", ".join(f"{name} {row['gaps'][name]['value']:+.3f}" for name in row["flags"])
+            yield _claim(
+                "red", "subgroup-gap", f"{row['group']} = {row['value']} ({row['n']} cases): {gaps} to the rest."
+            )
+    if not r["subgroups"]:
+        yield _claim("amber", "subgroups-not-reported", "No subgroup was declared: equal service was not examined.")
+
+
+def _leaks(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    if r["leaks"] is not None and r["leaks"]["involved"]:
+        yield _claim("amber", "leaks", f"{r['leaks']['involved']} evaluated cases are involved in leaks; compare the"
+                     " figures with and without them.")  # fmt: skip
+
+
+def _unlike(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    share = r["answers"]["shares"]["out_of_distribution"]["value"]
+    if share > 0.1:
+        yield _claim("amber", "many-unlike", f"{share:.1%} of the cases are unlike the training data and are refused.")
