@@ -5,7 +5,7 @@ done, 1 failed, 2 bad input. An error is `{"error": {"code", "message", "hint", 
 """
 
 import json
-import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -68,13 +68,11 @@ def run(argv: list[str]) -> int:
         return _fail(Usage("interrupted", "Stopped.", hint="Run the same command again to go on."), as_json)
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
-        return _fail(Fault("system", f"{error.strerror or error}{name}.", hint="Check the path and its rights."), as_json)
+        fault = Fault("system", f"{error.strerror or error}{name}.", hint="Check the path and its rights.")
+        return _fail(fault, as_json)
     except Exception as error:
-        logging.getLogger("medserve").debug("%s", traceback.format_exc())
         fault = Fault("internal", f"Unexpected {type(error).__name__}: {error}",
                       hint="This is a defect of MedServe; set MEDSERVE_DEBUG=1 to see where.")  # fmt: skip
-        import os
-
         if os.environ.get("MEDSERVE_DEBUG"):
             traceback.print_exc()
         return _fail(fault, as_json)

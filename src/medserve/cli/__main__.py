@@ -1,0 +1,5 @@
+"""`python -m medserve.cli`."""
+
+from medserve.cli import main
+
+main()

@@ -1,0 +1,40 @@
+"""`medserve explain`: why this answer, as a picture and as numbers."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from medserve.cli._answer import Answer
+from medserve.settings import Settings
+
+
+def explain(
+    package: Path,
+    *,
+    input: Path,
+    out: Path,
+    method: str | None = None,
+    home: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> Answer:
+    """Draw the evidence for one prediction over its picture.
+
+    The method is the best one that passed this model's audit; a method that failed is not offered. Beside the picture
+    the raw map is written as a .json of the same name.
+
+        medserve explain models/chest --input film.dcm --out heat.png
+
+    Parameters
+    ----------
+    package: A folder that `medserve train` wrote.
+    input: One picture.
+    out: The PNG to write.
+    method: cam, occlusion or integrated-gradients.
+    home: Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
+    json: Print one JSON object.
+    """
+    from medserve.road.explain import explain_file
+
+    result = explain_file(package, input, out, method=method, settings=Settings.from_environment(home))
+    return Answer(result, f"{result['method']} ({result['verdict']}): {', '.join(result['files'])}")

@@ -1,0 +1,44 @@
+"""Step 1 in one call: a path -> a cohort on disk -> parts by patient, with the leaks acted on.
+
+    found = collect(path, work, settings, recipe_shape, ...)
+    found.parts.train, found.removed, found.notes
+
+The same call serves training and evaluation, so that both read a data set in the same way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medserve.data.cohort import Cohort
+from medserve.data.forms import list_items
+from medserve.data.forms.listing import Listing
+from medserve.data.prepare import prepare
+from medserve.data.pseudonym import pseudonym_key
+from medserve.progress import Progress
+from medserve.settings import Settings
+from medserve.types import Named
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    listing: Listing
+    cohort: Cohort
+
+
+def list_data(path: Path, settings: Settings) -> Listing:
+    """What the data set says there is; identifiers become pseudonyms under this installation's key."""
+    return list_items(path, key=pseudonym_key(settings))
+
+
+def read_data(
+    listing: Listing, transforms: Sequence[Named], shape: tuple[int, ...], work: Path, progress: Progress
+) -> Cohort:
+    """Every item read once, checked, and put on the shelf in `work`."""
+    work.mkdir(parents=True, exist_ok=True)
+    cohort = prepare(listing, transforms, shape, work, progress=progress)
+    for line in listing.source.get("warnings", []):
+        progress.say(f"note: {line}")
+    if cohort.refused:
+        progress.say(f"{len(cohort.refused)} of {cohort.files} files were refused; `medserve inspect` lists them.")
+    return cohort

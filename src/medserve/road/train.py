@@ -1,0 +1,225 @@
+"""Steps 1 to 4 as one run: a data set in, a signed package with its report and its alternative out.
+
+    result = train_package(Path("chest.npz"), Path("models/chest"), settings=settings, options=Options(seed=0))
+
+Split before any fit; train the recipe and the simple baseline; decide between them on validation or cross-validation;
+calibrate on the calibration part; open the sealed test part once, to report. What was started continues: checkpoints
+stand in a folder beside `out` until the package is complete.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+import medserve
+from medserve.data.leaks import act_on, find_leaks
+from medserve.data.prepare import probe
+from medserve.data.split import Parts, TrainPart, check_parts, folds, split
+from medserve.data.transforms import Normalise, default_transforms
+from medserve.errors import Usage
+from medserve.models.package import ALTERNATIVE
+from medserve.models.spec import InputSpec, OutputSpec
+from medserve.progress import SILENT, Progress
+from medserve.questions.recipes import RECIPES, default_recipe
+from medserve.road.build import Built, Candidate, build, plain_spec, who
+from medserve.road.choose import choose
+from medserve.road.collect import list_data, read_data
+from medserve.road.finish import finish
+from medserve.road.run import Options, Prepared, slug
+from medserve.settings import Settings
+from medserve.store.files import new_folder
+from medserve.types import Named, Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medserve.data.forms import Listing
+
+
+def train_package(
+    data: Path, out: Path, *, settings: Settings, options: Options, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Run the road on `data`; `out` appears complete or not at all.
+
+    Returns: {"package", "model", "recipe", "seed", "parts", "chosen", "seconds", "metrics", "report", ...}.
+    Raises: Usage "out-exists", BadData and Refusal of the data, Fault "disk-full"; the same call continues.
+    """
+    started = time.monotonic()
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Usage("out-exists", f"{out} already exists and is not empty.", hint="Choose another --out, or remove it.")
+    listing = list_data(data, settings)
+    work = out.parent / f".{out.name}.training"
+    _claim(work, data, options)
+    prepared = collect(listing, work, settings, options, progress)
+    recipe, parts = prepared.recipe, prepared.parts
+    progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.inputs[0].shape}")
+    candidates = train_candidates(prepared, work, settings, options, progress)
+    built = [
+        build(c, parts, prepared.plain, prepared.normalise, work / c.role, progress, seed=options.seed)
+        for c in candidates
+    ]
+    verdict = _decide(built, prepared, work, settings, options, progress)
+    offered = next(b for b in built if b.candidate.role == verdict["chosen"])
+    other = next(b for b in built if b is not offered)
+    with new_folder(out) as folder:
+        result = finish(folder, offered, other, prepared, verdict, settings, options, progress)
+    shutil.rmtree(work, ignore_errors=True)
+    return {
+        "package": str(out),
+        "model": result["model"],
+        "recipe": recipe.name,
+        "seed": options.seed,
+        "parts": parts.sizes,
+        "chosen": verdict["chosen"],
+        "seconds": round(time.monotonic() - started, 1),
+        "decision": verdict,
+        "left_training_side": len(prepared.removed.rows),
+        "test_openings": result["openings"],
+        "metrics": result["metrics"],
+        "report": str(out / "evaluation" / "report.html"),
+        "gallery": result["gallery"],
+        "alternative": str(out / ALTERNATIVE),
+    }
+
+
+def collect(listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress) -> Prepared:
+    """Step 1: choose the input's shape, read every file once, split by patient, act on leaks, fit the normalisation."""
+    seen = probe(listing)
+    name = options.recipe or default_recipe(task=listing.task, n=len(listing), shape=seen.shape)  # type: ignore[arg-type]
+    recipe = RECIPES[name]
+    shape = recipe.input_shape(seen.shape, seen.colour)
+    colour = shape[0] == 3 and seen.colour
+    transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
+    cohort = read_data(listing, transforms, shape, work, progress)
+    parts = split(cohort, seed=options.seed)
+    leaks = find_leaks(parts)
+    parts, removed = act_on(parts, leaks, options.leaks)
+    check_parts(parts)
+    if leaks:
+        progress.say(f"{len(leaks)} leaks between parts; {len(removed.rows)} cases left the training side.")
+    output = output_spec(listing, parts)
+    inputs = InputSpec(
+        kind=listing.kind,
+        shape=shape,
+        colour=colour,
+        modalities=sorted({c.modality for c in parts.train.cases if c.modality}) or None,
+        unit=seen.unit,
+    )
+    plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, transforms, options.question)
+    return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
+
+
+def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
+    """What the model gives; a number is standardised by the training part."""
+    if listing.task != "number":
+        return OutputSpec(task=listing.task, labels=list(listing.labels))  # type: ignore[arg-type]
+    values = parts.train.targets.astype(np.float64)
+    sd = float(values.std()) or 1.0
+    return OutputSpec(task="number", labels=list(listing.labels), unit=listing.unit, mean=float(values.mean()), sd=sd)
+
+
+def train_candidates(
+    prepared: Prepared, work: Path, settings: Settings, options: Options, progress: Progress
+) -> list[Candidate]:
+    """Steps 2 and 3: the recipe and the simple baseline, on the same parts."""
+    parts = prepared.parts
+    net, history = train_recipe(prepared, parts.train, parts.val, work / "recipe", settings, options, progress)
+    recipe = Candidate("recipe", prepared.recipe.name, prepared.recipe.architecture, net, history)
+    architecture, plain = train_baseline(prepared, parts.train, parts.val, options.seed)
+    return [recipe, Candidate("baseline", "baseline", architecture, plain)]
+
+
+def train_recipe(
+    prepared: Prepared, train: TrainPart, val: Samples, folder: Path, settings: Settings, options: Options,
+    progress: Progress,
+) -> tuple["nn.Module", dict[str, Any]]:  # fmt: skip
+    """One network of the recipe. Returns: it, at its best validated state, and the history."""
+    import torch
+
+    from medserve.models.build import build_net
+    from medserve.models.heads import Head
+    from medserve.models.weights import load_pretrained
+    from medserve.training.loop import fit
+    from medserve.training.plan import Plan
+
+    recipe, plain = prepared.recipe, prepared.plain
+    channels, *size = plain.inputs[0].shape
+    torch.manual_seed(options.seed)
+    net = build_net(recipe.architecture, channels=channels, size=tuple(size), outputs=plain.output.width)
+    record = None
+    if options.weights is not None:
+        record = asdict(load_pretrained(net, options.weights, settings=settings, sha256=options.weights_sha256,
+                                        progress=progress))  # fmt: skip
+    epochs = options.epochs
+    if epochs is None and options.max_train_s is not None:
+        one = recipe.minutes(len(train), tuple(size), epochs=1) * 60
+        epochs = max(3, min(recipe.epochs_for(len(train)), int(options.max_train_s / max(one, 1e-6))))
+    plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
+    history = fit(net, Head(plain.output), train, val, mean=prepared.normalise.mean, std=prepared.normalise.std,
+                  plan=plan, folder=folder, progress=progress)  # fmt: skip
+    told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
+    return net, told | ({"weights": record} if record else {})
+
+
+def train_baseline(prepared: Prepared, train: TrainPart, val: Samples, seed: int) -> tuple[Named, "nn.Module"]:
+    from medserve.training.baseline import fit_baseline
+
+    mean, std = prepared.normalise.mean, prepared.normalise.std
+    return fit_baseline(train, val, prepared.plain.output, seed, mean=mean, std=std)
+
+
+def _decide(
+    built: list[Built], prepared: Prepared, work: Path, settings: Settings, options: Options, progress: Progress
+) -> dict[str, Any]:
+    """Which candidate is offered, and on what evidence."""
+    recipe, baseline = built
+    output, val = prepared.plain.output, prepared.parts.val
+    if options.folds:
+        verdict = _cross_validate(prepared, work, settings, options, progress)
+    else:
+        a, b = recipe.scores["val"].logits, baseline.scores["val"].logits
+        verdict = choose(output, a, b, val.targets, who(val), on="val", seed=options.seed)
+    if options.keep is not None:
+        verdict |= {"chosen": options.keep, "asked": True}
+    return verdict
+
+
+def _cross_validate(
+    prepared: Prepared, work: Path, settings: Settings, options: Options, progress: Progress
+) -> dict[str, Any]:
+    """Out-of-fold scores of both, over the training part by patient; early stopping sees the val part only."""
+    from medserve.training.loop import predict_logits
+
+    mean, std = prepared.normalise.mean, prepared.normalise.std
+    parts, k = prepared.parts, options.folds or 0
+    scores: dict[str, list[Any]] = {"recipe": [], "baseline": [], "targets": [], "patients": []}
+    for index, (train, held) in enumerate(folds(parts, k, seed=options.seed)):
+        progress.say(f"fold {index + 1} of {k}")
+        folder = work / f"fold-{index}"
+        net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
+        _, plain = train_baseline(prepared, train, parts.val, options.seed)
+        scores["recipe"].append(predict_logits(net, held, mean, std))
+        scores["baseline"].append(predict_logits(plain, held, mean, std))
+        scores["targets"].append(held.targets)
+        scores["patients"].append(who(held))
+    joined = {name: np.concatenate(values) for name, values in scores.items()}
+    return choose(prepared.plain.output, joined["recipe"], joined["baseline"], joined["targets"], joined["patients"],
+                  on=f"{k}-fold cross-validation", seed=options.seed)  # fmt: skip
+
+
+def _claim(work: Path, data: Path, options: Options) -> None:
+    """Make the folder of this run; what another data set or other options left there is removed."""
+    run = {"data": str(data.absolute()), "version": medserve.__version__, **asdict(options)}
+    asked = json.dumps(run, sort_keys=True)
+    mark = work / "run.json"
+    if work.exists() and (not mark.exists() or mark.read_text() != asked):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    mark.write_text(asked)
