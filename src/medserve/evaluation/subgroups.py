@@ -61,7 +61,12 @@ def subgroups(
             here = _figures(judged, members[i], w, hit, abstained)
             rest = _figures(judged, ~members[i], w, hit, abstained)
             out.update({f"{i}/m/{name}": v for name, v in here.items()})
-            out.update({f"{i}/g/{name}": v - rest[name] for name, v in here.items()})
+            out.update({f"{i}/g/{name}": here[name] - v for name, v in rest.items()})
+            if judged.task == "binary":
+                part = judged.keep(members[i])
+                out[f"{i}/m/calibration_slope"] = calibration_line(
+                    part.targets == 1, part.probs[:, 1], w[:, members[i]], steps=12
+                )[1]
         return out
 
     found = bootstrap(figures, patients, strata_of(judged.task, judged.targets), draws=draws, seed=seed)
@@ -100,7 +105,6 @@ def _figures(
         out["fnr"] = ratio(w @ (y & ~alert), w @ y)
         out["fpr"] = ratio(w @ (~y & alert), w @ ~y)
         out["auroc"] = rank_auroc(y, part.probs[:, 1], w)
-        out["calibration_slope"] = calibration_line(y, part.probs[:, 1], w, steps=12)[1]
     elif judged.task == "number":
         out["mae"] = ratio(w @ np.abs(part.probs[:, 0] - part.targets), w.sum(axis=1))
     elif judged.task == "multilabel":
