@@ -1,0 +1,248 @@
+"""API keys: who may ask. A key is shown once and stored only as a keyed hash.
+
+    ring = KeyRing.open(settings)
+    new = ring.create("ward 7", days=90)      # new.key is shown once: msk_...
+    caller = ring.verify(text)                # Principal; raises Denied
+    ring.revoke(new.id)                       # a running server follows within one second
+
+A key is `msk_` + 43 base-62 digits (256 random bits) + 6 digits of CRC-32, so that a scanner of leaked secrets knows
+one, and a mistyped one never reaches the database. The stored hash is HMAC-SHA-256 under a pepper that lives beside
+the database, in a file of its own that only its owner can read: a copy of the database alone opens nothing.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from medserve.errors import Denied, Fault, NotFound, Usage
+from medserve.settings import Settings
+from medserve.store.database import api_keys, database
+
+PREFIX = "msk_"
+FRESH_S = 0.5  # a verified key is read again after this long, so that a revocation takes effect at once
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_DIGITS, _CHECK_DIGITS = 43, 6  # 62**43 > 2**256, 62**6 > 2**32
+_MAX_CACHED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks; `id` may be logged."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """What is kept of a key. Times are seconds since 1970."""
+
+    id: str
+    name: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+    def state(self, now: float) -> str:
+        """ "active", "expired" or "revoked"."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewKey:
+    """The only moment at which the key itself exists here."""
+
+    row: KeyRow
+    key: str
+
+
+class KeyRing:
+    """All keys of one MEDSERVE_HOME. Safe to use from several threads."""
+
+    def __init__(self, engine: sa.Engine, pepper: bytes) -> None:
+        self._engine, self._pepper = engine, pepper
+        self._cache: dict[bytes, tuple[float, KeyRow]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings) -> "KeyRing":
+        """Raises: Fault "key-exposed", "key-unreadable": the pepper is unsafe or broken."""
+        return cls(database(settings), load_pepper(settings))
+
+    def close(self) -> None:
+        """Let the database's connections go."""
+        self._engine.dispose()
+
+    def create(self, name: str, *, days: float | None = 90) -> NewKey:
+        """Make a key.
+
+        Args:
+            name: what the key is for; shown in lists and logs, so no person's name.
+            days: until it expires; None: never.
+        """
+        if not 1 <= len(name) <= 64 or not name.isprintable():
+            raise Usage("key-name", "A key's name has 1 to 64 printable characters.", hint="For instance: --name ward7")
+        if days is not None and not 0 < days <= 3650:
+            raise Usage("key-days", "A key lives between 0 and 3650 days.", hint="For instance: --days 90")
+        key, now = new_key(), time.time()
+        row = KeyRow(f"k-{secrets.token_hex(6)}", name, now, None if days is None else now + days * 86400, None)
+        with self._engine.begin() as db:
+            db.execute(
+                api_keys.insert().values(
+                    id=row.id, name=name, hash=self._hash(key), created_at=now, expires_at=row.expires_at
+                )
+            )
+        return NewKey(row, key)
+
+    def list(self) -> "list[KeyRow]":
+        columns = (api_keys.c.id, api_keys.c.name, api_keys.c.created_at, api_keys.c.expires_at, api_keys.c.revoked_at)
+        with self._engine.connect() as db:
+            return [KeyRow(*row) for row in db.execute(sa.select(*columns).order_by(api_keys.c.created_at))]
+
+    def active(self) -> "list[KeyRow]":
+        now = time.time()
+        return [row for row in self.list() if row.state(now) == "active"]
+
+    def revoke(self, id: str) -> KeyRow:
+        """End a key now; revoking twice keeps the first time."""
+        with self._engine.begin() as db:
+            db.execute(
+                api_keys.update()
+                .where(api_keys.c.id == id, api_keys.c.revoked_at.is_(None))
+                .values(revoked_at=time.time())
+            )
+        rows = {row.id: row for row in self.list()}
+        if id not in rows:
+            raise NotFound("key", id, rows, hint="List them with `medserve keys list`.")
+        with self._lock:
+            self._cache.clear()
+        return rows[id]
+
+    def verify(self, key: str) -> Principal:
+        """Who holds this key.
+
+        Raises: Denied "key-missing", "key-invalid", "key-expired", "key-revoked"; the last two only to one who held it.
+        """
+        if not key:
+            raise Denied(
+                "key-missing",
+                "This address answers only with an API key.",
+                hint="Send 'Authorization: Bearer KEY'; make a key with `medserve keys create`.",
+            )
+        if not well_formed(key):
+            raise _invalid()
+        digest = self._hash(key)
+        row = self._cached(digest) or self._read(digest)
+        state = row.state(time.time())
+        if state != "active":
+            raise Denied(
+                f"key-{state}", f"This API key is {state}.", hint="Make a new one with `medserve keys create`."
+            )
+        return Principal(row.id, row.name)
+
+    def _cached(self, digest: bytes) -> KeyRow | None:
+        with self._lock:
+            at, row = self._cache.get(digest, (0.0, None))
+        return row if row is not None and time.monotonic() - at < FRESH_S else None
+
+    def cached(self, key: str) -> bool:
+        """True when `verify` would not touch the database now."""
+        return not well_formed(key) or self._cached(self._hash(key)) is not None
+
+    def _read(self, digest: bytes) -> KeyRow:
+        with self._engine.connect() as db:
+            found = db.execute(sa.select(api_keys).where(api_keys.c.hash == digest)).one_or_none()
+        if found is None or not hmac.compare_digest(found.hash, digest):
+            raise _invalid()
+        row = KeyRow(found.id, found.name, found.created_at, found.expires_at, found.revoked_at)
+        with self._lock:
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            self._cache[digest] = (time.monotonic(), row)
+        return row
+
+    def _hash(self, key: str) -> bytes:
+        return hmac.new(self._pepper, key.encode(), hashlib.sha256).digest()
+
+
+def new_key() -> str:
+    secret = _base62(int.from_bytes(secrets.token_bytes(32)), _SECRET_DIGITS)
+    return PREFIX + secret + _check(secret)
+
+
+def well_formed(key: str) -> bool:
+    """The prefix, the length and the checksum are right; says nothing of whether the key exists."""
+    secret, check = key[len(PREFIX) : -_CHECK_DIGITS], key[-_CHECK_DIGITS:]
+    return (
+        key.startswith(PREFIX)
+        and len(key) == len(PREFIX) + _SECRET_DIGITS + _CHECK_DIGITS
+        and key.isascii()
+        and hmac.compare_digest(check, _check(secret))
+    )
+
+
+def load_pepper(settings: Settings) -> bytes:
+    """The 32 bytes under which keys are hashed; made on first use, 0600.
+
+    Raises: Fault "key-exposed": others can read it, so every stored hash must be taken as known.
+    """
+    path = settings.folder("keys") / "api-pepper.key"
+    try:
+        _make_pepper(path)
+        mode, value = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        raise Fault("key-unreadable", f"Cannot use {path}: {error.strerror}.", hint="Check its owner.") from error
+    if mode & 0o077:
+        raise Fault("key-exposed", f"{path} can be read by others.", hint=f"Run: chmod 600 {path}")
+    if len(value) != 32:
+        raise Fault(
+            "key-unreadable",
+            f"{path} is not the 32 bytes that were written.",
+            hint="Restore it from a backup; or move it away and create all API keys anew.",
+        )
+    return value
+
+
+def _make_pepper(path: Path) -> None:
+    """Whole or absent, also when two processes start at once."""
+    if path.exists():
+        return
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(work, path)
+    except FileExistsError:
+        pass  # another process made it first; its pepper is the one
+    finally:
+        work.unlink()
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, rest = divmod(number, 62)
+        digits.append(_DIGITS[rest])
+    return "".join(reversed(digits))
+
+
+def _check(secret: str) -> str:
+    return _base62(zlib.crc32(secret.encode()), _CHECK_DIGITS)
+
+
+def _invalid() -> Denied:
+    return Denied(
+        "key-invalid", "This API key is not known here.", hint="List the known ones with `medserve keys list`."
+    )

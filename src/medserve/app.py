@@ -1,0 +1,71 @@
+"""The one place that joins the parts into a running service.
+
+application = build(settings, [Path("out/chest")])     # an ASGI application, ready to answer
+serve(settings, [Path("out/chest")], Address(port=8000))
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medserve.access.keys import KeyRing
+from medserve.errors import Usage
+from medserve.models.signing import Trust
+from medserve.runtime.model import LoadedModel
+from medserve.serving.asgi import Application, Limits
+from medserve.serving.registry import Registry
+from medserve.serving.server import Address, check_address, run
+from medserve.settings import Settings
+
+
+def build(
+    settings: Settings,
+    folders: Sequence[Path],
+    *,
+    keys: KeyRing | None = None,
+    limits: Limits | None = None,
+    threads: int = 0,
+) -> Application:
+    """Open the keys and every package; nothing is served unless all of them are sound.
+
+    Args:
+        folders: model packages; of two versions of one name, the later one answers under the bare name.
+        keys: of `settings.home` when None.
+        threads: processor threads of one model's pass; 0 means all cores.
+
+    Raises: BadPackage, naming the folder; Usage "models-missing", "service-taken"; Fault "key-exposed".
+    """
+    if not folders:
+        raise Usage("models-missing", "There is no model to serve.", hint="Name package folders: --models DIR")
+    ring = KeyRing.open(settings) if keys is None else keys
+    trust = Trust.load(settings)
+    models = [LoadedModel.open(folder, trust, threads=threads, max_pixels=settings.max_pixels) for folder in folders]
+    bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
+    return Application(Registry(models), ring, limits=bounds)
+
+
+def serve(
+    settings: Settings,
+    folders: Sequence[Path],
+    address: Address,
+    *,
+    threads: int = 0,
+    on_ready: Callable[[str], None] = lambda url: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        on_ready: gets the URL once the service answers.
+        warn: gets what the operator should know: plain HTTP beyond this machine, no key yet.
+
+    Raises: what `build` raises, and Usage "host-without-keys", "port-taken", "host-unusable".
+    """
+    ring = KeyRing.open(settings)
+    try:
+        if caution := check_address(address, ring):
+            warn(caution)
+        if not ring.active():
+            warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
+        run(build(settings, folders, keys=ring, threads=threads), address, on_ready=on_ready)
+    finally:
+        ring.close()

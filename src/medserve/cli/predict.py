@@ -1,0 +1,80 @@
+"""`medserve predict`: one file, one answer; the same that the network gives."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from medserve.cli._answer import Answer
+from medserve.errors import Usage
+from medserve.settings import Settings
+
+
+def predict(
+    model: Path,
+    /,
+    *,
+    input: Path,
+    explain: str | None = None,
+    home: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> Answer:
+    """Answer for one picture with a trained model.
+
+    Exit code 2 says that the picture was refused: unreadable, or out of the model's scope.
+
+    Parameters
+    ----------
+    model
+        The folder that `medserve train` wrote.
+    input
+        A picture: DICOM, PNG, JPEG, TIFF or NIfTI.
+    explain
+        Add an explanation: a method that the model's audit offers, for instance cam or occlusion.
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    from medserve.models.signing import Trust
+    from medserve.runtime.model import LoadedModel
+
+    settings = Settings.from_environment(home)
+    loaded = LoadedModel.open(model, Trust.load(settings), max_pixels=settings.max_pixels)
+    answer = loaded.predict(read_input(input, settings.max_upload_bytes), explain, name=input.name)
+    return Answer(answer, _shown(answer))
+
+
+def read_input(path: Path, max_bytes: int) -> bytes:
+    """Raises: Usage "input-missing", "input-too-large"."""
+    if not path.is_file():
+        raise Usage("input-missing", f"{path} is not a file.", hint="Name one picture: --input FILE")
+    if path.stat().st_size > max_bytes:
+        raise Usage("input-too-large", f"{path} is larger than {max_bytes} bytes.", hint="Name one picture.")
+    return path.read_bytes()
+
+
+def _shown(answer: dict[str, Any]) -> Table:
+    model, decision = answer["model"], answer["decision"]
+    out = Table(title=f"{model['name']} {model['version']}: {answer['status']}", title_justify="left", show_edge=False)
+    out.add_column("")
+    out.add_column("")
+    for output in answer["outputs"]:
+        if "probability" in output:
+            out.add_row(output["label"], f"{output['probability']:.3f}")
+        else:
+            interval = output["interval"]
+            between = "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
+            out.add_row(output["label"], f"{output['value']:.4g}{between} {output['unit'] or ''}".strip())
+    if answer["prediction_set"] is not None:
+        out.add_row(f"set at {answer['coverage']:.0%} coverage", ", ".join(answer["prediction_set"]) or "empty")
+    if decision is not None:
+        threshold = f" (threshold {decision['threshold']:.3g})" if "threshold" in decision else ""
+        out.add_row("decision", f"{decision.get('label') or ', '.join(decision['labels']) or 'none'}{threshold}")
+    for reason in answer["reasons"]:
+        out.add_row(reason["code"], reason["message"])
+    if answer["explanation"] is not None:
+        note = answer["explanation"]["note"]
+        out.add_row(answer["explanation"]["method"], f"{note} Use --json, or medserve explain, for the picture.")
+    return out

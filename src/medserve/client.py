@@ -1,0 +1,157 @@
+"""A small typed client.
+
+    with Client("http://127.0.0.1:8000", key) as client:
+        answer = client.predict("film.dcm", model="chest", explain="occlusion")
+        answer.decision, answer.outputs[1].probability, answer.explanation.verdict
+
+Errors of the service come back as the same classes that the service raised: `Refusal` for a picture out of scope,
+`Denied` without a valid key, `Busy` (with `retry_after_s`) when it is full. Each carries the service's stable `code`
+and the `trace` to quote to whoever runs it.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+
+from medserve.errors import Busy, Denied, Fault, MedServeError, Refusal, Usage
+from medserve.serving.schema import Answer, ErrorAnswer, ModelInfo, ModelList, ModelPage
+
+T = TypeVar("T")
+KINDS: dict[str, type[MedServeError]] = {
+    "refusal": Refusal,
+    "usage": Usage,
+    "access": Denied,
+    "capacity": Busy,
+    "fault": Fault,
+}
+
+
+class Client:
+    """One service.
+
+    Args:
+        url: as `medserve serve` prints it.
+        key: as `medserve keys create` printed it.
+        timeout_s: longest wait for an answer.
+        transport: another way to reach it, for tests.
+    """
+
+    def __init__(
+        self, url: str, key: str, *, timeout_s: float = 60.0, transport: httpx2.BaseTransport | None = None
+    ) -> None:
+        self._http = httpx2.Client(
+            base_url=url,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=httpx2.Timeout(timeout_s, connect=5.0),
+            transport=transport,
+            follow_redirects=False,
+        )
+
+    def predict(
+        self,
+        picture: Path | str | bytes,
+        *,
+        model: str,
+        version: str | None = None,
+        explain: str | None = None,
+        media_type: str | None = None,
+    ) -> Answer:
+        """The answer for one picture.
+
+        Args:
+            picture: a file, or its bytes.
+            model: a name from `models()`.
+            version: None: the one that answers under the bare name.
+            explain: a method that the model offers.
+            media_type: of bytes that do not show it themselves (PNG, JPEG and DICOM do).
+        """
+        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        which = "" if version is None else f"/versions/{quote(version, safe='')}"
+        return self._call(
+            Answer,
+            "POST",
+            f"/v1/models/{quote(model, safe='')}{which}/predict",
+            content=data,
+            headers={"content-type": media_type or _media_type(data)},
+            params={} if explain is None else {"explain": explain},
+        )
+
+    def models(self) -> list[ModelInfo]:
+        return self._call(ModelList, "GET", "/v1/models").models
+
+    def model(self, name: str) -> ModelPage:
+        """All versions of one model and its card."""
+        return self._call(ModelPage, "GET", f"/v1/models/{quote(name, safe='')}")
+
+    def ready(self) -> bool:
+        """True when every model answers; False when not, or when nobody is there."""
+        try:
+            return self._http.get("/v2/health/ready").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _call(
+        self,
+        wanted: type[T],
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> T:
+        try:
+            response = self._http.request(method, path, content=content, headers=headers, params=params)
+        except httpx2.TimeoutException as error:
+            raise Busy("timeout", "The service did not answer in time.", hint="Try again later.") from error
+        except httpx2.TransportError as error:
+            raise Fault(
+                "unreachable", f"Cannot reach the service ({type(error).__name__}).", hint="Is it running at this url?"
+            ) from error
+        if response.status_code != 200:
+            raise _error(response)
+        try:
+            return msgspec.json.decode(response.content, type=wanted)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise _foreign(response) from error
+
+
+def _error(response: httpx2.Response) -> MedServeError:
+    try:
+        answer = msgspec.json.decode(response.content, type=ErrorAnswer)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return _foreign(response)
+    found = answer.error
+    error = KINDS[found.kind](found.code, found.message, hint=found.hint)
+    if isinstance(error, Busy) and response.headers.get("retry-after", "").isdigit():
+        error.retry_after_s = float(response.headers["retry-after"])
+    error.add_note(f"trace: {answer.trace}")
+    return error
+
+
+def _foreign(response: httpx2.Response) -> Fault:
+    return Fault(
+        "not-medserve",
+        f"The answer (status {response.status_code}) is not one of this service.",
+        hint="Check the url; a proxy may have answered in its place.",
+    )
+
+
+def _media_type(data: bytes) -> str:
+    """Enough to label what the service takes; the service looks again."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "image/png"
+    return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else "application/dicom"

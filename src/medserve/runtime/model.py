@@ -1,0 +1,239 @@
+"""A package that answers: bytes of one picture in, the answer of the wire out. Network and command line share it.
+
+    model = LoadedModel.open(folder, trust)
+    answer = model.predict(data, explain="occlusion")     # the whole way, for one picture
+
+    tensor = model.load(data)                             # the same way in steps, for a service that batches:
+    scores = model.score(tensor[None])                    # read, check and transform; score; answer; explain
+    answer = model.answer(scores)
+
+Opening verifies the package and reproduces its stored self-check before anything is answered.
+"""
+
+import base64
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medserve.data import readers, transforms
+from medserve.errors import BadPackage, Fault, Refusal, Usage
+from medserve.explain.explainers import EXPLAINERS, explain, target_of
+from medserve.explain.overlay import pack, render
+from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
+from medserve.models.signing import Trust
+from medserve.models.spec import ModelSpec
+from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
+from medserve.runtime.engine import Engine
+from medserve.runtime.graphfile import read_graph
+from medserve.types import Array, Picture, Scores
+
+TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
+NOTE = "The map shows what moved this model's score; it does not outline disease."
+_NAME = re.compile(r"[^/\x00-\x1f\x7f]{1,128}")
+
+
+class LoadedModel:
+    """One version of one model, ready to answer. Safe to use from several threads.
+
+    Args:
+        package: opened and verified.
+        threads: processor threads of one pass; 0 means all cores.
+        max_pixels: largest picture that is decoded, declared or real.
+
+    Raises: BadPackage "package-selfcheck": this machine does not reproduce the stored outputs.
+    """
+
+    def __init__(self, package: Package, *, threads: int = 0, max_pixels: int = 64_000_000) -> None:
+        self.package, self.max_pixels = package, max_pixels
+        self.spec: ModelSpec = package.spec
+        self.digest = package.digest
+        self.card: Mapping[str, Any] = package.card
+        self.name = str(self.card.get("name") or self.spec.name)
+        self.version = self.spec.version
+        for text in (self.name, self.version):
+            if not _NAME.fullmatch(text):
+                raise BadPackage("package-name", "A model's name and version must fit one step of a web address.")
+        want = self.spec.inputs[0]
+        self._shape = tuple(want.shape)
+        self._pipeline = transforms.build(self.spec.transforms)
+        graph = read_graph(package.path(GRAPH))
+        self.engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
+        self.item_s = self.self_check()
+
+    @classmethod
+    def open(cls, folder: Path, trust: Trust, *, threads: int = 0, max_pixels: int = 64_000_000) -> "LoadedModel":
+        """Verify, load and self-check the package in `folder`."""
+        return cls(open_package(folder, trust), threads=threads, max_pixels=max_pixels)
+
+    @property
+    def offered(self) -> dict[str, str]:
+        """Explanation methods that passed their audit and run without torch, with the verdict; PASS first."""
+        good = [m for m in self.spec.explanations if m.verdict != "FAIL" and self._runs_here(m.name)]
+        return {m.name: m.verdict for m in sorted(good, key=lambda m: m.verdict != "PASS")}
+
+    def _runs_here(self, method: str) -> bool:
+        if method not in EXPLAINERS or EXPLAINERS[method].needs_torch:
+            return False
+        return method != "cam" or self.engine.has_cam
+
+    def self_check(self) -> float:
+        """Run the stored inputs and compare with the stored outputs.
+
+        Returns: seconds for one item, a first guess of what work costs here.
+        """
+        stored = self.package.tensors(SELFCHECK)
+        if not {"image", "logits"} <= set(stored) or not len(stored["image"]):
+            raise _check_failed("it holds no stored input and output")
+        images = np.asarray(stored["image"])
+        try:
+            self.engine.score(images[:1])  # the first pass pays for memory and threads
+            started = time.perf_counter()
+            scores = self.engine.score(images, cam="cam" in stored)
+            seconds = (time.perf_counter() - started) / len(images)
+        except Fault as error:
+            raise _check_failed("the engine does not run it") from error
+        for name in ("logits", "distance", "cam"):
+            if name not in stored:
+                continue
+            here, wanted = getattr(scores, name), stored[name]
+            if here is None or here.shape != wanted.shape:
+                raise _check_failed(f"{name} has another shape")
+            gap = float(np.abs(here - wanted).max())
+            if not gap <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+                raise _check_failed(f"{name} differs by {gap:.2g}")
+        return seconds
+
+    # -- the way of one picture ------------------------------------------------------------------------------------
+
+    def read(self, data: bytes, name: str = "") -> Picture:
+        """The one picture in a file.
+
+        Raises: Refusal: unreadable, or "several-images" where the model takes one.
+        """
+        volume = self.spec.inputs[0].kind == "volume"
+        pictures = readers.iter_pictures(data, name=name, max_pixels=self.max_pixels, volume=volume)
+        picture = next(pictures)
+        if next(pictures, None) is not None:
+            raise Refusal(
+                "several-images",
+                f"The file holds {picture.frames} images; the model takes one.",
+                hint="Send one frame or slice at a time.",
+            )
+        return picture
+
+    def prepare(self, picture: Picture) -> Array:
+        """The same transforms as in training. Returns: (C, H, W) or (C, D, H, W) uint8.
+
+        Raises: Refusal: the picture is out of the model's scope.
+        """
+        check_scope(self.spec, picture)
+        tensor = self._pipeline(picture)
+        if tensor.shape != self._shape or tensor.dtype != np.uint8:
+            raise Fault("transforms-shape", "The package's transforms do not give the shape of its own signature.")
+        return tensor
+
+    def load(self, data: bytes, name: str = "") -> Array:
+        """Read, check and transform. Returns: what enters the graph, (C, H, W) or (C, D, H, W) uint8."""
+        return self.prepare(self.read(data, name))
+
+    def score(self, images: Array, *, cam: bool = False) -> Scores:
+        """Raw scores. images: (B, *shape) uint8."""
+        return self.engine.score(images, cam=cam)
+
+    def check_explain(self, method: str | None) -> None:
+        """Raises: Usage "explanation-not-offered", naming the audit's verdict."""
+        if method is None or method in self.offered:
+            return
+        verdict = next((m.verdict for m in self.spec.explanations if m.name == method), None)
+        if verdict is None:
+            why = "it was not audited for this model"
+        else:
+            why = f"its audit says {verdict}" if verdict == "FAIL" else f"its audit says {verdict}, but it needs torch"
+        raise Usage(
+            "explanation-not-offered",
+            f"This model does not offer {method!r}: {why}.",
+            hint=f"Offered: {', '.join(self.offered) or 'none'}.",
+        )
+
+    def answer(self, scores: Scores, *, trace: str = "") -> dict[str, Any]:
+        """The answer of the wire for the scores of one picture (B == 1), without an explanation.
+
+        Raises: Refusal "out-of-distribution".
+        """
+        distance = None if scores.distance is None else float(scores.distance[0])
+        found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance)
+        return {
+            "id": new_id(),
+            "model": {"name": self.name, "version": self.version, "digest": self.digest},
+            "status": found.status,
+            "outputs": self._outputs(found),
+            "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
+            "coverage": found.coverage,
+            "decision": found.decision,
+            "reasons": [dict(reason) for reason in found.reasons],
+            "explanation": None,
+            "trace": trace or new_id(),
+        }
+
+    def explain(self, method: str, tensor: Array, scores: Scores) -> dict[str, Any]:
+        """The evidence for one prediction, with the verdict of its audit.
+
+        Args:
+            tensor: (C, H, W) or (C, D, H, W) uint8, what entered the graph.
+            scores: of this one picture.
+
+        Returns: method, verdict, label; `png`: base64, the picture with the evidence in colour; `map`: shape, dtype and
+            base64 of the raw values, in the geometry of the tensor; note.
+        Raises: Usage "explanation-not-offered".
+        """
+        self.check_explain(method)
+        audit = next(m for m in self.spec.explanations if m.name == method)
+        target = target_of(self.spec.output, scores.logits[0])
+        heat = explain(method, self, tensor, target.column)
+        return {
+            "method": method,
+            "verdict": audit.verdict,
+            "label": target.label,
+            "png": base64.b64encode(render(tensor, heat)).decode(),
+            "map": pack(heat),
+            "note": f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}. {NOTE}",
+        }
+
+    def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
+        """The whole way for one file; what `medserve predict` prints and the network answers."""
+        self.check_explain(explain)
+        tensor = self.load(data, name)
+        scores = self.score(tensor[None])
+        answer = self.answer(scores, trace=trace)
+        if explain is not None:
+            answer["explanation"] = self.explain(explain, tensor, scores)
+        return answer
+
+    def _outputs(self, found: Prediction) -> list[dict[str, Any]]:
+        output = self.spec.output
+        if output.task == "number":
+            interval = None if found.interval is None else list(found.interval)
+            return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
+        codes = {label: {"system": code.system, "code": code.code} for label, code in output.codes.items()}
+        return [
+            {"label": label, "code": codes.get(label), "probability": p}
+            for label, p in zip(found.labels, found.probabilities, strict=True)
+        ]
+
+
+def new_id() -> str:
+    """A name for one answer or one request: 48 bits of time, 80 random bits, in hex; sorts by time."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def _check_failed(why: str) -> BadPackage:
+    return BadPackage(
+        "package-selfcheck",
+        f"This machine does not reproduce the package's self-check: {why}.",
+        hint="Update onnxruntime to the version in the package's card, or train again here.",
+    )

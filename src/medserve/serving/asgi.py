@@ -1,0 +1,249 @@
+"""The door of the service: one ASGI function through which every request passes.
+
+    application = Application(registry, keys, limits=Limits(), log=make_log())
+
+    route -> authorise -> admit -> read -> decode -> submit -> answer          (predictions, here)
+    route -> authorise -> control plane                                        (everything else, FastAPI)
+
+Closed by default: only the two health addresses answer without a key, whatever else is added behind this door. An
+error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leaves, and the log gets its type and place.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qs
+
+from structlog.typing import FilteringBoundLogger
+
+from medserve.access.keys import KeyRing, Principal
+from medserve.errors import Fault, MedServeError, Usage
+from medserve.runtime.batcher import Late
+from medserve.runtime.model import new_id
+from medserve.serving import bodies
+from medserve.serving.admission import Admission
+from medserve.serving.control import control_plane
+from medserve.serving.logs import make_log, where
+from medserve.serving.registry import Registry
+from medserve.serving.wire import (
+    ClientLeft,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    WrongMethod,
+    header,
+    send_error,
+    send_json,
+)
+
+T = TypeVar("T")
+OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})  # answer without a key, and say yes or no only
+CONTROL = frozenset({"/v1/models", "/openapi.json"}) | OPEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """deadline_s: longest wait for an answer after the body is read; a client may ask for less."""
+
+    max_upload_bytes: int = 64 * 2**20
+    max_requests: int = 256
+    max_inflight_bytes: int = 512 * 2**20
+    deadline_s: float = 60.0
+    timing: bodies.BodyTiming = field(default_factory=bodies.BodyTiming)
+
+
+class Target(NamedTuple):
+    """A prediction's address."""
+
+    model: str
+    version: str | None
+
+
+class Application:
+    """An ASGI 3 application.
+
+    Args:
+        registry: the services; closed when the server stops.
+        keys: who may ask.
+        limits: sizes, times and counts.
+        log: see `logs.make_log`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        keys: KeyRing,
+        *,
+        limits: Limits | None = None,
+        log: FilteringBoundLogger | None = None,
+    ) -> None:
+        self.registry, self.keys, self.limits = registry, keys, limits or Limits()
+        self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
+        self._log = make_log() if log is None else log
+        self._control = control_plane(registry, self.admission)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace, began = new_id(), time.perf_counter()
+        scope["medserve.trace"] = trace
+        watched = _Watch(send, trace)
+        note: dict[str, object] = {}
+        try:
+            await self._route(scope, receive, watched, trace, note)
+        except MedServeError as error:
+            note["code"] = error.code
+            await self._fail(watched, error, trace)
+        except Exception as error:
+            note["code"], note["failure"] = "internal", where(error)
+            hint = "Report the trace to whoever runs this service."
+            await self._fail(watched, Fault("internal", "The service failed on this request.", hint=hint), trace)
+        finally:
+            ms = round((time.perf_counter() - began) * 1000, 2)
+            self._log.info("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **note)
+
+    async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
+        if isinstance(error, ClientLeft):
+            watched.status = error.status
+        elif not watched.status:
+            await send_error(watched, error, trace)
+
+    async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, object]) -> None:
+        path = scope["path"]
+        target = parse_target(path)
+        note["route"] = "predict" if target else path if path in CONTROL else "other"
+        if path not in OPEN:
+            note["key"] = (await self._authorise(scope)).id
+        if target is None:
+            await self._control(scope, receive, send)
+        else:
+            await self._predict(target, scope, receive, send, trace, note)
+
+    async def _authorise(self, scope: Scope) -> Principal:
+        scheme, _, key = header(scope, b"authorization").partition(" ")
+        key = key.strip() if scheme.lower() == "bearer" else ""
+        if not key or self.keys.cached(key):
+            return self.keys.verify(key)
+        return await asyncio.to_thread(self.keys.verify, key)  # the database never holds up the event loop
+
+    async def _predict(
+        self, target: Target, scope: Scope, receive: Receive, send: Send, trace: str, note: dict[str, object]
+    ) -> None:
+        if scope["method"] != "POST":
+            raise WrongMethod("method-not-allowed", "A prediction is asked for with POST.", hint="Use POST.")
+        service = self.registry.find(*target)
+        model = service.model
+        note["model"], note["version"] = model.name, model.version
+        explain = _explain_method(scope)
+        model.check_explain(explain)
+        want = model.spec.inputs[0]
+        media = bodies.media_type(scope, want)
+        limit = bodies.body_limit(media, self.limits.max_upload_bytes)
+        with self.admission.admit(bodies.expected_bytes(scope, limit)):
+            began = time.perf_counter()
+            body = await bodies.read_body(receive, limit, self.limits.timing)
+            read = time.perf_counter() - began
+            note["bytes"] = len(body)
+            data = bodies.picture_bytes(body, media, want)
+            deadline = time.monotonic() + _deadline(scope, self.limits.deadline_s)
+            work = service.predict(data, explain=explain, deadline=deadline, trace=trace)
+            answer, stages = await _while_client_waits(work, receive, deadline)
+        note["answer"] = answer["status"]
+        spent = f"read;dur={read * 1e3:.2f}, decode;dur={stages.decode * 1e3:.2f}, infer;dur={stages.infer * 1e3:.2f}"
+        if explain is not None:
+            spent += f", explain;dur={stages.explain * 1e3:.2f}"
+        await send_json(send, 200, answer, trace, ((b"server-timing", spent.encode()),))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.admission.draining = True
+                await asyncio.to_thread(self.registry.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+class _Watch:
+    """Passes messages on, remembers the status, and puts the trace on answers of the control plane."""
+
+    def __init__(self, send: Send, trace: str) -> None:
+        self._send, self._trace = send, trace.encode()
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if not any(name == b"x-trace-id" for name, _ in message["headers"]):
+                message = {**message, "headers": [*message["headers"], (b"x-trace-id", self._trace)]}
+        await self._send(message)
+
+
+def parse_target(path: str) -> Target | None:
+    """`/v1/models/NAME/predict` or `/v1/models/NAME/versions/V/predict`; None for any other path."""
+    steps = path.split("/")
+    if steps[:3] != ["", "v1", "models"] or steps[-1] != "predict" or "" in steps[3:]:
+        return None
+    if len(steps) == 5:
+        return Target(steps[3], None)
+    if len(steps) == 7 and steps[4] == "versions":
+        return Target(steps[3], steps[5])
+    return None
+
+
+def _explain_method(scope: Scope) -> str | None:
+    """Raises: Usage "query-invalid": a parameter that no one would act on."""
+    query = scope.get("query_string", b"")
+    if not query:
+        return None
+    try:
+        given = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=8)
+    except ValueError:
+        given = {"": []}
+    if set(given) != {"explain"} or len(given["explain"]) != 1 or len(given["explain"][0]) > 64:
+        raise Usage("query-invalid", "The address takes one parameter: explain.", hint="For instance ?explain=cam")
+    return given["explain"][0]
+
+
+def _deadline(scope: Scope, longest: float) -> float:
+    """Seconds, from `X-Request-Deadline-Ms`."""
+    text = header(scope, b"x-request-deadline-ms")
+    if not text:
+        return longest
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
+        raise Usage("deadline-invalid", "X-Request-Deadline-Ms is a whole number of milliseconds.")
+    return min(longest, int(text) / 1000)
+
+
+async def _while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
+    """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait(
+            {task, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+        )
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientLeft("client-left", "The client closed the connection before the answer.")
+        raise Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.wait({task, gone})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,137 @@
+"""What enters the service: a body of known size, in bounded time, of the kind that its header says.
+
+need  = expected_bytes(scope, limit)          # refused here, before the first byte
+body  = await read_body(receive, limit, timing)
+data  = picture_bytes(body, media, spec)      # the raw file, out of JSON where it was wrapped
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from medserve.data.readers import HEAD_BYTES, sniff
+from medserve.errors import Refusal, Usage
+from medserve.models.spec import InputSpec
+from medserve.serving.schema import Predict
+from medserve.serving.wire import JSON, ClientLeft, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
+
+JSON_TYPE = JSON.decode()
+
+
+@dataclass(frozen=True, slots=True)
+class BodyTiming:
+    """stall_s: longest silence. least_rate: bytes a second that a body must keep after the first `stall_s`."""
+
+    stall_s: float = 10.0
+    least_rate: float = 16 * 1024
+
+
+_decoder = msgspec.json.Decoder(Predict)
+
+
+def media_type(scope: Scope, want: InputSpec) -> str:
+    """The declared type of the body, without parameters.
+
+    Raises: WrongMedia "media-type" (415): the model does not take it.
+    """
+    media = header(scope, b"content-type").partition(";")[0].strip().lower()
+    if media != JSON_TYPE and media not in want.media_types:
+        raise WrongMedia(
+            "media-type",
+            f"The model takes {', '.join(want.media_types)} or application/json; not {media or 'an untyped body'}.",
+            hint="For instance: curl -H 'Content-Type: image/png' --data-binary @x.png",
+        )
+    return media
+
+
+def body_limit(media: str, limit: int) -> int:
+    """Base64 and JSON around a file cost a third more."""
+    return limit * 4 // 3 + 1024 if media == JSON_TYPE else limit
+
+
+def expected_bytes(scope: Scope, limit: int) -> int:
+    """Bytes to set aside for the body: what it declares, or the limit for one of unknown length.
+
+    Raises: TooLarge "body-too-large" (413), Usage "content-length" (400).
+    """
+    declared = header(scope, b"content-length")
+    if not declared:
+        return limit
+    if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
+        raise Usage("content-length", "Content-Length is not a number of bytes.")
+    if int(declared) > limit:
+        raise too_large(limit)
+    return int(declared)
+
+
+async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
+    """The whole body.
+
+    Raises: TooLarge (413), SlowBody "body-slow" (408), ClientLeft.
+    """
+    chunks: list[bytes] = []
+    size, started = 0, time.monotonic()
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), timing.stall_s)
+        except TimeoutError:
+            raise _slow() from None
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("client-left", "The client closed the connection before its request was complete.")
+        chunk = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(chunks) if len(chunks) > 1 else chunk
+        waited = time.monotonic() - started - timing.stall_s
+        if waited > 0 and size < waited * timing.least_rate:
+            raise _slow()
+
+
+def picture_bytes(body: bytes, media: str, want: InputSpec) -> bytes:
+    """The file inside a body, checked against the declared type.
+
+    Raises: WrongMedia "media-type-mismatch" (415): the bytes are of another known kind. Bytes of no known kind are left
+        to the reader, which says what is wrong with them.
+    """
+    data = _from_json(body, want) if media == JSON_TYPE else body
+    found = sniff(data[:HEAD_BYTES])
+    if found and found not in want.media_types:
+        raise WrongMedia(
+            "media-type", f"The bytes are {found}; the model takes {', '.join(want.media_types)}.", hint="Convert them."
+        )
+    if found and media not in (JSON_TYPE, found):
+        raise WrongMedia(
+            "media-type-mismatch",
+            f"The header says {media}; the bytes are {found}.",
+            hint=f"Send them with 'Content-Type: {found}'.",
+        )
+    return data
+
+
+def _from_json(body: bytes, want: InputSpec) -> bytes:
+    try:
+        inputs = _decoder.decode(body).inputs
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
+        raise Usage(
+            "json-invalid",
+            f'The body is not {{"inputs": {{"{want.name}": BASE64}}}}.',
+            hint="Or send the file itself with its own Content-Type.",
+        ) from error
+    if set(inputs) != {want.name}:
+        raise Refusal("inputs-mismatch", f"The model takes exactly one input, {want.name!r}.")
+    return inputs[want.name]
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        "body-too-large", f"The body is larger than {limit} bytes.", hint="Send one image, not a whole study."
+    )
+
+
+def _slow() -> SlowBody:
+    return SlowBody("body-slow", "The body came too slowly.", hint="Check the connection and send it again.")

@@ -1,0 +1,84 @@
+"""One OpenAPI 3.1 document over both planes: FastAPI's routes, and the prediction paths of `asgi`."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from medserve import __version__
+from medserve.serving import schema
+
+STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
+           schema.Predict)  # fmt: skip
+_REF = "#/components/schemas/{name}"
+OPEN_TAG = "health"  # routes that answer without a key
+
+
+def reply(status: int, struct: type) -> dict[int | str, dict[str, Any]]:
+    """A route's documented answer."""
+    content = {"application/json": {"schema": {"$ref": _REF.format(name=struct.__name__)}}}
+    return {status: {"description": (struct.__doc__ or struct.__name__).split("\n")[0], "content": content}}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document as plain JSON values."""
+    whole = get_openapi(
+        title="MedServe",
+        version=__version__,
+        summary="Calibrated, explained, protected predictions on medical data.",
+        description="Every address but the two of health asks for `Authorization: Bearer KEY`. Errors are "
+        "`ErrorAnswer` with a stable code; an input that is out of a model's scope is refused with 422.",
+        routes=app.routes,
+    )
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template=_REF)
+    components = whole.setdefault("components", {})
+    components["schemas"] = schemas  # the handlers take no model of their own, so nothing of FastAPI's is needed
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "msk_..."}}
+    whole["security"] = [{"key": []}]
+    paths = whole["paths"]
+    for item in paths.values():
+        for operation in item.values():
+            operation["responses"].pop("422", None)
+            if OPEN_TAG in operation.get("tags", ()):
+                operation["security"] = []
+            else:
+                operation["responses"] |= _errors((401, 404) if operation.get("parameters") else (401,))
+    paths["/v1/models/{name}/predict"] = _predict("predict", ("name",))
+    paths["/v1/models/{name}/versions/{version}/predict"] = _predict("predict_version", ("name", "version"))
+    return whole
+
+
+def _predict(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
+    binary: dict[str, Any] = {"schema": {}}  # OpenAPI 3.1: raw bytes have no schema
+    media = {kind: binary for kind in ("image/png", "image/jpeg", "application/dicom")}
+    as_json = {"application/json": {"schema": {"$ref": _REF.format(name="Predict")}}}
+    path = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
+    explain = {"name": "explain", "in": "query", "schema": {"type": "string"},
+               "description": "An explanation method that the model's page offers."}  # fmt: skip
+    deadline = {"name": "X-Request-Deadline-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}}
+    statuses = (400, 401, 404, 405, 408, 413, 415, 422, 500, 503, 504)
+    return {
+        "post": {
+            "operationId": operation,
+            "summary": "One picture in, one calibrated answer out.",
+            "tags": ["predict"],
+            "parameters": [*path, explain, deadline],
+            "requestBody": {"required": True, "content": media | as_json},
+            "responses": {str(k): v for k, v in reply(200, schema.Answer).items()} | _errors(statuses),
+        }
+    }
+
+
+_WHY = {
+    400: "The request is malformed.", 401: "No key, or not a valid one.", 404: "No such model or version.",
+    405: "Another method is meant.", 408: "The body came too slowly.", 413: "The body is too large.",
+    415: "The model does not take this media type, or the bytes are of another.",
+    422: "The input is refused: unreadable or out of the model's scope.", 500: "The service failed.",
+    503: "The service is full or stopping; see Retry-After.", 504: "The deadline passed.",
+}  # fmt: skip
+
+
+def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorAnswer")}}}
+    return {str(status): {"description": _WHY[status], "content": content} for status in statuses}

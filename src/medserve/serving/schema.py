@@ -1,0 +1,137 @@
+"""The words of the wire, once: the OpenAPI document, the Python client and the tests read them here.
+
+Fields may be added in later versions; a client ignores what it does not know.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class ModelRef(msgspec.Struct):
+    name: str
+    version: str
+    digest: str
+
+
+class CodeRef(msgspec.Struct):
+    system: str
+    code: str
+
+
+class Output(msgspec.Struct):
+    """One label with its calibrated probability; for a number: its value, unit and interval."""
+
+    label: str
+    code: CodeRef | None = None
+    probability: float | None = None
+    value: float | None = None
+    unit: str | None = None
+    interval: tuple[float, float] | None = None
+
+
+class Reason(msgspec.Struct):
+    code: str
+    message: str
+
+
+class HeatMap(msgspec.Struct):
+    """`data`: base64 of little-endian float32, row-major, in the geometry of the model's input."""
+
+    shape: list[int]
+    dtype: str
+    data: str
+
+
+class Explanation(msgspec.Struct):
+    """`png`: base64; the picture with the evidence in colour. `verdict`: of the method's audit on this model."""
+
+    method: str
+    verdict: Literal["PASS", "CAUTION"]
+    label: str
+    png: str
+    map: HeatMap
+    note: str
+
+
+class Answer(msgspec.Struct):
+    """`prediction_set` holds the labels that the guarantee at `coverage` keeps; None without a guarantee."""
+
+    id: str
+    model: ModelRef
+    status: Literal["answered", "abstained"]
+    outputs: list[Output]
+    prediction_set: list[str] | None
+    coverage: float | None
+    decision: dict[str, Any] | None
+    reasons: list[Reason]
+    explanation: Explanation | None
+    trace: str
+
+    @property
+    def abstained(self) -> bool:
+        return self.status == "abstained"
+
+
+class Offered(msgspec.Struct):
+    name: str
+    verdict: Literal["PASS", "CAUTION"]
+
+
+class InputInfo(msgspec.Struct):
+    name: str
+    kind: Literal["image", "volume"]
+    colour: bool
+    modalities: list[str] | None
+    unit: str | None
+    media_types: list[str]
+
+
+class ModelInfo(msgspec.Struct):
+    name: str
+    version: str
+    digest: str
+    question: str
+    task: str
+    labels: list[str]
+    input: InputInfo
+    calibrated: bool
+    explanations: list[Offered]
+
+
+class ModelList(msgspec.Struct):
+    models: list[ModelInfo]
+
+
+class ModelPage(msgspec.Struct):
+    """All versions of one model, the one that answers under the bare name last, and its card."""
+
+    name: str
+    versions: list[ModelInfo]
+    card: dict[str, Any]
+
+
+class ErrorBody(msgspec.Struct):
+    code: str
+    message: str
+    hint: str
+    kind: Literal["refusal", "usage", "access", "capacity", "fault"]
+
+
+class ErrorAnswer(msgspec.Struct):
+    error: ErrorBody
+    trace: str
+
+
+class Live(msgspec.Struct):
+    live: bool
+
+
+class Ready(msgspec.Struct):
+    ready: bool
+
+
+class Predict(msgspec.Struct, forbid_unknown_fields=True):
+    """The name of the input (see the model's page) and the base64 of the file."""
+
+    inputs: dict[str, bytes]

@@ -1,0 +1,217 @@
+"""The process: a socket, uvicorn with our limits on what a client may send, and an orderly end.
+
+    run(application, Address("127.0.0.1", 8000), on_ready=lambda url: ...)
+
+Loopback unless told otherwise; another address needs at least one active key. SIGTERM and Ctrl-C stop accepting,
+finish what was accepted within `GRACE_S`, and end with exit code 0.
+"""
+
+import asyncio
+import ipaddress
+import json
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from medserve.access.keys import KeyRing
+from medserve.errors import Fault, Usage
+from medserve.runtime.model import new_id
+from medserve.serving.asgi import Application
+
+HEAD_S = 10.0  # for a request line and its headers to arrive
+REST_S = 10.0  # for the rest of a body that was refused unread
+MAX_HEAD_BYTES = 32 * 1024
+MAX_CONNECTIONS = 2048
+GRACE_S = 30
+
+
+class Address(NamedTuple):
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 parser with bounds it does not set: bytes and seconds of a request's head, and of a refused
+    body's rest; the number of connections. What breaks one is told so in JSON and disconnected."""
+
+    _head_bytes = 0
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, "service-full", "Too many connections.", "capacity")
+            return
+        self._start(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._start(HEAD_S)
+        super().data_received(data)
+        # A chunk may hold the whole head and a part of the body: then the head is over by now.
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, "headers-too-large", "The request's headers are too large.", "usage")
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
+        self._stop()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._stop()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():  # refused before its body was read
+            self._start(REST_S)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage")
+
+    def _start(self, seconds: float) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(seconds, self._expired)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._in_head and self._head_bytes:
+            self._refuse(408, "request-slow", "The request came too slowly.", "usage")
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str, kind: str) -> None:
+        if self.transport.is_closing():
+            return
+        trace = new_id()
+        error = {"code": code, "message": message, "hint": "", "kind": kind}
+        body = json.dumps({"error": error, "trace": trace}).encode()
+        head = (
+            f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-trace-id: {trace}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def check_address(address: Address, keys: KeyRing) -> str | None:
+    """Whether this address may be opened.
+
+    Returns: a warning to print, or None.
+    Raises: Usage "host-without-keys": an address beyond this machine, and nobody to let in.
+    """
+    if is_loopback(address.host):
+        return None
+    if not keys.active():
+        raise Usage(
+            "host-without-keys",
+            f"{address.host} can be reached from other machines, but there is no active API key.",
+            hint="Make one first: medserve keys create --name NAME. Or serve on 127.0.0.1.",
+        )
+    return (
+        f"{address.host} can be reached from other machines and speaks plain HTTP: put a reverse proxy with TLS "
+        "in front of it, or keys and images travel readable."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(address: Address) -> socket.socket:
+    """Raises: Usage "port-taken", "host-unusable"."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(1024)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        code = "port-taken" if isinstance(error, OSError) and error.errno == 98 else "host-unusable"
+        raise Usage(
+            code,
+            f"Cannot listen on {address.host}, port {address.port}.",
+            hint="Choose another --port or --host.",
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server that says when it is ready and refuses new work while it drains."""
+
+    def __init__(self, application: Application, url: str, on_ready: Callable[[str], None]) -> None:
+        config = uvicorn.Config(
+            application,  # type: ignore[arg-type]
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        super().__init__(config)
+        self._application, self._url, self._on_ready = application, url, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._application.admission.draining = True
+        await super().shutdown(sockets)
+
+
+def run(application: Application, address: Address, *, on_ready: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until a signal says stop. Port 0 takes a free one; `on_ready` gets the address as a URL.
+
+    Raises: Usage when the address cannot be opened.
+    """
+    sock = listen(address)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    server = Server(application, f"http://{host}:{sock.getsockname()[1]}", on_ready)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    before = []
+    if threading.current_thread() is threading.main_thread():  # uvicorn raises what it caught again when it is done
+        before = [(sig, signal.signal(sig, _ignore)) for sig in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        server.run(sockets=[sock])
+    except SystemExit as error:  # uvicorn's way to say that it could not start
+        raise Fault("server-start", "The server could not start.", hint="See the lines above.") from error
+    finally:
+        sock.close()
+        for sig, handler in before:
+            signal.signal(sig, handler)
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    """A stop was asked for and has been carried out."""

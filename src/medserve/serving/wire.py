@@ -1,0 +1,84 @@
+"""What leaves the service: JSON, one form of error, and a trace id on everything.
+
+await send_json(send, 200, answer, trace)
+await send_error(send, error, trace)         # {"error": {"code", "message", "hint", "kind"}, "trace"}
+"""
+
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from medserve.errors import Busy, Denied, MedServeError, Usage
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+SAFE: tuple[Header, ...] = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+
+class TooLarge(Usage):
+    status = 413
+
+
+class WrongMedia(Usage):
+    status = 415
+
+
+class WrongMethod(Usage):
+    status = 405
+
+
+class SlowBody(Usage):
+    status = 408
+
+
+class ClientLeft(Usage):
+    """Nobody is there to read this; the status is for the log."""
+
+    status = 499
+
+
+def encode(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+async def send_json(send: Send, status: int, value: Any, trace: str, headers: tuple[Header, ...] = ()) -> None:
+    body = encode(value)
+    start = [
+        (b"content-type", JSON),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-trace-id", trace.encode()),
+        *SAFE,
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_headers(error: MedServeError) -> tuple[Header, ...]:
+    """What a status asks for beside the body: when to come back, how to authenticate, which method is meant."""
+    if isinstance(error, Busy):
+        return ((b"retry-after", str(math.ceil(error.retry_after_s)).encode()),)
+    if isinstance(error, Denied) and error.status == 401:
+        return ((b"www-authenticate", b'Bearer realm="medserve"'),)
+    if isinstance(error, WrongMethod):
+        return ((b"allow", error.hint.removeprefix("Use ").removesuffix(".").encode()),)
+    return ()
+
+
+async def send_error(send: Send, error: MedServeError, trace: str) -> None:
+    await send_json(send, error.status, {**error.as_dict(), "trace": trace}, trace, error_headers(error))
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The value of a header, "" when absent. Header names are lower case in a scope."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return ""

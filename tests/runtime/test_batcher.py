@@ -1,0 +1,222 @@
+"""Batches without a clock: what waits goes now, nobody is lost, nobody is answered with a neighbour's result."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from medserve.errors import Busy, Fault, Refusal
+from medserve.runtime.batcher import Batcher, Late
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+class Gate:
+    """A run function that waits until it is let go, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.entered.set()
+        assert self.open.wait(10)
+        return [item * 10 for item in items]
+
+
+async def until(condition) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    pytest.fail("waited in vain")
+
+
+@pytest.fixture
+def made():
+    """Makes batchers and closes them."""
+    batchers: list[Batcher] = []
+
+    def make(run, **more) -> Batcher:
+        batchers.append(Batcher(run, **more))
+        return batchers[-1]
+
+    yield make
+    for batcher in batchers:
+        batcher.close()
+
+
+def test_every_item_gets_its_own_result(made):
+    """Five hundred at once, on three threads: each answer belongs to its question."""
+    batcher = made(lambda items: [item * item for item in items], max_batch=7, threads=3)
+
+    async def ask():
+        return await asyncio.gather(*(batcher.submit(i, deadline=soon()) for i in range(500)))
+
+    assert asyncio.run(ask()) == [i * i for i in range(500)]
+
+
+def test_the_next_batch_grows_while_one_runs(made):
+    """A lone item starts at once; what comes meanwhile leaves together, in order."""
+    gate = Gate()
+    batcher = made(gate, max_batch=4)
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        rest = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(1, 7)]
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        return await asyncio.gather(first, *rest)
+
+    assert asyncio.run(ask()) == [0, 10, 20, 30, 40, 50, 60]
+    assert gate.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_one_bad_item_does_not_fail_its_neighbours(made):
+    """A failing batch is tried item by item; only the bad one hears of it."""
+
+    def run(items):
+        if 3 in items:
+            raise Refusal("bad-item", "no") if len(items) == 1 else RuntimeError("boom")
+        return items
+
+    gate = Gate()
+    batcher = made(lambda items: gate(items) and run(items), max_batch=8)
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        rest = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(1, 6)]
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert [a for a in answers if not isinstance(a, Exception)] == [0, 1, 2, 4, 5]
+    assert isinstance(answers[3], Refusal) and answers[3].code == "bad-item"
+
+
+def test_an_unknown_error_of_the_engine_becomes_a_fault_without_its_text(made):
+    """What an engine raises may quote its input; only the type is told."""
+
+    def run(items):
+        raise ValueError("pixel 4711")
+
+    batcher = made(run)
+    with pytest.raises(Fault, match="ValueError") as caught:
+        asyncio.run(batcher.submit(1, deadline=soon()))
+    assert "4711" not in str(caught.value)
+    assert batcher.alive
+
+
+def test_a_result_too_few_is_an_error_for_all_and_the_thread_lives_on(made):
+    """The engine's answer must fit its question."""
+    answers = iter([[], [5]])
+    batcher = made(lambda items: next(answers))
+    with pytest.raises(Fault):
+        asyncio.run(batcher.submit(1, deadline=soon()))
+    assert asyncio.run(batcher.submit(1, deadline=soon())) == 5
+
+
+def test_work_of_a_client_that_left_is_never_done(made):
+    """Cancelled work is dropped when it is taken."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1)
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        left, stayed = (asyncio.create_task(batcher.submit(i, deadline=soon())) for i in (1, 2))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        return await asyncio.gather(first, stayed)
+
+    assert asyncio.run(ask()) == [0, 20]
+    assert gate.batches == [[0], [2]]
+
+
+def test_work_whose_deadline_passed_is_told_so_and_never_done(made):
+    """504, before it costs anything."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1)
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        late = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + 0.01))
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        return await asyncio.gather(first, late, return_exceptions=True)
+
+    done, late = asyncio.run(ask())
+    assert done == 0
+    assert isinstance(late, Late) and late.status == 504
+    assert gate.batches == [[0]]
+
+
+def test_a_full_service_says_so_at_once_with_the_time_to_come_back(made):
+    """Work is admitted in promised seconds; a lone item is never refused, whatever it costs."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1, item_s=3.0, horizon_s=5.0)
+
+    async def ask():
+        running = [asyncio.create_task(batcher.submit(0, deadline=soon()))]
+        await until(gate.entered.is_set)
+        running.append(asyncio.create_task(batcher.submit(1, deadline=soon())))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Busy) as caught:
+            await batcher.submit(2, deadline=soon())
+        assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("service-full", 503, 3.0)
+        with pytest.raises(Late):
+            await made(gate, item_s=3.0).submit(3, deadline=time.monotonic() - 1)
+        gate.open.set()
+        return await asyncio.gather(*running)
+
+    assert asyncio.run(ask()) == [0, 10]
+
+
+def test_the_queue_is_bounded_by_count_too(made):
+    """However cheap the items seem, memory is finite."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1, max_waiting=3)
+
+    async def ask():
+        tasks = [asyncio.create_task(batcher.submit(0, deadline=soon()))]
+        await until(gate.entered.is_set)
+        tasks += [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(1, 10)]
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert answers[:4] == [0, 10, 20, 30]
+    assert all(isinstance(a, Busy) for a in answers[4:])
+
+
+def test_closing_finishes_what_was_accepted():
+    """A drain answers all, then refuses."""
+    gate = Gate()
+    batcher = Batcher(gate, max_batch=2)
+
+    async def ask():
+        tasks = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(5)]
+        await until(gate.entered.is_set)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        answers = await asyncio.gather(*tasks)
+        await closing
+        with pytest.raises(Busy, match="shutting down"):
+            await batcher.submit(9, deadline=soon())
+        return answers
+
+    assert asyncio.run(ask()) == [0, 10, 20, 30, 40]
+    assert not batcher.alive
