@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from medserve.errors import Usage
+from medserve.questions.recipes import Recipe
 
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -105,3 +106,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def digest(self) -> str:
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+def plan_of(recipe: Recipe, n: int, *, seed: int = 7, epochs: int | None = None) -> Plan:
+    """The recipe's schedule for a training part of `n` cases.
+
+    Raises: Usage "bad-plan": `seed` or `epochs` is out of range.
+    """
+    if epochs is not None and epochs < 1:
+        raise Usage("bad-plan", f"Training parameter epochs = {epochs} is out of range.", hint="Give 1 or more.")
+    return msgspec.convert(recipe.plan(n, seed=seed, epochs=epochs), Plan)

@@ -1,0 +1,73 @@
+"""Recipes and their ranking."""
+
+import subprocess
+import sys
+
+import pytest
+
+from medserve.errors import NotFound, Usage
+from medserve.questions.recipes import RECIPES, default_recipe, rank_recipes
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_complete(name):
+    """It can be built, has a source for its figure, and its time grows with the data."""
+    from medserve.models.build import build_net
+
+    recipe = RECIPES[name]
+    native = (32, 32, 32) if recipe.kind == "volume" else (64, 64)
+    channels, *size = recipe.input_shape(native)
+    if name != "article-cnn":  # 355 MB of weights
+        assert build_net(recipe.architecture, channels=channels, size=tuple(size), outputs=1)
+    assert recipe.expected and recipe.source
+    assert 0 < recipe.minutes(1000, native, epochs=1) < recipe.minutes(4000, native, epochs=1)
+
+
+def test_the_default_is_the_compact_network():
+    """Images of any size and task start with it; volumes with the 3-D one."""
+    for shape in ((28, 28), (512, 400)):
+        for task in ("binary", "multiclass", "multilabel", "ordinal", "number"):
+            assert default_recipe(task=task, n=500, shape=shape) == "residual-small"
+    assert default_recipe(task="binary", n=500, shape=(28, 28, 28)) == "resnet3d"
+
+
+def test_the_ranking_gives_reasons():
+    """All recipes are listed; what does not suit stands last and says why; kinds that do not fit have no minutes."""
+    ranked = rank_recipes(n=300, shape=(28, 28), task="multiclass")
+    assert {row["name"] for row in ranked} == set(RECIPES)
+    assert [row["suits"] for row in ranked] == sorted((row["suits"] for row in ranked), reverse=True)
+    reasons = {row["name"]: row["reason"] for row in ranked}
+    assert "2,000" in reasons["densenet121"] and "volumes" in reasons["resnet3d"] and "task" in reasons["article-cnn"]
+    assert next(row for row in ranked if row["name"] == "resnet3d")["minutes"] is None
+
+
+def test_shapes_by_hand():
+    """Small pictures keep their size, larger ones are reduced to 224; the article takes its own shape always."""
+    shape = RECIPES["residual-small"].input_shape
+    assert (
+        shape((28, 28)) == (1, 28, 28)
+        and shape((100, 80), True) == (3, 100, 100)
+        and shape((512, 400)) == (1, 224, 224)
+    )
+    assert RECIPES["article-cnn"].input_shape((64, 64)) == (3, 224, 224)
+    assert RECIPES["resnet3d"].input_shape((200, 28, 28)) == (1, 64, 28, 28)
+    with pytest.raises(Usage, match="resnet3d"):
+        shape((28, 28, 28))
+
+
+def test_epochs_follow_the_data():
+    """About 50,000 images are seen: 13 epochs of 3,882; never fewer than 3 nor more than 60 epochs."""
+    recipe = RECIPES["residual-small"]
+    assert [recipe.epochs_for(n) for n in (3882, 10**6, 100)] == [13, 3, 60]
+    assert recipe.plan(3882, seed=5, epochs=2) == {"epochs": 2, "seed": 5}
+
+
+def test_an_unknown_recipe_lists_its_neighbours():
+    with pytest.raises(NotFound, match="residual-small"):
+        RECIPES["residual-smal"]
+
+
+def test_recipes_need_no_training_framework():
+    """`medserve models` answers without torch."""
+    code = "import sys, medserve.questions.recipes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
