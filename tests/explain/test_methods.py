@@ -24,7 +24,7 @@ def spot_logits(images: Array) -> Array:
 
 
 class SpotModel:
-    def score(self, images: Array, cam: bool = False) -> Scores:
+    def score(self, images: Array, *, cam: bool = False) -> Scores:
         return Scores(spot_logits(images))
 
 

@@ -24,7 +24,7 @@ from medserve.types import Array, Scores
 class Explainable(Protocol):
     """What a method may ask of a model; `runtime.LoadedModel` is one, `gradients.NetModel` another."""
 
-    def score(self, images: Array, cam: bool = False) -> Scores: ...
+    def score(self, images: Array, *, cam: bool = False) -> Scores: ...
 
 
 Method = Callable[[Explainable, Array, Array], Array]  # (model, (B, C, H, W) uint8, (B,) columns) -> (B, H, W) float32

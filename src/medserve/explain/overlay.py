@@ -18,7 +18,10 @@ from PIL import Image
 from medserve.explain.maps import peak
 from medserve.types import Array
 
-_INFERNO = "000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4"
+_INFERNO = (
+    "000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 "
+    "d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4"
+)
 LEAST_SIDE_PX = 256  # smaller pictures are enlarged for the eye
 
 
