@@ -1,44 +1,67 @@
 """How far a picture lies from the training data: a distance inside the graph, and its threshold.
 
-embeddings, stats = describe(net, train, mean, std)        # or any (N, F) array
-distance = fit(embeddings, stats, labels)                  # Distance, a small torch module of plain tensors
-threshold = threshold_at(distances_on_calibration, false_alarm=0.02)
+    distance = fit(*describe(net, parts.train, mean, std), parts.train.targets)    # a small module of plain tensors
+    served   = ServedNet(net, mean, std, distance)
+    limit    = threshold_at(served.scores(calibration).distance, false_alarm=0.02)
+
+The features are the network's embedding (pooled statistics of every stage), simple facts of the picture, and a coarse
+grid of it with brightness and contrast taken out. Each sees what the others miss: the embedding sees texture and
+content, the facts see exposure and blank pictures, the grid sees layout (a picture on its side keeps its texture). The
+distance is Mahalanobis' to the nearest class mean, with one shrunk covariance.
+
+Source: Lee et al., "A simple unified framework for detecting out-of-distribution samples", arXiv 1807.03888;
+Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medserve.errors import BadData
 from medserve.models.spec import OutOfDistribution
 from medserve.types import Array, Samples
 
 MIN_CASES = 20
+GRID = 8  # at most this many cells a side
+NAMES = ("shift", "scale", "whiten", "centres")
 
 
-def picture_statistics(unit: Tensor) -> Tensor:
-    """Simple facts of a picture that a network trained to ignore them may have thrown away.
+def picture_features(unit: Tensor) -> Tensor:
+    """Facts of a picture that a network trained to ignore them may have thrown away.
 
     Args: unit: (B, C, H, W) or (B, C, D, H, W) in [0, 1].
-    Returns: (B, 6): mean, standard deviation, shares of black and white, and the mean step between neighbours along
-        the last two axes.
+    Returns: (B, 2C + 4 + cells): mean and standard deviation of each channel; shares of black and white; the mean
+        step between neighbours along each of the last two axes; then a grid of at most 8 cells a side of the
+        channels' mean, each picture's own brightness and contrast removed.
     """
+    channels = unit.flatten(2)
+    mean = channels.mean(2)
+    spread = (channels - mean[:, :, None]).square().mean(2).add(1e-12).sqrt()
     flat = unit.flatten(1)
-    mean = flat.mean(1)
-    spread = (flat - mean[:, None]).square().mean(1).clamp_min(1e-12).sqrt()
+    black = (flat < 2.5 / 255).float().mean(1)
+    white = (flat > 252.5 / 255).float().mean(1)
     down = (unit[..., 1:, :] - unit[..., :-1, :]).abs().flatten(1).mean(1)
     across = (unit[..., :, 1:] - unit[..., :, :-1]).abs().flatten(1).mean(1)
-    black = (flat <= 2 / 255).float().mean(1)
-    white = (flat >= 253 / 255).float().mean(1)
-    return torch.stack([mean, spread, black, white, down, across], 1)
+    return torch.cat([mean, spread, torch.stack([black, white, down, across], 1), _grid(unit)], 1)
+
+
+def _grid(unit: Tensor) -> Tensor:
+    grey = unit.mean(1, keepdim=True)
+    cell = [math.ceil(side / GRID) for side in grey.shape[2:]]
+    cells = (F.avg_pool2d(grey, cell) if len(cell) == 2 else F.avg_pool3d(grey, cell)).flatten(1)
+    centred = cells - cells.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True).add(1e-12).sqrt() + 0.02)  # a blank picture stays blank
 
 
 class Distance(nn.Module):
-    """Mahalanobis distance to the nearest class of the training data.
+    """Mahalanobis distance to the nearest class of the training data, per feature (near 1 for a training picture).
 
-    centres: (K, R) whitened class means. scale, shift: (F,) bring each feature to unit spread. whiten: (F, R).
+    shift, scale: (F,) bring each feature to unit spread. whiten: (F, F). centres: (K, F) whitened class means.
+    No patient is in here: means and one covariance of the whole training part.
     """
 
     def __init__(self, shift: Tensor, scale: Tensor, whiten: Tensor, centres: Tensor) -> None:
@@ -47,101 +70,110 @@ class Distance(nn.Module):
         self.scale: Tensor
         self.whiten: Tensor
         self.centres: Tensor
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-        self.register_buffer("whiten", whiten)
-        self.register_buffer("centres", centres)
+        for name, value in zip(NAMES, (shift, scale, whiten, centres), strict=True):
+            self.register_buffer(name, value)
 
     def forward(self, embedding: Tensor, unit: Tensor) -> Tensor:
         """Args: embedding (B, E) of the network; unit (B, C, ...) the picture in [0, 1]. Returns: (B,)."""
-        return self.measure(torch.cat([embedding.float(), picture_statistics(unit)], 1))
+        return self.measure(torch.cat([embedding.float(), picture_features(unit)], 1))
 
     def measure(self, features: Tensor) -> Tensor:
-        """Distance of features (B, F) = embedding and picture statistics side by side."""
+        """Distance of features (B, F), the embedding and the picture's own side by side. Returns: (B,)."""
         white = ((features - self.shift) * self.scale) @ self.whiten
         gaps = (white[:, None, :] - self.centres[None]).square().mean(2)
-        return gaps.amin(1).clamp_min(0).sqrt()
+        return gaps.amin(1).sqrt()
 
     @classmethod
     def like(cls, tensors: Mapping[str, Tensor], *, prefix: str = "ood.") -> "Distance | None":
         """An empty distance of the shapes found under `prefix`, ready for `load_state_dict`; None without any."""
-        names = ("shift", "scale", "whiten", "centres")
-        if not all(prefix + name in tensors for name in names):
+        if not all(prefix + name in tensors for name in NAMES):
             return None
-        return cls(*(torch.zeros_like(tensors[prefix + name]) for name in names))
+        return cls(*(torch.zeros_like(tensors[prefix + name]) for name in NAMES))
 
 
 @torch.no_grad()
 def describe(
     net: nn.Module, samples: Samples, mean: Sequence[float], std: Sequence[float], *, batch: int = 256
 ) -> tuple[Array, Array]:
-    """Embeddings (N, E) and picture statistics (N, 6) of all samples, without augmentation, on the net's device."""
+    """Embeddings (N, E) and picture features (N, P), float32, of all samples, without augmentation.
+
+    The network works on its own device and is left in the mode it was in.
+    """
+    was, device = net.training, next(net.parameters()).device
     net.eval()
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    embeddings, statistics = [], []
+    embeddings: list[Array] = []
+    pictures: list[Array] = []
     for start in range(0, len(samples), batch):
-        images = torch.from_numpy(samples.take(np.arange(start, min(start + batch, len(samples))))).to(device)
-        shape = (1, -1) + (1,) * (images.ndim - 2)
-        centre, spread = (torch.tensor(list(v), dtype=torch.float32, device=device).view(shape) for v in (mean, std))
-        unit = images.float() / 255
-        embeddings.append(net((unit - centre) / spread).embedding.float().cpu().numpy())
-        statistics.append(picture_statistics(unit).cpu().numpy())
-    return np.concatenate(embeddings), np.concatenate(statistics)
+        taken = samples.take(np.arange(start, min(start + batch, len(samples))))
+        unit = torch.from_numpy(np.ascontiguousarray(taken)).to(device).float() / 255
+        shape = (1, -1) + (1,) * (unit.ndim - 2)
+        x = (unit - unit.new_tensor(list(mean)).view(shape)) / unit.new_tensor(list(std)).view(shape)
+        embeddings.append(net(x).embedding.float().cpu().numpy())
+        pictures.append(picture_features(unit).cpu().numpy())
+    net.train(was)
+    return np.concatenate(embeddings), np.concatenate(pictures)
 
 
-def fit(embeddings: Array, statistics: Array, labels: Array | None = None) -> Distance:
-    """Fit the distance on the TRAIN part.
+def fit(embeddings: Array, pictures: Array, labels: Array | None = None) -> Distance:
+    """Fit on the TRAIN part.
 
     Args:
-        embeddings: (N, E), the network's.
-        statistics: (N, 6), `picture_statistics`.
-        labels: (N,) int classes for class-conditional means, or None for one mean.
+        embeddings, pictures: (N, E) and (N, P), as `describe` gives them.
+        labels: (N,) classes, for a mean of each class (binary, multiclass, ordinal); None for one mean.
 
-    Returns: the distance; its covariance is shrunk (Ledoit and Wolf, 2004), so that it stands even for N < F.
-    Raises: BadData "too-few-for-distance".
+    Raises: BadData "too-few-for-distance": fewer than 20 cases.
     """
     from sklearn.covariance import LedoitWolf
 
-    features = np.concatenate([embeddings, statistics], 1).astype(np.float64)
-    if len(features) < MIN_CASES:
+    x = np.concatenate([embeddings, pictures], 1).astype(np.float64)
+    if len(x) < MIN_CASES:
         raise BadData(
             "too-few-for-distance",
-            f"{len(features)} training cases; the distance to the training data needs {MIN_CASES}.",
+            f"{len(x)} training cases; the distance to the training data needs {MIN_CASES}.",
             hint="Add cases; without them the model cannot tell what is unlike its training data.",
         )
-    shift, spread = features.mean(0), features.std(0)
-    scale = 1 / np.maximum(spread, 1e-3 * max(float(np.median(spread)), 1e-6))
-    z = (features - shift) * scale
+    shift, spread = x.mean(0), x.std(0)
+    scale = 1 / np.maximum(spread, 1e-2 * max(float(np.median(spread)), 1e-6))  # a constant feature stays bounded
+    z = (x - shift) * scale
     groups = [z] if labels is None else [z[labels == k] for k in np.unique(labels)]
-    groups = [g for g in groups if len(g) >= 2]
-    means = np.stack([g.mean(0) for g in groups])
-    covariance = LedoitWolf(assume_centered=True).fit(np.concatenate([g - g.mean(0) for g in groups])).covariance_
-    values, vectors = np.linalg.eigh(covariance)
+    groups = [group for group in groups if len(group) >= 2] or [z]
+    means = np.stack([group.mean(0) for group in groups])
+    centred = np.concatenate([group - group.mean(0) for group in groups])
+    values, vectors = np.linalg.eigh(LedoitWolf(assume_centered=True).fit(centred).covariance_)
     whiten = vectors / np.sqrt(np.maximum(values, 1e-6))
     tensors = (shift, scale, whiten, means @ whiten)
     return Distance(*(torch.from_numpy(np.ascontiguousarray(t, dtype=np.float32)) for t in tensors))
 
 
-def threshold_at(distances: Array, *, false_alarm: float = 0.02) -> OutOfDistribution:
+def threshold_at(measured: Array, *, false_alarm: float = 0.02) -> OutOfDistribution:
     """The distance above which a picture is refused.
 
     Args:
-        distances: (n,) of the calibration part.
+        measured: (n,) distances of the calibration part.
         false_alarm: share of pictures like the training data that may be refused.
 
     Returns: the k-th smallest distance with k = ceil((n + 1)(1 - false_alarm)), so that a new exchangeable picture is
-        refused with probability <= false_alarm (Vovk et al., 2005); the largest seen where n is too small for that.
+        refused with probability <= false_alarm. Where n is too small for that (k > n), the largest seen, and
+        `false_alarm` then says what n can promise: 1 / (n + 1).
+    Raises: BadData "too-few-for-distance": no case at all.
+    Source: Vovk et al., "Algorithmic learning in a random world", 2005 (split conformal quantile).
     """
-    ordered = np.sort(np.asarray(distances, np.float64))
+    ordered = np.sort(np.asarray(measured, np.float64))
     n = len(ordered)
-    k = min(n, int(np.ceil((n + 1) * (1 - false_alarm))))
+    if n == 0:
+        raise BadData("too-few-for-distance", "No calibration case to set the distance's threshold on.")
+    k = math.ceil((n + 1) * (1 - false_alarm))
+    if k > n:
+        k, false_alarm = n, 1 / (n + 1)
     return OutOfDistribution(threshold=float(ordered[k - 1]), false_alarm=float(false_alarm), n=n)
 
 
 def separation(inside: Array, outside: Array) -> dict[str, float]:
-    """AUROC of telling `outside` from `inside` by distance, and the false-alarm rate at 95 % found (FPR95)."""
-    inside, outside = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
-    order = np.sort(inside)
-    auroc = (np.searchsorted(order, outside, "left") + np.searchsorted(order, outside, "right")) / (2 * len(order))
-    cut = np.quantile(outside, 0.05, method="lower")
-    return {"auroc": float(auroc.mean()), "fpr95": float((inside >= cut).mean())}
+    """How well a distance tells `outside` from `inside`.
+
+    Returns: auroc; fpr95, the share of `inside` refused at the distance that finds 95 % of `outside`.
+    """
+    low, high = np.sort(np.asarray(inside, np.float64)), np.asarray(outside, np.float64)
+    rank = (np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")) / (2 * len(low))
+    cut = np.quantile(high, 0.05, method="lower")
+    return {"auroc": float(rank.mean()), "fpr95": float((low >= cut).mean())}
