@@ -17,33 +17,48 @@ from medserve import __version__
 from medserve.cli._answer import Answer
 from medserve.errors import Fault, MedServeError, Usage
 
-VERBS = ("demo", "inspect", "train", "evaluate", "explain", "predict", "serve", "keys", "models")
+VERBS = {
+    "demo": "The whole product once: train, report, serve, ask.",
+    "inspect": "Step 1: what is there, and what is wrong with it.",
+    "train": "Steps 2 and 3: a model, its baseline, its report.",
+    "evaluate": "Step 4: the numbers again, here or on other data.",
+    "explain": "Draw the evidence for one answer.",
+    "predict": "One answer, as the network would give it.",
+    "serve": "Step 5: answer over HTTP.",
+    "keys": "Make, list and revoke API keys.",
+    "models": "Recipes, ranked for your data; or what a package is.",
+}
 
-_EPILOGUE = """The road, one step a verb:
+_EPILOGUE = """The road:
 
-    medserve inspect DATA                       what is there, what is wrong with it
-    medserve train DATA --out DIR               a model, its baseline, its report
-    medserve evaluate DIR --data DATA           the same numbers again, or on other data
-    medserve predict DIR --input FILE           one answer
+    medserve inspect DATA
+    medserve train DATA --out DIR
+    medserve predict DIR --input FILE
     medserve explain DIR --input FILE --out heat.png
     medserve keys create --name me
-    medserve serve --models DIR                 the same answer over HTTP
+    medserve serve --models DIR
 
-MedServe is software for building and serving models; it makes no claim of clinical validity.
+MedServe is software for building and serving models; it makes no claim of
+clinical validity.
 """
 
 
-def make_app() -> App:
+def make_app(verb: str = "") -> App:
+    """The command line; only the module of the verb that is asked for is imported."""
     app = App(
         name="medserve",
         help="Model-as-a-Service for medicine: from data to a calibrated, explained, protected prediction service.",
-        help_epilogue=_EPILOGUE,
+        help_epilogue=None if verb in VERBS else _EPILOGUE,
         help_format="plaintext",
         version=__version__,
         result_action="return_value",
     )
-    for verb in VERBS:
-        app.command(f"medserve.cli.{verb}:app" if verb == "keys" else f"medserve.cli.{verb}:{verb}", name=verb)
+    for name, what in VERBS.items():
+        target = "app" if name == "keys" else name
+        if name == verb:
+            app.command(f"medserve.cli.{name}:{target}", name=name)
+        else:
+            app.command(f"medserve.cli.{name}:{target}", name=name, help=what)
     return app
 
 
@@ -56,7 +71,7 @@ def run(argv: list[str]) -> int:
     """Run one command line; returns the exit code. The only place where errors become text."""
     as_json = "--json" in argv
     try:
-        result = make_app()(argv, exit_on_error=False, print_error=False)
+        result = make_app(argv[0] if argv else "")(argv, exit_on_error=False, print_error=False)
         if isinstance(result, Answer):
             _print(result, as_json)
         return 0

@@ -36,11 +36,16 @@ def demo(
 
     Parameters
     ----------
-    data: An image data set with two or more classes.
-    folder: Where the demo lives; its own keys and database are inside.
-    port: Of the service, on this machine only; another free one is taken if it is busy.
-    stop: End the service that a demo left running.
-    json: Print one JSON object.
+    data
+        An image data set with two or more classes.
+    folder
+        Where the demo lives; its own keys and database are inside.
+    port
+        Of the service, on this machine only; another free one is taken if it is busy.
+    stop
+        End the service that a demo left running.
+    json
+        Print one JSON object.
     """
     folder = folder.absolute()
     stopped = _stop(folder)

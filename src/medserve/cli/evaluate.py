@@ -29,12 +29,18 @@ def evaluate(
 
     Parameters
     ----------
-    package: A folder that `medserve train` wrote.
-    data: As for train.
-    part: Which cases of DATA.
-    out: Also write the HTML report here.
-    home: Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
-    json: Print one JSON object.
+    package
+        A folder that `medserve train` wrote.
+    data
+        As for train.
+    part
+        Which cases of DATA.
+    out
+        Also write the HTML report here.
+    home
+        Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
+    json
+        Print one JSON object.
     """
     from medserve.road.evaluate import evaluate_package
 

@@ -27,14 +27,23 @@ def explain(
 
     Parameters
     ----------
-    package: A folder that `medserve train` wrote.
-    input: One picture.
-    out: The PNG to write.
-    method: cam, occlusion or integrated-gradients.
-    home: Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
-    json: Print one JSON object.
+    package
+        A folder that `medserve train` wrote.
+    input
+        One picture.
+    out
+        The PNG to write.
+    method
+        cam, occlusion or integrated-gradients.
+    home
+        Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
+    json
+        Print one JSON object.
     """
-    from medserve.road.explain import explain_file
+    from medserve.cli.predict import read_input
+    from medserve.road.explain import explain_picture
 
-    result = explain_file(package, input, out, method=method, settings=Settings.from_environment(home))
+    settings = Settings.from_environment(home)
+    data = read_input(input, settings.max_upload_bytes)
+    result = explain_picture(package, data, out, name=input.name, method=method, settings=settings)
     return Answer(result, f"{result['method']} ({result['verdict']}): {', '.join(result['files'])}")

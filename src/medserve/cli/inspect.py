@@ -28,12 +28,18 @@ def inspect(
 
     Parameters
     ----------
-    data: An .npz, a folder, a table, or a folder with a dataset.yaml.
-    out: Write the page with the picture sheet here.
-    write_yaml: Print what was guessed as a dataset.yaml, to be corrected by hand.
-    seed: The split that `train` would make with this seed.
-    home: Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
-    json: Print one JSON object.
+    data
+        An .npz, a folder, a table, or a folder with a dataset.yaml.
+    out
+        Write the page with the picture sheet here.
+    write_yaml
+        Print what was guessed as a dataset.yaml, to be corrected by hand.
+    seed
+        The split that `train` would make with this seed.
+    home
+        Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
+    json
+        Print one JSON object.
     """
     from medserve.road.inspect import inspect_data, yaml_of
 

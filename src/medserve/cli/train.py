@@ -37,20 +37,34 @@ def train(
 
     Parameters
     ----------
-    data: An .npz, a folder, a table, or a folder with a dataset.yaml.
-    out: The folder of the new package; it appears when all is done.
-    question: What is asked of the data.
-    recipe: A name from `medserve models`; left out, the recommended one.
-    seed: Decides split, weights and order; the same seed gives the same model on the same machine.
-    epochs: Passes over the training part; left out, the recipe's own number.
-    folds: Also compare recipe and baseline by K-fold cross-validation by patient, and decide on that.
-    leaks: Cases that leak between parts: drop them from the training side, refuse to train, or keep (recorded).
-    keep: Offer this one whatever validation says.
-    audit: How thoroughly the explanations are checked; quick takes at most 30 seconds.
-    name: The service's name; left out, the data set's.
-    weights: Pretrained weights for a recipe that takes them: a .safetensors file, a URL with #sha256, or package:NAME.
-    home: Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
-    json: Print one JSON object.
+    data
+        An .npz, a folder, a table, or a folder with a dataset.yaml.
+    out
+        The folder of the new package; it appears when all is done.
+    question
+        What is asked of the data.
+    recipe
+        A name from `medserve models`; left out, the recommended one.
+    seed
+        Decides split, weights and order; the same seed gives the same model on the same machine.
+    epochs
+        Passes over the training part; left out, the recipe's own number.
+    folds
+        Also compare recipe and baseline by K-fold cross-validation by patient, and decide on that.
+    leaks
+        Cases that leak between parts: drop them from the training side, refuse to train, or keep (recorded).
+    keep
+        Offer this one whatever validation says.
+    audit
+        How thoroughly the explanations are checked; quick takes at most 30 seconds.
+    name
+        The service's name; left out, the data set's.
+    weights
+        Pretrained weights for a recipe that takes them: a .safetensors file, a URL with #sha256, or package:NAME.
+    home
+        Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
+    json
+        Print one JSON object.
     """
     from medserve.road.train import Options, train_package
 

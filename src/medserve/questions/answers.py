@@ -148,20 +148,25 @@ def check_scope(spec: ModelSpec, picture: Picture) -> None:
     want = spec.inputs[0]
     if picture.volume != (want.kind == "volume"):
         given = "volume" if picture.volume else "image"
-        given = "volume" if picture.volume else "image"
         raise Refusal("wrong-kind", f"The model takes one {want.kind}; this is one {given}.")
-    if want.modalities is not None and picture.modality is not None and picture.modality not in want.modalities:
+    blank = not float(picture.values.max()) > float(picture.values.min())
+    check_facts(spec, modality=picture.modality, colour=picture.colour, blank=blank)
+
+
+def check_facts(spec: ModelSpec, *, modality: str | None, colour: bool, blank: bool) -> None:
+    """The part of `check_scope` that needs no pixels; evaluation asks it of every case."""
+    want = spec.inputs[0]
+    if want.modalities is not None and modality is not None and modality not in want.modalities:
         raise Refusal(
             "wrong-modality",
-            f"Modality {picture.modality}; the model takes {', '.join(want.modalities)}.",
+            f"Modality {modality}; the model takes {', '.join(want.modalities)}.",
             hint="Send it to a model of its own modality: list them with GET /v1/models.",
         )
-    if picture.colour and not want.colour:
+    if colour and not want.colour:
         raise Refusal(
             "wrong-colour",
             "A colour picture; the model takes grey ones.",
             hint="Send the original grey image, not a screenshot.",
         )
-    low, high = float(picture.values.min()), float(picture.values.max())
-    if not high > low:
+    if blank:
         raise Refusal("image-blank", "The image holds one single value.", hint="Send the picture as acquired.")

@@ -61,9 +61,6 @@ def lineage(prepared: Prepared, candidate: Candidate, options: Options) -> dict[
         "recipe": candidate.recipe,
         "seed": options.seed,
         "split": dict(prepared.parts.rule),
-        "parts": {
-            p.name: {"n": len(p), "digest": hashlib.sha256(p.rows.tobytes()).hexdigest()} for p in prepared.parts
-        },
     }
 
 

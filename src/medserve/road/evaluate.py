@@ -1,0 +1,181 @@
+"""`medserve evaluate`: a package measured again, on a part of its own data or on other data.
+
+    result = evaluate_package(Path("models/chest"), Path("chest.npz"), "test", settings=settings)
+    result["metrics"]["auroc"]
+
+The parts are those of training, recognised by keyed hashes in the package. Each opening of the test part is counted.
+The record is signed and kept under MEDSERVE_HOME/evaluations, by the model's digest; the package itself is not touched.
+"""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medserve.data.cohort import Case, Cohort
+from medserve.data.pseudonym import pseudonym_key
+from medserve.data.seal import open_test
+from medserve.data.split import PartView, has_label
+from medserve.errors import BadData, Refusal
+from medserve.evaluation.evaluate import evaluate
+from medserve.models.signing import Signer, Trust
+from medserve.models.spec import ModelSpec
+from medserve.progress import SILENT, Progress
+from medserve.questions.answers import check_facts
+from medserve.road.build import score, who
+from medserve.road.collect import list_data, read_data
+from medserve.road.membership import case_hash, parts_by_hash
+from medserve.runtime.model import LoadedModel
+from medserve.settings import Settings
+from medserve.store.files import write_bytes
+
+_CLASSES = {"binary", "multiclass", "ordinal"}
+
+
+def evaluate_package(
+    folder: Path,
+    data: Path,
+    part: str = "test",
+    *,
+    settings: Settings,
+    progress: Progress = SILENT,
+    report: Path | None = None,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Measure the package in `folder`.
+
+    Args:
+        part: "train", "val", "calibration", "test": as in training; "all": every labelled case of `data`.
+        report: also write the HTML page here.
+
+    Returns: `evaluation.evaluate`'s record, with "metrics", "n", and where it was kept ("record").
+    Raises: BadData "foreign-data": a part is named that this data does not hold; "labels-differ".
+    """
+    model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels)
+    spec = model.spec
+    listing = list_data(data, settings)
+    with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
+        cohort = read_data(listing, spec.transforms, spec.inputs[0].shape, Path(work), progress)
+        cohort = _relabel(cohort, spec)
+        known = parts_by_hash(model.package.split)
+        key = pseudonym_key(settings)
+        of = [known.get(case_hash(key, case)) for case in cohort.cases]
+        rows, refused = _rows(cohort, of, part, spec, data)
+        view = PartView(part, cohort, rows)
+        openings = open_test(view, settings, model.digest) if part == "test" else None
+        if openings is not None:
+            progress.say(f"The sealed test part has now been opened {openings} time(s).")
+        scores = score(model.engine, view, progress)
+        names = sorted({name for case in view.cases for name in case.groups})
+        result = evaluate(
+            spec,
+            scores,
+            view.targets,
+            part=part,
+            patients=None if cohort.independent else who(view),
+            groups={name: view.groups(name) for name in names},
+            openings=openings,
+            refused=refused,
+            draws=draws,
+        )
+        result["model"]["digest"] = model.digest
+        result["data"] = {
+            "name": cohort.name,
+            "digest": cohort.digest,
+            "files": cohort.files,
+            "refused": len(cohort.refused),
+            "seen_in_training": sum(of[row] == "train" for row in rows),
+            "source": dict(cohort.source),
+        }
+        if report is not None:
+            from medserve.road.pages import evaluation_page
+
+            evaluation_page(report, result, model)
+            result["report"] = str(report)
+    result["record"] = str(_keep(result, settings))
+    return result
+
+
+def _rows(
+    cohort: Cohort, of: list[str | None], part: str, spec: ModelSpec, data: Path
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows of the part that the model can be asked about, and how many were refused by code."""
+    wanted = [row for row, case in enumerate(cohort.cases) if has_label(case) and (part == "all" or of[row] == part)]
+    if not wanted and part != "all":
+        raise BadData(
+            "foreign-data",
+            f"{data.name} holds no case of this model's {part} part.",
+            hint="For data that the model was not trained on, use --part all.",
+        )
+    refused: Counter[str] = Counter()
+    rows = []
+    for row in wanted:
+        code = _out_of_scope(spec, cohort.cases[row])
+        if code is None:
+            rows.append(row)
+        else:
+            refused[code] += 1
+    if not rows:
+        raise BadData(
+            "nothing-in-scope",
+            f"{data.name} holds no labelled picture that this model takes ({dict(refused) or 'no labels'}).",
+            hint="Compare the model's signature, GET /v1/models/NAME, with `medserve inspect`.",
+        )
+    return np.asarray(rows, np.int64), dict(refused)
+
+
+def _out_of_scope(spec: ModelSpec, case: Case) -> str | None:
+    try:
+        check_facts(spec, modality=case.modality, colour=case.colour, blank=case.blank)
+    except Refusal as error:
+        return error.code
+    return None
+
+
+def _relabel(cohort: Cohort, spec: ModelSpec) -> Cohort:
+    """The same cases with the model's own label indices.
+
+    Raises: BadData "labels-differ": another task, or a class that the model does not know.
+    """
+    labels, task = tuple(spec.output.labels), spec.output.task
+    alike = cohort.task == task or {cohort.task, task} <= _CLASSES
+    if not alike or (task != "number" and set(cohort.labels) - set(labels)):
+        raise _differ(cohort, labels)
+    if task == "number" or cohort.labels == labels:
+        return replace(cohort, task=task, labels=labels)
+    index = [labels.index(label) for label in cohort.labels]
+
+    def translate(label: Any) -> Any:
+        if isinstance(label, tuple):
+            row = [float("nan")] * len(labels)
+            for at, value in zip(index, label, strict=True):
+                row[at] = value
+            return tuple(row)
+        return None if label is None else index[int(label)]
+
+    cases = tuple(replace(case, label=translate(case.label)) for case in cohort.cases)
+    return replace(cohort, task=task, labels=labels, cases=cases)
+
+
+def _differ(cohort: Cohort, labels: tuple[str, ...]) -> BadData:
+    return BadData(
+        "labels-differ",
+        f"The data's labels are {', '.join(cohort.labels) or 'none'}; the model's are {', '.join(labels)}.",
+        hint="Declare `target: {classes: [...]}` with the model's names in a dataset.yaml.",
+    )
+
+
+def _keep(result: dict[str, Any], settings: Settings) -> Path:
+    """A signed record beside the package, never inside it."""
+    digest = result["model"]["digest"].removeprefix("sha256:")[:16]
+    folder = settings.folder("evaluations") / digest
+    name = f"{time.strftime('%Y%m%dT%H%M%S')}-{result['part']}-{result['data']['digest'][:8]}.json"
+    data = json.dumps(result, indent=1).encode()
+    write_bytes(folder / name, data, mode=0o600)
+    write_bytes(folder / f"{name}.sig", Signer.load(settings).sign(data), mode=0o600)
+    return folder / name

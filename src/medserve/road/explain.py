@@ -1,0 +1,94 @@
+"""`medserve explain`: the evidence for one file, drawn over it, and the raw map beside it.
+
+    explain_picture(Path("models/chest"), data, Path("heat.png"), name="film.dcm", settings=settings)
+
+CAM and occlusion run on the served graph; integrated gradients needs the network itself, and so torch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medserve.errors import Usage
+from medserve.explain.explainers import EXPLAINERS, Explainable, explain, target_of
+from medserve.explain.overlay import pack, render
+from medserve.models.package import WEIGHTS
+from medserve.models.signing import Trust
+from medserve.models.spec import Method
+from medserve.runtime.model import LoadedModel
+from medserve.settings import Settings
+from medserve.store.files import write_bytes
+
+_RANK = {"primary": 0, "secondary": 1}
+
+
+def offered_methods(methods: list[Method]) -> list[Method]:
+    """Methods that a person may be shown, the best first."""
+    good = [m for m in methods if m.verdict != "FAIL"]
+    return sorted(good, key=lambda m: (m.verdict != "PASS", _RANK.get(m.role, 2)))
+
+
+def explain_picture(
+    folder: Path, data: bytes, out: Path, *, name: str = "", method: str | None = None, settings: Settings
+) -> dict[str, Any]:
+    """Write `out` (PNG) and the raw map (JSON of the same name).
+
+    Returns: {"method", "verdict", "role", "label", "files", "answer"}; a refused picture raises its Refusal.
+    Raises: Usage "explanation-not-offered", "explanation-none".
+    """
+    model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels)
+    chosen = _choose(model, method)
+    loaded = model.load(data, name)
+    scores = model.score(loaded.tensor[None])
+    answer = model.answer(scores)
+    target = target_of(model.spec.output, scores.logits[0])
+    heat = explain(chosen.name, _runner(model, chosen.name), loaded.tensor, target.column)
+    raw = out.with_suffix(".json")
+    told = {
+        "method": chosen.name,
+        "verdict": chosen.verdict,
+        "role": chosen.role,
+        "figures": chosen.figures,
+        "label": target.label,
+        "model": answer["model"],
+        "map": pack(heat),
+    }
+    write_bytes(out, render(loaded.tensor, heat))
+    write_bytes(raw, json.dumps(told).encode())
+    return {
+        "method": chosen.name,
+        "verdict": chosen.verdict,
+        "role": chosen.role,
+        "label": target.label,
+        "files": [str(out), str(raw)],
+        "answer": answer,
+    }
+
+
+def _choose(model: LoadedModel, name: str | None) -> Method:
+    offered = offered_methods(model.spec.explanations)
+    if name is None:
+        if not offered:
+            raise Usage(
+                "explanation-none",
+                "No explanation method passed this model's audit; none is offered.",
+                hint="See the audit in the model's report, or train with --audit full.",
+            )
+        return offered[0]
+    EXPLAINERS[name]  # an unknown name lists its neighbours
+    found = next((m for m in offered if m.name == name), None)
+    if found is None:
+        model.check_explain(name)  # raises, naming the verdict
+    assert found is not None
+    return found
+
+
+def _runner(model: LoadedModel, name: str) -> Explainable:
+    if not EXPLAINERS[name].needs_torch:
+        return model
+    from safetensors.torch import load_file
+
+    from medserve.explain.gradients import NetModel
+    from medserve.models.served import open_served
+
+    return NetModel(open_served(model.spec, load_file(model.package.path(WEIGHTS))))

@@ -1,0 +1,39 @@
+"""Which part a case stood in, kept in a package as keyed hashes: no identifier travels, no stranger can test a guess.
+
+    record = split_record(parts, removed, key)          # split.json
+    part_of = parts_by_hash(package.split)
+    part_of.get(case_hash(key, case))                   # "train", "test" ..., or None for a case never seen
+
+The key is this installation's (`pseudonym_key`); elsewhere every case counts as foreign.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from medserve.data.cohort import Case
+from medserve.data.leaks import Removed
+from medserve.data.split import Parts
+
+
+def case_hash(key: bytes, case: Case) -> str:
+    """HMAC-SHA256 of the case's id and source bytes, 128 bits in hex."""
+    message = b"case\0" + case.id.encode() + b"\0" + case.sha256
+    return hmac.new(key, message, hashlib.sha256).hexdigest()[:32]
+
+
+def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:
+    """What `split.json` holds: the rule, the seed, and each part's cases as keyed hashes."""
+    cases = parts.cohort.cases
+    return {
+        "format": "medserve-split/1",
+        **dict(parts.rule),
+        "key": hashlib.sha256(b"split key\0" + key).hexdigest()[:16],
+        "parts": {part.name: sorted(case_hash(key, case) for case in part.cases) for part in parts},
+        "removed": sorted(case_hash(key, cases[row]) for row in removed.rows),
+    }
+
+
+def parts_by_hash(record: Mapping[str, Any]) -> dict[str, str]:
+    return {digest: part for part, digests in record["parts"].items() for digest in digests}
