@@ -80,6 +80,8 @@ def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str
                 verbose=False,
             )
             assert program is not None
+            for node in program.model.graph.all_nodes():
+                node.metadata_props.clear()  # source lines and paths of the machine that exports
             program.save(str(path), external_data=False)
     except OSError as error:
         raise Fault("export-failed", f"Cannot write {path.name}: {error.strerror}.", hint="Free some space.") from error

@@ -1,0 +1,160 @@
+"""The served graph gives the same numbers as the trained network, in torch and as ONNX, alone or in a batch."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from medserve.errors import BadPackage, Fault
+from medserve.models import ood
+from medserve.models.build import build_net
+from medserve.models.export import check_onnx, export_onnx
+from medserve.models.served import ServedNet, open_served
+from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
+from medserve.types import ArraySamples, Named
+
+FAMILIES = [
+    (Named("residual", {"dial": "tiny"}), (1, 20, 20), 1),
+    (Named("article-cnn"), (3, 24, 22), 1),
+    (Named("thumbnail-linear"), (1, 20, 20), 3),
+    pytest.param(Named("densenet121"), (1, 32, 32), 2, marks=pytest.mark.slow),
+    (Named("resnet3d", {"depth": 10, "widen": 0.125}), (1, 10, 12, 12), 2),
+    pytest.param(Named("frozen-features"), (3, 32, 32), 2, marks=pytest.mark.slow),
+]
+MEAN, STD = 0.45, 0.22
+
+
+def build(named: Named, shape: tuple[int, ...], outputs: int, *, with_distance: bool = True) -> ServedNet:
+    torch.manual_seed(0)
+    channels = shape[0]
+    net = build_net(named, channels=channels, size=shape[1:], outputs=outputs).eval()
+    for module in net.modules():  # statistics of a trained network differ from a fresh one's
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    mean, std = [MEAN] * channels, [STD] * channels
+    distance = None
+    if with_distance:
+        images = pictures(24, shape)
+        distance = ood.fit(*ood.describe(net, ArraySamples(images, np.zeros(24)), mean, std))
+    return ServedNet(net, mean, std, distance)
+
+
+def pictures(n: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("named", "shape", "outputs"), FAMILIES)
+def test_the_exported_graph_equals_the_network(tmp_path, named, shape, outputs):
+    """Every family exports to one file whose logits, distance and maps equal torch's, for batches of 1 and 5."""
+    served = build(named, shape, outputs)
+    path = tmp_path / "graph.onnx"
+    images = pictures(5, shape, seed=9)
+    names = export_onnx(served, shape, path, samples=images)
+    maps = named.name not in ("article-cnn", "thumbnail-linear")
+    assert names == (("logits", "distance", "cam") if maps else ("logits", "distance"))
+    assert [p.name for p in tmp_path.iterdir()] == ["graph.onnx"]  # no external data beside it
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["image"] and session.get_inputs()[0].type == "tensor(uint8)"
+    expected = served.scores(images)
+    for batch in (images[:1], images):
+        for name, value in zip(names, session.run(None, {"image": batch}), strict=True):
+            wanted = getattr(expected, name)[: len(batch)]
+            assert value.dtype == np.float32
+            np.testing.assert_allclose(value, wanted, atol=1e-3 * max(1, np.abs(wanted).max()))
+
+
+def test_normalisation_stands_inside():
+    """The served logits of stored bytes are the network's of (pixel / 255 - mean) / std."""
+    served = build(Named("residual", {"dial": "tiny"}), (1, 20, 20), 1)
+    images = pictures(3, (1, 20, 20))
+    with torch.no_grad():
+        x = (torch.from_numpy(images).float() / 255 - MEAN) / STD
+        assert np.allclose(served.scores(images).logits, served.net(x).logits.numpy(), atol=1e-5)
+
+
+def test_the_map_adds_up_to_the_logit():
+    """The class activation map's mean plus the head's bias is the logit, for every output."""
+    served = build(Named("residual", {"dial": "tiny"}), (1, 20, 20), 3)
+    scores = served.scores(pictures(4, (1, 20, 20)))
+    assert scores.cam.shape[:2] == (4, 3)
+    np.testing.assert_allclose(
+        scores.cam.mean((2, 3)) + served.net.head.bias.detach().numpy(), scores.logits, atol=1e-4
+    )
+
+
+def test_batches_do_not_change_an_answer():
+    """A picture scores the same alone and among others."""
+    served = build(Named("residual", {"dial": "tiny"}), (1, 20, 20), 1)
+    images = pictures(7, (1, 20, 20))
+    whole, apart = served.scores(images), served.scores(images, batch=2)
+    np.testing.assert_allclose(whole.logits, apart.logits, atol=1e-5)
+    np.testing.assert_allclose(whole.distance, apart.distance, rtol=1e-4)
+
+
+def test_a_network_without_distance_has_no_such_output(tmp_path):
+    """Too few training cases: the graph then has no `distance`, rather than a made-up one."""
+    served = build(Named("thumbnail-linear"), (1, 20, 20), 1, with_distance=False)
+    assert export_onnx(served, (1, 20, 20), tmp_path / "g.onnx") == ("logits",)
+    assert served.scores(pictures(2, (1, 20, 20))).distance is None
+
+
+def test_only_asked_outputs_are_computed(tmp_path):
+    """ONNX Runtime runs the whole graph unless `only_execute_path_to_fetches` is set; then it gives the same logits."""
+    served = build(Named("residual", {"dial": "tiny"}), (1, 20, 20), 1)
+    export_onnx(served, (1, 20, 20), tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "g.onnx"), providers=["CPUExecutionProvider"])
+    images = pictures(2, (1, 20, 20))
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    (few,) = session.run(["logits"], {"image": images}, options)
+    np.testing.assert_array_equal(few, session.run(None, {"image": images})[0])
+
+
+def test_a_graph_that_differs_is_refused(tmp_path):
+    """A graph of other weights does not pass the check, and a failed export leaves no file."""
+    served = build(Named("thumbnail-linear"), (1, 20, 20), 1)
+    path = tmp_path / "g.onnx"
+    export_onnx(served, (1, 20, 20), path)
+    with torch.no_grad():
+        served.net.head.bias += 0.01
+    with pytest.raises(Fault) as error:
+        check_onnx(served, (1, 20, 20), path)
+    assert error.value.code == "export-differs"
+    with pytest.raises(Fault):
+        export_onnx(served, (1, 20, 20), path, tolerance=-1.0)
+    assert not path.exists()
+
+
+def test_the_file_names_no_machine(tmp_path):
+    """No path of the machine that trained stands in the graph: it travels to others."""
+    served = build(Named("thumbnail-linear"), (1, 20, 20), 1)
+    export_onnx(served, (1, 20, 20), tmp_path / "g.onnx")
+    model = onnx.load(tmp_path / "g.onnx")
+    text = str([list(node.metadata_props) for node in model.graph.node]) + model.doc_string
+    assert "site-packages" not in text and ".py" not in text
+
+
+def spec(named: Named, shape: tuple[int, ...]) -> ModelSpec:
+    return ModelSpec(
+        name="m",
+        inputs=[InputSpec(shape=shape)],
+        output=OutputSpec(task="binary", labels=["no", "yes"]),
+        transforms=[],
+        architecture=named,
+    )
+
+
+def test_a_package_opens_to_the_same_network():
+    """Signature and tensors alone rebuild it: normalisation, weights and distance; other tensors are refused."""
+    named, shape = Named("residual", {"dial": "tiny"}), (1, 20, 20)
+    served = build(named, shape, 1)
+    again = open_served(spec(named, shape), served.tensors())
+    images = pictures(3, shape)
+    for name in ("logits", "distance", "cam"):
+        np.testing.assert_array_equal(getattr(again.scores(images), name), getattr(served.scores(images), name))
+    with pytest.raises(BadPackage) as error:
+        open_served(spec(Named("residual", {"dial": "small"}), shape), served.tensors())
+    assert error.value.code == "package-weights"
