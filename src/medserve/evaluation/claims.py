@@ -45,7 +45,7 @@ def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     elif smallest < WEAK:
         yield _claim("amber", "few-cases", f"Only {smallest} {what}: read the intervals, not the values.")
     else:
-        yield _claim("green", "enough-cases", f"At least {smallest} {what}.")
+        yield _claim("green", "enough-cases", f"At least {smallest} {what.replace('one', 'each')}.")
     if not r["patients_declared"]:
         yield _claim("amber", "patients-not-declared",
                      "No patient key: each image counts as its own patient; intervals may be too narrow.")  # fmt: skip
@@ -138,8 +138,8 @@ def _operating(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim(
             "amber",
             "prior-shift",
-            f"The label is {rules['prevalence_val']:.1%} of validation and {rules['prevalence_part']:.1%} of this part:"
-            " PPV, NPV and calibration depend on how common it is.",
+            f"{r['labels'][1]!r} makes up {rules['prevalence_val']:.1%} of validation and {rules['prevalence_part']:.1%} of this part:"
+            " PPV, NPV and calibration depend on that.",
         )
     decision = r["decision"]
     if decision is not None:

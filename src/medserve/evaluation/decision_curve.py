@@ -67,9 +67,9 @@ def decision_curve(
     useful = all((g["value"] or 0) > -1e-9 for g in gains) and any((g["low"] or 0) > 0 for g in gains)  # type: ignore[index]
     span = f"{low:.2f} to {high:.2f}"
     message = (
-        f"Never below treat-all and treat-none, and surely above them somewhere, over the whole range {span}."
+        f"At least as good as treating all or none over the whole range {span}, and surely better in part of it."
         if useful
-        else f"No demonstrated clinical utility: not surely above treat-all and treat-none over the range {span}."
+        else f"No demonstrated clinical utility: not better than treating all or none over the range {span}."
     )
     if declared is None:
         message += " The range was not declared by the user; it is a default."

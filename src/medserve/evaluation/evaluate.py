@@ -16,14 +16,14 @@ import numpy as np
 from medserve.errors import BadData
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import coverage_band, covered
-from medserve.evaluation.curves import curves, ece_null
+from medserve.evaluation.curves import curves, ece_null, wilson
 from medserve.evaluation.decision_curve import decision_curve
 from medserve.evaluation.intervals import DRAWS, LEVEL, Interval, bootstrap, delong, strata_of
 from medserve.evaluation.operating import threshold_rules
 from medserve.evaluation.shift import two_sample
 from medserve.evaluation.subgroups import subgroups
 from medserve.models.spec import ModelSpec
-from medserve.questions.metrics import LOWER_IS_BETTER, Judged, confusion, judge, measure, one_vs_rest, point, trials
+from medserve.questions.metrics import LOWER_IS_BETTER, METRICS, Judged, confusion, judge, measure, one_vs_rest, trials
 from medserve.questions.weighted import average_precision, rank_auroc, ratio
 from medserve.types import Array, Scores
 
@@ -113,7 +113,11 @@ def evaluate(
         return out
 
     found = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=trials(judged))
-    metrics = {name: found[name] for name in point(judged)}
+    metrics = {name: found[name] for name in METRICS[judged.task]}
+    if judged.task == "binary":  # fixed by the strata of the bootstrap
+        share = float((judged.targets == 1).mean())
+        low, high = wilson(share, len(np.unique(who)))
+        metrics["prevalence"] = {"value": share, "low": low, "high": high}
     confusions = None
     if judged.task in ("binary", "multiclass", "ordinal"):
         table = confusion(judged, np.ones((1, len(judged))))[0].astype(int).tolist()

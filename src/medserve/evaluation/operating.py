@@ -163,7 +163,7 @@ def _why(before: float, now: float, gain: dict[str, Any], label: str) -> str:
         return f"{shift} The threshold tuned for accuracy on validation decides the evaluated part equally well."
     turn = "costs" if gain["value"] < 0 else "gains"
     points = f"{abs(gain['value']) * 100:.1f} points"
-    span = "" if gain["low"] is None else f" (95 % interval {gain['low'] * 100:+.1f} to {gain['high'] * 100:+.1f})"
+    span = "" if gain["low"] is None else f" (95% interval {gain['low'] * 100:+.1f} to {gain['high'] * 100:+.1f})"
     reason = (
         " It leans on how common the label is among the validation cases, which does not carry over."
         if gain["value"] < 0 and abs(before - now) > 0.02

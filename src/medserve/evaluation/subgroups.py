@@ -65,7 +65,7 @@ def subgroups(
             if judged.task == "binary":
                 part = judged.keep(members[i])
                 out[f"{i}/m/calibration_slope"] = calibration_line(
-                    part.targets == 1, part.probs[:, 1], w[:, members[i]], steps=12
+                    part.targets == 1, part.probs[:, 1], w[:, members[i]]
                 )[1]
         return out
 

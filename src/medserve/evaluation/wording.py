@@ -1,0 +1,121 @@
+"""Figures as words: names, meanings and plain sentences, shared by the report and the card.
+
+number(span)          # "0.983 (0.971 to 0.992)"
+summary(result)       # ["On 624 test cases ...", ...]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+NOT_VALIDATED = (
+    "Not clinically validated. For research and for evaluation by qualified people; not a medical device, and not for"
+    " deciding on the care of a patient."
+)
+NOT_REPORTED = "not reported"
+TITLES = {
+    "auroc": "AUROC", "auprc": "Average precision (AUPRC)", "prevalence": "Prevalence", "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "ppv": "Positive predictive value", "npv": "Negative predictive value", "f1": "F1", "mcc": "Matthews correlation",
+    "log_loss": "Log-loss", "brier": "Brier score", "ece": "Expected calibration error",
+    "calibration_slope": "Calibration slope", "calibration_intercept": "Calibration in the large",
+    "quadratic_kappa": "Quadratic kappa", "subset_accuracy": "All labels right", "mae": "Mean absolute error",
+    "rmse": "Root mean squared error", "r2": "R squared", "spearman": "Spearman correlation", "fnr": "Missed (FNR)",
+    "fpr": "False alarms (FPR)", "error": "Error rate", "coverage": "Coverage of sets", "abstention": "Abstention",
+}  # fmt: skip
+MEANINGS = {
+    "auroc": "chance that a case with the label scores above one without; several labels: mean of one against the rest",
+    "auprc": "mean precision over all recalls; a coin gives the prevalence",
+    "prevalence": "share of cases with the label in this part",
+    "accuracy": "share decided rightly at the served operating point",
+    "balanced_accuracy": "mean share found over the true labels",
+    "sensitivity": "share of cases with the label that are found",
+    "specificity": "share of cases without the label that are left alone",
+    "ppv": "share of alerts that are right, at this prevalence",
+    "npv": "share of all-clears that are right, at this prevalence",
+    "f1": "harmonic mean of sensitivity and PPV",
+    "mcc": "correlation of decision and truth; 0 is chance",
+    "log_loss": "mean surprise at the truth, nats; lower is better",
+    "brier": "mean squared error of the probability; lower is better",
+    "ece": "mean gap between stated and true share over 15 bins; read against its null band; lower is better",
+    "calibration_slope": "1 is right; below 1 the model is too sure",
+    "calibration_intercept": "log-odds that are missing on the whole; 0 is right, below 0 it states too much",
+    "quadratic_kappa": "agreement beyond chance, far misses weigh more",
+    "subset_accuracy": "share of cases with every label right",
+    "mae": "mean absolute error in the unit of the number; lower is better",
+    "rmse": "root of the mean squared error; lower is better",
+    "r2": "share of the variance explained; 0 is the mean",
+    "spearman": "correlation of ranks",
+}
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def number(span: Mapping[str, Any] | float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """ "0.983 (0.971 to 0.992)"; a bare value without an interval says so; "undefined" for None."""
+    sign = "+" if signed else ""
+    if span is None:
+        return "undefined"
+    if not isinstance(span, Mapping):
+        return f"{span:{sign}.{digits}f}"
+    if span.get("value") is None:
+        return "undefined"
+    value = f"{span['value']:{sign}.{digits}f}"
+    if span.get("low") is None:
+        return f"{value} (no interval)"
+    return f"{value} ({span['low']:{sign}.{digits}f} to {span['high']:{sign}.{digits}f})"
+
+
+def percent(span: Mapping[str, Any] | float | None, digits: int = 1) -> str:
+    """ "94.2% (92.1 to 96.0)"."""
+    if span is None or (isinstance(span, Mapping) and span.get("value") is None):
+        return "undefined"
+    if not isinstance(span, Mapping):
+        return f"{span:.{digits}%}"
+    value = f"{span['value']:.{digits}%}"
+    if span.get("low") is None:
+        return value
+    return f"{value} ({span['low'] * 100:.{digits}f} to {span['high'] * 100:.{digits}f})"
+
+
+def summary(r: Mapping[str, Any]) -> list[str]:
+    """What the evaluation found, in plain sentences for a reader who knows the clinic and not the statistics."""
+    m = r["metrics"]
+    where = {"test": "sealed test", "all": "supplied"}.get(r["part"], r["part"])
+    who = f" from {r['n_patients']:,} patients" if r["patients_declared"] else ""
+    lines = [f"Measured on {r['n']:,} {where} cases{who}. Figures in brackets are 95% intervals."]
+    if r["task"] == "binary":
+        lines.append(
+            f"Of two cases, one with {r['labels'][1]} and one without, the model scores the right one higher in"
+            f" {percent(m['auroc'])} of pairs."
+        )
+        lines.append(
+            f"At the served threshold it finds {percent(m['sensitivity'])} of the cases with {r['labels'][1]} and"
+            f" leaves {percent(m['specificity'])} of the others alone; {percent(m['accuracy'])} of all decisions are"
+            f" right (always saying {r['majority']['label']} would give {percent(r['majority']['accuracy'])})."
+        )
+    elif r["task"] == "number":
+        lines.append(
+            f"The estimate is off by {number(m['mae'])} on average; always giving the mean would be off by"
+            f" {number(r['majority']['mae'])}."
+        )
+    elif r["task"] == "multilabel":
+        lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")
+    else:
+        lines.append(
+            f"It names the right one of {len(r['labels'])} labels in {percent(m['accuracy'])} of the cases (always"
+            f" saying {r['majority']['label']} would give {percent(r['majority']['accuracy'])})."
+        )
+    answers = r["answers"]
+    if answers["abstained"] or answers["out_of_distribution"]:
+        text = (
+            f"It gives no decision in {percent(answers['shares']['abstained'])} of the cases because it is unsure, and"
+            f" refuses {percent(answers['shares']['out_of_distribution'])} as unlike its training data."
+        )
+        if answers["accuracy_answered"] is not None:
+            text += f" Of the decisions it does give, {percent(answers['accuracy_answered'])} are right."
+        lines.append(text)
+    if any(claim["code"] == "claim-refused" for claim in r["claims"]):
+        lines.insert(1, "There are too few cases to claim any performance: the figures only show that the parts work.")
+    return lines
