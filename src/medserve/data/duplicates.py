@@ -1,14 +1,48 @@
-"""The same picture twice: exact repeats by digest, near repeats by hash or descriptor, confirmed on pixels.
+"""The same picture twice: exact repeats by digest, near repeats by descriptor, confirmed on pixels.
 
-code = perceptual_hash(thumb)        # 64 bits, kept with each Case
+    code  = perceptual_hash(thumb)                      # 64 bits, kept with each Case
+    pairs = find_duplicates(cohort.cases, cohort.thumbs)
+
+Exact repeats share the digest of their bytes or of their decoded pixels. A near repeat is the same picture after
+re-encoding, resizing, another brightness or a crop of a few per cent. Hashes of medical pictures collide (all chest
+films look alike), so nearness of a descriptor only proposes pairs, and `registration.agreement` decides on pixels.
+Memory stays at a few hundred bytes a case plus one block of similarities.
 """
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from medserve.data.cohort import Case, Shelf
+from medserve.data.registration import agreement, band_pass
+from medserve.progress import SILENT, Progress
 from medserve.types import Array
 
+Kind = Literal["bytes", "pixels", "near-duplicate"]
+
+SAME_PICTURE = 0.97  # agreement of copies is above it, of different patients' films below (benchmarks/leaks.py)
+NEIGHBOURS = 5  # proposed for each picture within its own part and within each other part
 _SIDE = 64  # thumbnails are 64 x 64
-_FREQUENCIES = 8
+_HASHED, _DESCRIBED = 8, 12  # lowest cosine frequencies along each axis
+_WHITEN_FROM = 256  # pictures; below, the spread of a descriptor cannot be estimated
+_DIRECTIONS = 64
+_PROPOSE, _PROPOSE_WHITENED = 0.75, 0.50  # cosine similarity from which a pair is looked at
+_TEXTURE = 1.0  # grey levels; a flatter picture has nothing to compare
+_BLOCK = 1024
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Positions a < b of two cases that show the same picture; similarity is 1.0 for exact repeats."""
+
+    a: int
+    b: int
+    kind: Kind
+    similarity: float
 
 
 def _cosines(side: int, count: int) -> Array:
@@ -17,7 +51,9 @@ def _cosines(side: int, count: int) -> Array:
     return np.cos(np.arange(count)[:, None] * angle).astype(np.float32)
 
 
-_BASIS = _cosines(_SIDE, _FREQUENCIES)
+_HASH_BASIS, _BASIS = _cosines(_SIDE, _HASHED), _cosines(_SIDE, _DESCRIBED)
+_RADIUS = np.hypot(*np.mgrid[:_DESCRIBED, :_DESCRIBED])
+_WEIGHT = np.where(_RADIUS < _DESCRIBED, _RADIUS, 0).astype(np.float32)  # undoes the 1/f fall of pictures; no mean
 
 
 def perceptual_hash(thumb: Array) -> int:
@@ -29,6 +65,130 @@ def perceptual_hash(thumb: Array) -> int:
     Returns: one bit for each of the 8 x 8 lowest cosine frequencies, set where the coefficient is above the median.
     Source: the "pHash" scheme of Zauner, Implementation and benchmarking of perceptual image hash functions (2010).
     """
-    low = (_BASIS @ thumb.astype(np.float32) @ _BASIS.T).ravel()
+    low = (_HASH_BASIS @ thumb.astype(np.float32) @ _HASH_BASIS.T).ravel()
     bits = low > np.partition(low, (31, 32))[31:33].mean()  # the median, ten times faster
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def exact_groups(cases: Sequence[Case]) -> list[list[int]]:
+    """Positions of cases with the very same decoded pixels, groups of two or more, in order of appearance."""
+    return _grouped(cases, lambda case: case.pixels)
+
+
+def exact_kind(a: Case, b: Case) -> Kind:
+    """Of two cases with the same pixels: were the bytes of the files the same too?"""
+    return "bytes" if a.sha256 == b.sha256 else "pixels"
+
+
+def find_duplicates(
+    cases: Sequence[Case],
+    thumbs: Shelf,
+    *,
+    parts: Sequence[Hashable] | None = None,
+    near: bool = True,
+    progress: Progress = SILENT,
+) -> list[Pair]:
+    """Every case that repeats an earlier one.
+
+    Args:
+        cases: of one cohort.
+        thumbs: its thumbnails, record `case.index`.
+        parts: one label a case; neighbours are then sought in each part, so that alike pictures of its own part
+            never hide a leak.
+        near: also look for near repeats.
+
+    Returns: exact repeats as (first of its group, repeat); near repeats between the firsts of their groups.
+    """
+    groups = exact_groups(cases)
+    pairs = [Pair(g[0], row, exact_kind(cases[g[0]], cases[row]), 1.0) for g in groups for row in g[1:]]
+    if near:
+        repeats = {row for group in groups for row in group[1:]} if parts is None else _repeats(groups, parts)
+        rows = np.asarray([i for i, case in enumerate(cases) if i not in repeats and not case.blank], np.int64)
+        numbers: dict[Hashable, int] = {}
+        codes = np.asarray([numbers.setdefault(parts[i] if parts else None, len(numbers)) for i in rows], np.int64)
+        pairs += _near(cases, thumbs, rows, codes, progress)
+    return sorted(pairs, key=lambda p: (p.a, p.b))
+
+
+def _repeats(groups: Sequence[Sequence[int]], parts: Sequence[Hashable]) -> set[int]:
+    """Members of exact groups beyond the first of each part."""
+    out = set()
+    for group in groups:
+        seen: set[Hashable] = set()
+        for row in group:
+            if parts[row] in seen:
+                out.add(row)
+            seen.add(parts[row])
+    return out
+
+
+def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progress: Progress) -> list[Pair]:
+    if len(rows) < 2:
+        return []
+    described, textured = _describe(cases, thumbs, rows)
+    rows, described = rows[textured], described[textured]
+    proposed = _propose(described, codes[textured])
+    found: list[Pair] = []
+    blocks = range(0, len(proposed), _CHUNK)
+    for at in progress.track(blocks, "comparing alike pictures") if len(blocks) > 1 else blocks:
+        chunk = proposed[at : at + _CHUNK]
+        firsts, seconds = rows[chunk[:, 0]], rows[chunk[:, 1]]
+        differ = np.asarray([cases[i].pixels != cases[j].pixels for i, j in zip(firsts, seconds, strict=True)], bool)
+        firsts, seconds = firsts[differ], seconds[differ]
+        likeness = agreement(_read(cases, thumbs, firsts), _read(cases, thumbs, seconds))
+        for i in np.flatnonzero(likeness >= SAME_PICTURE):
+            a, b = sorted((int(firsts[i]), int(seconds[i])))
+            found.append(Pair(a, b, "near-duplicate", round(float(min(likeness[i], 1.0)), 4)))
+    return found
+
+
+def _read(cases: Sequence[Case], thumbs: Shelf, rows: Array) -> Array:
+    return band_pass(thumbs.take([cases[row].index for row in rows])[:, 0])
+
+
+def _describe(cases: Sequence[Case], thumbs: Shelf, rows: Array) -> tuple[Array, Array]:
+    """(N, D) float32 descriptors of unit length, and (N,) bool: is there anything to compare?
+
+    The descriptor is the low cosine spectrum, each frequency weighted so that fine structure counts as much as coarse.
+    With enough pictures it is whitened by their own spread, so that what all chest films share no longer counts.
+    """
+    spectra = np.empty((len(rows), _DESCRIBED**2), np.float32)
+    textured = np.empty(len(rows), bool)
+    for at in range(0, len(rows), _BLOCK):
+        block = slice(at, at + _BLOCK)
+        images = thumbs.take([cases[row].index for row in rows[block]])[:, 0].astype(np.float32)
+        spectra[block] = ((_BASIS @ images @ _BASIS.T) * _WEIGHT).reshape(len(images), -1)
+        textured[block] = images.std((1, 2)) > _TEXTURE
+    spectra /= np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
+    if textured.sum() >= _WHITEN_FROM:
+        centre = spectra[textured].mean(0)
+        values, vectors = np.linalg.eigh(np.cov(spectra[textured].T.astype(np.float64)))
+        scale = 1 / np.sqrt(values[-_DIRECTIONS:] + 0.3 * values.mean())
+        spectra = (spectra - centre) @ (vectors[:, -_DIRECTIONS:] * scale).astype(np.float32)
+        spectra /= np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
+    return spectra, textured
+
+
+def _propose(described: Array, codes: Array) -> Array:
+    """(P, 2) positions whose descriptors are near: the nearest few of each picture in each part."""
+    least = _PROPOSE_WHITENED if described.shape[1] == _DIRECTIONS else _PROPOSE
+    found = [np.empty((0, 2), np.int64)]
+    for code in np.unique(codes):
+        theirs = np.flatnonzero(codes == code)
+        count = min(NEIGHBOURS, len(theirs))
+        for at in range(0, len(described), _BLOCK):
+            mine = np.arange(at, min(at + _BLOCK, len(described)))
+            near = described[mine] @ described[theirs].T
+            near[mine[:, None] == theirs] = -1
+            best = np.argpartition(near, len(theirs) - count, axis=1)[:, len(theirs) - count :]
+            keep = np.take_along_axis(near, best, axis=1).ravel() >= least
+            i, j = np.repeat(mine, count)[keep], theirs[best.ravel()[keep]]
+            found.append(np.stack([np.minimum(i, j), np.maximum(i, j)], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _grouped(cases: Sequence[Case], key: Callable[[Case], Hashable]) -> list[list[int]]:
+    together: dict[Hashable, list[int]] = defaultdict(list)
+    for i, case in enumerate(cases):
+        together[key(case)].append(i)
+    return [group for group in together.values() if len(group) > 1]
