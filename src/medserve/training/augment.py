@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from medserve.training.plan import Augment
 
+OUTSIDE = "border"  # what a warp brings in from outside: the edge pixels again
+
 
 def augment(images: Tensor, how: Augment, generator: Generator) -> Tensor:
     """Args: images: (B, C, H, W) or (B, C, D, H, W) float32 in [0, 1]. Returns: the same shape, in [0, 1]."""
@@ -38,7 +40,7 @@ def _warp(x: Tensor, how: Augment, generator: Generator) -> Tensor:
         if on:
             theta[:, row] *= torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)[:, None]
     grid = functional.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode=OUTSIDE, align_corners=False)
 
 
 def _shift(x: Tensor, how: Augment, generator: Generator) -> Tensor:
