@@ -124,8 +124,11 @@ def check_onnx(
         images = np.concatenate([images, samples[:8]])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    given = session.run(None, {"image": images})
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        given = session.run(None, {"image": images})
+    except Exception as error:  # the engine's own exceptions share no base class
+        raise Fault("export-failed", f"The written graph does not run: {type(error).__name__}.") from error
     expected = served.scores(images)
     worst = 0.0
     for output, value in zip(session.get_outputs(), given, strict=True):
