@@ -129,4 +129,4 @@ def pixel_digest(values: Array, low: float, high: float) -> bytes:
         dtype = np.float32
     plain = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
     head = f"{np.dtype(dtype).name} {plain.shape}".encode()
-    return hashlib.sha256(head + b"\0" + memoryview(plain).cast("B")).digest()[:16]
+    return hashlib.sha256(head + b"\0" + plain.tobytes()).digest()[:16]

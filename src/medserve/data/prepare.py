@@ -125,13 +125,12 @@ def prepare(
             done.take(item, event)
         cases = done.finish()
         on_error.pop_all()
-    warnings = list(listing.source.get("warnings", ()))
     cases, found, said = _patients(cases, listing)
-    warnings += said
     if not found and not (listing.declaration and listing.declaration.independent):
-        warnings.append("No patient key is declared or found: each file counts as its own patient.")
-    for text in warnings:
-        progress.say(text)
+        said.append("No patient key is declared or found: each file counts as its own patient.")
+    for text in said:
+        progress.say(f"note: {text}")
+    warnings = [*listing.source.get("warnings", ()), *said]
     refused = (*listing.refused, *done.refused)
     return Cohort(
         name=listing.name,

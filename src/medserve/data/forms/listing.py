@@ -69,6 +69,7 @@ class Listing:
     subgroups: tuple[str, ...] = ()
     laterality_safe: bool = False
     columns: dict[str, str] = field(default_factory=dict)  # role -> column of the table, as declared or guessed
+    tables: tuple[str, ...] = ()  # file names of the tables
     declaration: Dataset | None = None
     key: bytes = field(default=DEFAULT_KEY, repr=False)
 

@@ -132,10 +132,11 @@ class NpzFile:
         return dict(self._read_header(m) for m in members)
 
     def _read_header(self, member: zipfile.ZipInfo) -> tuple[str, Header]:
-        if member.file_size > BOMB_BYTES and member.file_size > MAX_RATIO * max(member.compress_size, 1):
+        times = member.file_size // max(member.compress_size, 1)
+        if member.file_size > BOMB_BYTES and times > MAX_RATIO:
             raise self._bad(
                 "npz-bomb",
-                f"inflates {member.filename} {member.file_size // max(member.compress_size, 1)}-fold, to {member.file_size} bytes",
+                f"inflates {member.filename} {times}-fold, to {member.file_size} bytes",
                 "Save the arrays without compression (numpy.savez) if they are meant to be so.",
             )
         pickled = self._bad(

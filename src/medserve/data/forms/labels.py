@@ -1,0 +1,116 @@
+"""Cells of text -> labels: what kind of target they are, its classes, and each row's `Label`.
+
+target = Labels.of(table, columns=["diagnosis"], declared=None)
+target.task, target.classes, target.label(row)
+"""
+
+import math
+from dataclasses import dataclass
+
+from medserve.data.cohort import Label
+from medserve.data.declaration import Target
+from medserve.data.forms.listing import class_task, order_classes
+from medserve.data.forms.table import Table
+from medserve.errors import BadData
+
+MOST_CLASSES = 20  # more whole numbers than these are a quantity, not classes
+NO_LABELS = frozenset({"", "no finding", "no findings", "none", "normal"})
+
+
+class Unlabelled(Exception):
+    """A row without a usable label; `code` and the message say why, without the cell."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One target over a table. `separator` is set where one cell lists several labels."""
+
+    table: Table
+    columns: tuple[str, ...]
+    task: str
+    classes: tuple[str, ...]
+    separator: str | None = None
+    unit: str | None = None
+
+    @classmethod
+    def of(cls, table: Table, columns: list[str], declared: Target | None) -> "Labels":
+        """
+        Raises: BadData "declaration-value": the declared kind or classes do not fit the column.
+        """
+        kind, classes = (declared.kind, declared.classes) if declared else (None, None)
+        unit, separator = (declared.unit, declared.separator) if declared else (None, "|")
+        if len(columns) > 1:
+            if kind not in (None, "multilabel"):
+                raise BadData(
+                    "declaration-value", f"{table.name}: several columns make a multilabel target, not {kind}."
+                )
+            if classes and len(classes) != len(columns):
+                raise BadData("declaration-value", f"{table.name}: {len(classes)} classes for {len(columns)} columns.")
+            return cls(table, tuple(columns), "multilabel", tuple(classes or columns))
+        cells = [c for c in table.column(columns[0], "the target") if c]
+        if kind == "multilabel" or (kind is None and any(separator in c for c in cells)):
+            names = {n.strip() for c in cells for n in c.split(separator)}
+            found = order_classes(n for n in names if n.lower() not in NO_LABELS)
+            return cls(table, tuple(columns), "multilabel", tuple(classes or found), separator)
+        if kind == "number" or (kind is None and not classes and _quantity(cells)):
+            return cls(table, tuple(columns), "number", (columns[0],), unit=unit)
+        names_in_order = tuple(classes) if classes else order_classes(cells)
+        return cls(table, tuple(columns), kind or class_task(names_in_order), names_in_order)
+
+    def label(self, row: int) -> Label:
+        """Raises: Unlabelled."""
+        cells = [self.table.columns[c][row] for c in self.columns]
+        if len(cells) > 1:
+            return self._flags(cells, row)
+        cell = cells[0]
+        if self.separator is not None:
+            return self._several(cell, row)
+        if not cell:
+            raise Unlabelled("label-missing", f"Row {row + 2}, column {self.columns[0]!r}: no label.")
+        if self.task == "number":
+            value = _number(cell)
+            if value is None:
+                raise Unlabelled("label-invalid", f"Row {row + 2}, column {self.columns[0]!r}: not a number.")
+            return value
+        if cell in self.classes:
+            return self.classes.index(cell)
+        raise Unlabelled("label-unknown", f"Row {row + 2}, column {self.columns[0]!r}: none of the declared classes.")
+
+    def _flags(self, cells: list[str], row: int) -> Label:
+        values = [math.nan if c == "" else _number(c) for c in cells]
+        if any(v is None or not (math.isnan(v) or v in (0, 1)) for v in values):
+            raise Unlabelled("label-invalid", f"Row {row + 2}: the label columns hold 0, 1 or nothing.")
+        if all(c == "" for c in cells):
+            raise Unlabelled("label-missing", f"Row {row + 2}: no label in any column.")
+        return tuple(float(v) for v in values if v is not None)
+
+    def _several(self, cell: str, row: int) -> Label:
+        if not cell:
+            raise Unlabelled("label-missing", f"Row {row + 2}, column {self.columns[0]!r}: no label.")
+        names = {n.strip() for n in cell.split(self.separator)}
+        unknown = {n for n in names - set(self.classes) if n.lower() not in NO_LABELS}
+        if unknown:
+            raise Unlabelled(
+                "label-unknown", f"Row {row + 2}, column {self.columns[0]!r}: none of the declared classes."
+            )
+        return tuple(float(name in names) for name in self.classes)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _quantity(cells: list[str]) -> bool:
+    """Numbers that are measured rather than counted out: decimals, or more whole ones than classes would be."""
+    values = [_number(c) for c in cells]
+    if not values or any(v is None for v in values):
+        return False
+    return any(v != int(v) for v in values if v is not None) or len(set(values)) > MOST_CLASSES

@@ -1,0 +1,273 @@
+"""The listing of a table: one row per file (or per folder of slices), columns declared or guessed.
+
+A row that names no file is refused as `label-file-missing`, a file without a row as `label-missing`; both are counted,
+and the rest of the data set works.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from medserve.data.cohort import Item, Refused
+from medserve.data.declaration import Dataset, Split
+from medserve.data.forms import table as tb
+from medserve.data.forms.files import looks_like_image, not_image, relative, walk
+from medserve.data.forms.labels import Labels, Unlabelled
+from medserve.data.forms.listing import PART_NAMES, Listing, part_of, warn_positive
+from medserve.data.forms.match import DirectIndex, FileIndex, dicom_ids
+from medserve.data.pseudonym import pseudonym
+from medserve.errors import BadData
+from medserve.types import Part
+
+
+def list_table(
+    root: Path,
+    tables: Sequence[tuple[Path, Part | None]],
+    files: list[Path] | None,
+    declared: Dataset | None,
+    key: bytes,
+    *,
+    path: Path,
+    read: int = 0,
+) -> Listing:
+    """
+    Args:
+        tables: with the official part that a table's own name gives ("test.csv").
+        files: of the folder, tables and declaration left out; None for a manifest, which names all files itself.
+        read: files of the data set that were read already (its declaration).
+
+    Raises: BadData "table-...", "column-missing", "columns-unknown", "part-unknown", "declaration-value".
+    """
+    table, from_names = _join(tables)
+    index = DirectIndex(root) if files is None else FileIndex(root, [f for f in files if looks_like_image(f)])
+    roles = _roles(table, index, declared)
+    if files is None and roles.get("file") and not index.hits([c for c in table.columns[roles["file"]] if c]):
+        index = FileIndex(root, [f for f in walk(root) if looks_like_image(f)])
+    named = _files_of_rows(table, roles, index, files)
+    target = declared.target if declared else None
+    labels = Labels.of(table, _target_columns(table, roles, declared), target)
+    groups = _group_columns(table, roles, declared)
+    parts = _parts(table, roles, from_names, declared)
+    items: list[Item] = []
+    refused: list[Refused] = []
+    seen: dict[str, list[object]] = {}
+    repeats = 0
+    for row, (cell, found, problem) in enumerate(named):
+        if problem:
+            refused.append(Refused(cell, *problem))
+            continue
+        person = None
+        if "patient" in roles and (raw := table.columns[roles["patient"]][row]):
+            person = pseudonym(key, raw)
+        facts = {c: tb.group_value(c, table.columns[c][row]) for c in groups}
+        for file in found:
+            name = relative(file, root)
+            try:
+                label = labels.label(row)
+            except Unlabelled as error:
+                if name not in seen:
+                    refused.append(Refused(name, error.code, error.message))
+                    seen[name] = []
+                continue
+            before = seen.setdefault(name, [])
+            if repr(label) in before:
+                repeats += 1
+                continue
+            before.append(repr(label))
+            id = name if len(before) == 1 else f"{name}@{len(before)}"
+            items.append(Item(id, file, None, label, person, parts[row], {k: v for k, v in facts.items() if v}))
+    labelled = {relative(i.file, root) for i in items}
+    refused = _once([r for r in refused if r.file not in labelled])
+    mentioned = set(seen) | {r.file for r in refused}
+    for file in files or ():
+        name = relative(file, root)
+        if name not in mentioned:
+            image = looks_like_image(file.relative_to(root))
+            refused.append(Refused(name, "label-missing", "No row names this file.") if image else not_image(name))
+    warnings = [] if target and target.classes else warn_positive(labels.classes) if labels.task == "binary" else []
+    if repeats:
+        warnings.append(f"{repeats} rows of {table.name} repeat an earlier row.")
+    warnings += [] if declared and declared.target else [_said(roles, labels)]
+    rule = declared.split if declared and isinstance(declared.split, Split) else None
+    return Listing(
+        path=path,
+        name=(declared.name if declared else None) or (root.name if path.is_dir() else path.stem),
+        form="table",
+        task=labels.task,
+        labels=labels.classes,
+        items=items,
+        files=len({i.file for i in items}) + len(refused) + len(tables) + read,
+        refused=refused,
+        source=(declared.described if declared else {}) | {"warnings": warnings},
+        independent="patient" not in roles,
+        kind="volume" if declared and declared.input and declared.input.kind == "volume" else "image",
+        unit=labels.unit,
+        split=None if rule is None else {"by": rule.by, "test": rule.test, "seed": rule.seed, "column": rule.column},
+        subgroups=tuple(groups),
+        laterality_safe=bool(declared and declared.laterality_safe),
+        tables=tuple(t.name for t, _ in tables),
+        columns=roles | {"label": ", ".join(labels.columns)},
+        declaration=declared,
+        key=key,
+    )
+
+
+def usable(tables: Sequence[tuple[Path, Part | None]], root: Path, files: list[Path]) -> bool:
+    """Whether these tables name files of the folder and something to predict, by guessing alone."""
+    try:
+        table, _ = _join(tables)
+    except BadData:
+        return False
+    roles = tb.guess(table, FileIndex(root, [f for f in files if looks_like_image(f)]).hits)
+    known = set(roles) & {"file", "patient"}
+    return bool(known) and bool("label" in roles or tb.flag_columns(table, roles.values()))
+
+
+def _join(tables: Sequence[tuple[Path, Part | None]]) -> tuple[tb.Table, list[Part | None]]:
+    """All tables below each other; a column that one lacks is empty there."""
+    read = [(tb.read_table(path), part) for path, part in tables]
+    names = list(dict.fromkeys(n for table, _ in read for n in table.columns))
+    columns = {n: [c for t, _ in read for c in t.columns.get(n, [""] * len(t))] for n in names}
+    parts = [part for t, part in read for _ in range(len(t))]
+    return tb.Table(" + ".join(t.name for t, _ in read), columns), parts
+
+
+def _roles(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dict[str, str]:
+    roles = tb.guess(table, index.hits)
+    if declared is None:
+        return roles
+    said: dict[str, str] = {}
+    if declared.input and declared.input.column:
+        said["file"] = declared.input.column
+    if declared.patient:
+        said["patient"] = declared.patient
+    if isinstance(declared.split, str):
+        said["part"] = declared.split
+    if declared.target and isinstance(declared.target.column, str):
+        said["label"] = declared.target.column
+    for role, column in said.items():
+        table.column(column, f"`{role}`")
+    roles = {r: c for r, c in roles.items() if r not in said and c not in said.values()} | said
+    if declared.independent:
+        roles.pop("patient", None)
+    if isinstance(declared.split, Split):
+        roles.pop("part", None)
+    return roles
+
+
+Row = tuple[str, list[Path], tuple[str, str] | None]  # (the cell, its files, or what is wrong)
+
+
+def _files_of_rows(table: tb.Table, roles: dict[str, str], index: FileIndex, files: list[Path] | None) -> list[Row]:
+    if "file" in roles:
+        cells = table.columns[roles["file"]]
+        by_uid = tb.plain(roles["file"]) in tb.UID and not index.hits(cells[:64])
+        if not by_uid:
+            return [_row(cell, index, row) for row, cell in enumerate(cells)]
+    elif "patient" in roles:
+        cells, by_uid = table.columns[roles["patient"]], False
+    else:
+        raise BadData(
+            "columns-unknown",
+            f"{table.name}: no column names the files; it has {', '.join(table.columns)}.",
+            hint="Name it `file`, or write a dataset.yaml: inputs: {image: {kind: image, column: NAME}}.",
+        )
+    uids, people = dicom_ids([f for f in files or () if looks_like_image(f)])
+    known = uids if by_uid else people
+    rows: list[Row] = []
+    for row, cell in enumerate(cells):
+        found = known.get(cell, [])
+        column = roles["file"] if by_uid else roles["patient"]  # the identifier itself stays unsaid
+        missing = ("label-file-missing", f"Row {row + 2}, column {column!r}: no file of the folder carries it.")
+        rows.append((f"{table.name} row {row + 2}", found, None if found else missing))
+    return rows
+
+
+def _row(cell: str, index: FileIndex, row: int) -> Row:
+    if not cell:
+        return f"row {row + 2}", [], ("label-file-missing", f"Row {row + 2} names no file.")
+    found = index.find(cell)
+    if not found:
+        return cell, [], ("label-file-missing", f"Row {row + 2} names {cell}, which is not there.")
+    if len(found) > 1 and not index.is_folder(cell):
+        return cell, [], ("label-ambiguous", f"Row {row + 2} names {cell}; {len(found)} files are called so.")
+    return cell, found, None
+
+
+def _target_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
+    column = declared.target.column if declared and declared.target else None
+    if isinstance(column, list):
+        for name in column:
+            table.column(name, "the target")
+        return column
+    if "label" in roles:
+        return [roles["label"]]
+    flags = tb.flag_columns(table, roles.values())
+    if flags:
+        return flags
+    raise BadData(
+        "columns-unknown",
+        f"{table.name}: no column of labels among {', '.join(table.columns)}.",
+        hint="Name it `label`, or write a dataset.yaml: target: {column: NAME, kind: binary}.",
+    )
+
+
+def _group_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
+    if declared and declared.subgroups:
+        for name in declared.subgroups:
+            table.column(name, "`subgroups`")
+        return list(declared.subgroups)
+    return tb.group_columns(table, roles.values())
+
+
+def _parts(
+    table: tb.Table, roles: dict[str, str], fixed: list[Part | None], declared: Dataset | None
+) -> list[Part | None]:
+    """Official parts: of the tables, of a column, or by a declared rule of sites or time."""
+    split = declared.split if declared else None
+    if isinstance(split, Split) and split.by in ("site", "time") and split.column:
+        return _by_rule(table.column(split.column, "`split`"), split)
+    if "part" not in roles:
+        return fixed
+    cells = table.columns[roles["part"]]
+    parts = [part_of(c) if c else None for c in cells]
+    unknown = sum(1 for c, p in zip(cells, parts, strict=True) if c and p is None)
+    if unknown and isinstance(split, str):
+        raise BadData(
+            "part-unknown",
+            f"{table.name}: {unknown} cells of column {split!r} name no part.",
+            hint=f"Parts are {', '.join(sorted(PART_NAMES))}.",
+        )
+    if unknown:  # a guessed column that says something else, such as the number of a fold
+        del roles["part"]
+        return fixed
+    return [p or f for p, f in zip(parts, fixed, strict=True)]
+
+
+def _by_rule(cells: list[str], rule: Split) -> list[Part | None]:
+    """Test part by rule: whole sites drawn by the seed, or the latest rows; at least one site or row."""
+    wanted = rule.test * len(cells)
+    if rule.by == "time":
+        order = sorted(range(len(cells)), key=lambda row: cells[row])
+        latest = set(order[len(cells) - max(1, round(wanted)) :])
+        first = min((cells[row] for row in latest), default="")
+        return ["test" if cells[row] >= first else "train" for row in range(len(cells))]
+    sites = sorted(set(cells), key=lambda s: hashlib.sha256(f"{rule.seed}/{s}".encode()).digest())
+    chosen: set[str] = set()
+    count = 0
+    for site in sites[:-1]:  # one site at least stays for training
+        if count >= wanted:
+            break
+        chosen.add(site)
+        count += cells.count(site)
+    return ["test" if cell in chosen else "train" for cell in cells]
+
+
+def _said(roles: dict[str, str], labels: Labels) -> str:
+    said = ", ".join(f"{role}: {column}" for role, column in roles.items() if role != "label")
+    return f"Columns were guessed ({said}, target: {', '.join(labels.columns)} as {labels.task}); see --write-yaml."
+
+
+def _once(refused: list[Refused]) -> list[Refused]:
+    """One refusal per file, the first."""
+    return list({r.file: r for r in reversed(refused)}.values())[::-1]
