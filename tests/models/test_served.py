@@ -125,16 +125,6 @@ def test_a_network_without_distance_has_no_such_output(tmp_path):
     assert error.value.code == "export-differs"
 
 
-def test_only_asked_outputs_are_computed(exported):
-    """With `only_execute_path_to_fetches` the logits alone are computed, and they are the same logits."""
-    session = onnxruntime.InferenceSession(str(exported[1]), providers=["CPUExecutionProvider"])
-    images = pictures(2, (1, 20, 20))
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    (few,) = session.run(["logits"], {"image": images}, options)
-    np.testing.assert_array_equal(few, session.run(None, {"image": images})[0])
-
-
 def test_a_failed_export_leaves_no_file(tmp_path, monkeypatch):
     """A graph that does not pass its check does not stay behind to be served."""
     served = build(Named("thumbnail-linear"), (1, 20, 20), 1, with_distance=False)
