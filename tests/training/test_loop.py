@@ -101,10 +101,12 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     _, state = checkpoint.load(tmp_path)
     assert 1 <= len(state["history"]["epochs"]) < 4, "it died on the way"
+    (tmp_path / f".{checkpoint.FILE}.1").write_bytes(b"half a checkpoint of a run killed while writing")
     net, history = train(folder=tmp_path)
     assert same(net, unbroken)
     assert [e.val_loss for e in history.epochs] == [e.val_loss for e in whole.epochs]
     assert [e.loss for e in history.epochs] == [e.loss for e in whole.epochs]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.FILE, "history.json"]
 
 
 def test_every_checkpoint_continues_to_the_same_end(tmp_path, monkeypatch):

@@ -33,6 +33,8 @@ def save(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> Pat
     work = folder / f".{FILE}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f".{FILE}.*"):  # of a run that was killed while writing
+            stale.unlink(missing_ok=True)
         header = {"state": msgspec.json.encode(state).decode()}
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, work, metadata=header)
         with open(work, "rb+") as file:

@@ -33,7 +33,8 @@ from medserve.types import Array, Samples, Task
 class Loss(Protocol):
     """What a head must offer: `medserve.models.heads.Head` does."""
 
-    output: Any  # OutputSpec
+    @property
+    def output(self) -> Any: ...  # OutputSpec
 
     def loss(
         self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, label_smoothing: float = 0.0
