@@ -1,5 +1,6 @@
 """What a verb gives back: data for machines, a renderable for people; `main` prints the one that was asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ class Answer:
     shown: RenderableType = ""
 
 
-def table(title: str, *columns: str, rows: "list[tuple[str, ...]]") -> Table:
+def table(title: str, *columns: str, rows: "Sequence[tuple[str, ...]]") -> Table:
     """A plain table for the terminal."""
     out = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for column in columns:

@@ -1,9 +1,10 @@
 """`medserve train`: steps 1 to 4 on one data set, ending in a signed model package with its report."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.table import Table
 
 from medserve.cli._answer import Answer, figure, table
 from medserve.progress import Progress
@@ -75,7 +76,7 @@ def train(
     return Answer(result, _show(result))
 
 
-def _show(result: dict) -> object:
+def _show(result: dict[str, Any]) -> Table:
     metrics = result["metrics"]
     rows = [(name, figure(metrics[name])) for name in metrics]
     title = f"{result['model']['name']} {result['model']['digest'][:19]}  offered: {result['chosen']}"

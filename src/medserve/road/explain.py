@@ -38,11 +38,11 @@ def explain_picture(
     """
     model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels)
     chosen = _choose(model, method)
-    loaded = model.load(data, name)
-    scores = model.score(loaded.tensor[None])
+    tensor = model.load(data, name)
+    scores = model.score(tensor[None])
     answer = model.answer(scores)
     target = target_of(model.spec.output, scores.logits[0])
-    heat = explain(chosen.name, _runner(model, chosen.name), loaded.tensor, target.column)
+    heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
     raw = out.with_suffix(".json")
     told = {
         "method": chosen.name,
@@ -53,7 +53,7 @@ def explain_picture(
         "model": answer["model"],
         "map": pack(heat),
     }
-    write_bytes(out, render(loaded.tensor, heat))
+    write_bytes(out, render(tensor, heat))
     write_bytes(raw, json.dumps(told).encode())
     return {
         "method": chosen.name,

@@ -1,0 +1,215 @@
+"""The end of a run: explanations audited, the sealed test part opened, everything written, signed.
+
+    result = finish(folder, offered, other, prepared, verdict, settings, options, progress)
+
+`folder` becomes the package; the candidate that is not offered becomes a whole package in `folder/alternative`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from medserve.data.pseudonym import pseudonym_key
+from medserve.data.seal import open_test
+from medserve.data.split import PartView
+from medserve.evaluation.card import describe_part, make_card
+from medserve.evaluation.evaluate import evaluate
+from medserve.evaluation.report import write_report
+from medserve.evaluation.shortcuts import cohort_checks
+from medserve.explain.shortcut import scan
+from medserve.models.package import ALTERNATIVE, CARD, GRAPH, MODEL, SELFCHECK, SPLIT, WEIGHTS, model_digest, seal
+from medserve.models.signing import Signer
+from medserve.models.spec import ModelSpec
+from medserve.progress import Progress
+from medserve.road.build import Built, score, who
+from medserve.road.gallery import make_gallery
+from medserve.road.membership import split_record
+from medserve.road.run import Options, Prepared, lineage
+from medserve.settings import Settings
+from medserve.store.files import write_bytes
+from medserve.types import Scores
+
+
+def finish(
+    folder: Path,
+    offered: Built,
+    other: Built,
+    prepared: Prepared,
+    verdict: dict[str, Any],
+    settings: Settings,
+    options: Options,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write both packages.
+
+    Returns: {"model", "openings", "metrics", "gallery"} of the offered one.
+    """
+    spec = audited(offered, prepared, settings, options, progress)
+    shortcuts = shortcut_checks(offered, prepared, options)
+    parts = prepared.parts
+    digest = write_model(folder, spec, offered)
+    rest = write_model(folder / ALTERNATIVE, other.spec, other)
+    openings = open_test(parts.test, settings, digest)
+    progress.say(f"The sealed test part was opened; openings so far: {openings}.")
+    scores = {built.candidate.role: score(built.engine, parts.test, progress) for built in (offered, other)}
+    for target, chosen, compared, chosen_spec, its_digest in (
+        (folder / ALTERNATIVE, other, offered, other.spec, rest),
+        (folder, offered, other, spec, digest),
+    ):
+        mine = chosen is offered
+        result = judge_test(chosen, compared, chosen_spec, scores, prepared, openings, options)
+        gallery = None
+        if mine:
+            where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
+            public = bool(prepared.cohort.source.get("public"))
+            test_scores = scores[chosen.candidate.role]
+            gallery = make_gallery(chosen, spec, test_scores, parts.test, public=public, folder=where)
+        write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
+                     shortcuts if mine else None, gallery, settings, options)  # fmt: skip
+        seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options))
+    return {
+        "model": {"name": spec.name, "version": spec.version, "digest": digest},
+        "openings": openings,
+        "metrics": result["metrics"],
+        "gallery": None if gallery is None else gallery["where"],
+    }
+
+
+def audited(built: Built, prepared: Prepared, settings: Settings, options: Options, progress: Progress) -> ModelSpec:
+    """The signature with the verdict on each explanation method."""
+    if options.audit == "none":
+        return built.spec
+    from medserve.explain.audit import audit
+
+    methods = audit(
+        built.served,
+        prepared.parts.val,
+        output=built.spec.output,
+        architecture=built.candidate.architecture,
+        settings=settings,
+        quick=options.audit == "quick",
+        seed=options.seed,
+        progress=progress,
+    )
+    for method in methods:
+        progress.say(f"explanation {method.name}: {method.verdict} ({method.role})")
+    return msgspec.structs.replace(built.spec, explanations=methods)
+
+
+def shortcut_checks(built: Built, prepared: Prepared, options: Options) -> list[dict[str, Any]]:
+    """What the label can be told from without the anatomy, and what the model does when corners and borders change."""
+    quick = options.audit != "full"
+    parts = prepared.parts
+    found = cohort_checks(parts.cohort, parts.train.rows, seed=options.seed)
+    pictures, maps = (80, 8) if quick else (200, 24)
+    return found + scan(
+        built.engine, parts.val, output=built.spec.output, pictures=pictures, maps=maps, seed=options.seed
+    )
+
+
+def write_model(folder: Path, spec: ModelSpec, built: Built) -> str:
+    """The files that the model's digest covers. Returns: the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (GRAPH, WEIGHTS, SELFCHECK):
+        shutil.copyfile(built.folder / name, folder / name)
+    write_bytes(folder / MODEL, spec.to_json())
+    return model_digest(folder)
+
+
+def judge_test(
+    built: Built,
+    other: Built,
+    spec: ModelSpec,
+    scores: dict[str, Scores],
+    prepared: Prepared,
+    openings: int,
+    options: Options,
+) -> dict[str, Any]:
+    """The sealed part's figures; the other candidate stands beside it on the same draws."""
+    parts = prepared.parts
+    involved = np.isin(parts.test.rows, np.asarray(prepared.removed.involved, np.int64))
+    return evaluate(
+        spec,
+        scores[built.candidate.role],
+        parts.test.targets,
+        part="test",
+        patients=None if parts.cohort.independent else who(parts.test),
+        groups=groups_of(parts.test),
+        baseline=scores[other.candidate.role],
+        baseline_spec=other.spec,
+        val=(built.scores["val"], parts.val.targets),
+        calibration=(built.scores["calibration"], parts.calibration.targets),
+        leaky=involved if involved.any() else None,
+        openings=openings,
+        seed=options.seed,
+    )
+
+
+def groups_of(part: PartView) -> dict[str, np.ndarray]:
+    names = sorted({name for case in part.cases for name in case.groups})
+    return {name: part.groups(name) for name in names}
+
+
+def write_record(
+    folder: Path,
+    built: Built,
+    spec: ModelSpec,
+    digest: str,
+    result: dict[str, Any],
+    prepared: Prepared,
+    verdict: dict[str, Any],
+    shortcuts: list[dict[str, Any]] | None,
+    gallery: dict[str, Any] | None,
+    settings: Settings,
+    options: Options,
+) -> None:
+    """Card, split, numbers and report of one package."""
+    parts, cohort, history = prepared.parts, prepared.cohort, built.candidate.history
+    result["model"]["digest"] = digest
+    leaks = prepared.removed.as_dict()
+    training = {
+        "recipe": built.candidate.recipe,
+        "seed": options.seed,
+        "epochs": len(history["epochs"]) if history else None,
+        "seconds": round(sum(e["seconds"] for e in history["epochs"]), 1) if history else None,
+        "device": history["device"] if history else None,
+        "precision": history["precision"] if history else None,
+        "decision": verdict,
+    }
+    provenance = lineage(prepared, built.candidate, options)
+    card = make_card(
+        spec=spec,
+        evaluation=result,
+        source={"name": cohort.name, "digest": cohort.digest, **cohort.source},
+        parts={part.name: describe_part(part) for part in parts},
+        training=training,
+        provenance=provenance,
+        leaks=leaks,
+        shortcuts=shortcuts,
+        independent=cohort.independent,
+        digest=digest,
+    )
+    audit = [msgspec.to_builtins(method) for method in spec.explanations]
+    numbers = {**result, "leakage": leaks, "shortcuts": shortcuts, "audit": audit, "training": training,
+               "history": history, "refused": len(cohort.refused)}  # fmt: skip
+    write_bytes(folder / CARD, _json(card))
+    write_bytes(folder / SPLIT, _json(split_record(parts, prepared.removed, pseudonym_key(settings))))
+    write_bytes(folder / "evaluation" / "test.json", _json(numbers))
+    write_report(
+        folder / "evaluation" / "report.html",
+        evaluation=result,
+        model=card,
+        training=training | {"history": history},
+        leaks=leaks,
+        audit=audit or None,
+        shortcuts=shortcuts,
+        gallery=gallery,
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()

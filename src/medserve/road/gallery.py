@@ -1,0 +1,99 @@
+"""Right, wrong and abstained test cases with their heat maps, for the report.
+
+    gallery = make_gallery(built, scores, parts.test, public=False, folder=..., draws=4)
+
+Pictures of patients are put into a report only when the data set says `public: true`; otherwise they stay on this
+machine, in a folder that only its owner can read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medserve.data.split import PartView
+from medserve.errors import Refusal
+from medserve.explain.explainers import EXPLAINERS, explain, target_of
+from medserve.explain.overlay import render
+from medserve.models.spec import ModelSpec
+from medserve.questions.answers import answer_one, probabilities
+from medserve.road.build import Built
+from medserve.road.explain import offered_methods
+from medserve.store.files import write_bytes
+from medserve.types import Scores
+
+EACH = 6  # cases of each kind
+_SHOWN = ("binary", "multiclass", "ordinal")
+
+
+def make_gallery(
+    built: Built, spec: ModelSpec, scores: Scores, part: PartView, *, public: bool, folder: Path
+) -> dict[str, Any] | None:
+    """The cases that teach most: the surest right ones, the surest wrong ones, the abstentions nearest to a decision.
+
+    Args:
+        scores: of the whole part, row for row.
+        folder: where the pictures go when they are not public.
+
+    Returns: what `evaluation.report` draws; None for tasks that have no right or wrong case.
+    """
+    if spec.output.task not in _SHOWN:
+        return None
+    probs = probabilities(spec, scores.logits)
+    kinds = _kinds(spec, scores, probs, part)
+    method = next((m.name for m in offered_methods(spec.explanations) if not EXPLAINERS[m.name].needs_torch), None)
+    cases = []
+    for kind in ("right", "wrong", "abstained"):
+        rows = [row for row, found in enumerate(kinds) if found == kind]
+        sure = probs[rows].max(axis=1) if rows else np.zeros(0)
+        for at in np.argsort(-sure)[:EACH]:
+            cases.append(_draw(built, spec, part, rows[at], kind, probs[rows[at]], method))
+    if not public:
+        _keep(cases, folder)
+    return {"public": public, "where": str(folder), "cases": cases}
+
+
+def _kinds(spec: ModelSpec, scores: Scores, probs: np.ndarray, part: PartView) -> list[str]:
+    kinds = []
+    for row, truth in enumerate(part.targets):
+        distance = None if scores.distance is None else float(scores.distance[row])
+        try:
+            found = answer_one(spec, probs[row], distance)
+        except Refusal:
+            kinds.append("refused")
+            continue
+        if found.abstained or found.decision is None:
+            kinds.append("abstained")
+        else:
+            kinds.append("right" if found.decision["label"] == spec.output.labels[int(truth)] else "wrong")
+    return kinds
+
+
+def _draw(
+    built: Built, spec: ModelSpec, part: PartView, row: int, kind: str, probs: np.ndarray, method: str | None
+) -> dict[str, Any]:
+    image = part.take(np.array([row]))[0]
+    score = built.engine.score(image[None])
+    target = target_of(spec.output, score.logits[0])
+    blank = np.zeros(image.shape[1:], np.float32)
+    best = int(np.argmax(probs))
+    heat = None if method is None else render(image, explain(method, built.engine, image, target.column))
+    found = answer_one(spec, probs)
+    return {
+        "kind": kind,
+        "truth": spec.output.labels[int(part.targets[row])],
+        "answer": spec.output.labels[best],
+        "probability": float(probs[best]),
+        "set": None if found.prediction_set is None else list(found.prediction_set),
+        "png": render(image, blank),
+        "heat_png": heat,
+        "method": method,
+    }
+
+
+def _keep(cases: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for number, case in enumerate(cases):
+        for name in ("png", "heat_png"):
+            if case[name] is not None:
+                write_bytes(folder / f"{case['kind']}-{number:02d}-{name.split('_')[0]}.png", case[name], mode=0o600)
