@@ -138,8 +138,8 @@ def _operating(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim(
             "amber",
             "prior-shift",
-            f"{r['labels'][1]!r} makes up {rules['prevalence_val']:.1%} of validation and {rules['prevalence_part']:.1%} of this part:"
-            " PPV, NPV and calibration depend on that.",
+            f"{r['labels'][1]!r} makes up {rules['prevalence_val']:.1%} of validation and"
+            f" {rules['prevalence_part']:.1%} of this part: PPV, NPV and calibration depend on that.",
         )
     decision = r["decision"]
     if decision is not None:

@@ -176,7 +176,7 @@ def decision(result: Mapping[str, Any]) -> bytes | None:
         ax.axhline(0, color=SOFT, linewidth=1.2, label="treat none")
         ax.set_ylim(min(-0.05, *low), max(high) * 1.08 + 0.01)
         ax.set(xlabel="Threshold probability", ylabel="Net benefit per case")
-        _legend(ax, "lower left")
+        _legend(ax, "best")
     return drawn.svg
 
 

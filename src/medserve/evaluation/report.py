@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from markupsafe import Markup
 
 from medserve.evaluation import figures
 from medserve.evaluation.wording import MEANINGS, NOT_REPORTED, NOT_VALIDATED, number, percent, summary, title
+from medserve.models.spec import Method
 from medserve.store.files import write_bytes
 
 _TEMPLATES = "medserve.evaluation", "templates"
@@ -29,6 +31,10 @@ _ALTS = {
     "decision": "Decision curve: net benefit against threshold",
     "agreement": "Mean estimate against mean truth",
 }
+TESTS = {
+    "R1": "weights made random", "R2": "labels shuffled", "L1": "points at planted evidence",
+    "F1": "insertion minus deletion, against edges", "S1": "same map under slight noise", "A1": "adds up to the output",
+}  # fmt: skip
 KINDS = {"right": "Right", "wrong": "Wrong", "abstained": "Abstained"}
 
 
@@ -39,7 +45,7 @@ def write_report(
     model: Mapping[str, Any],
     training: Mapping[str, Any] | None = None,
     leaks: Mapping[str, Any] | None = None,
-    audit: Sequence[Mapping[str, Any]] | None = None,
+    audit: Sequence[Mapping[str, Any] | Method] | None = None,
     shortcuts: Sequence[Mapping[str, Any]] | None = None,
     gallery: Mapping[str, Any] | None = None,
 ) -> None:
@@ -50,7 +56,8 @@ def write_report(
         model: the card, from `card.make_card`.
         training: {"history": {"epochs": [{"epoch", "loss", "val_loss", ...}], "best", ...}, "decision": {...}, ...}.
         leaks: {"policy", "found": [{"kind", "part_a", "part_b", ...}], "removed": {part: count} or count}.
-        audit: explanation methods, [{"name", "verdict": PASS | CAUTION | FAIL, "role", "figures"}].
+        audit: explanation methods, [{"name", "verdict": PASS | CAUTION | FAIL, "role", "figures"}] or `Method`s; a
+            figure that is a record with a "level" is shown as a test of its own.
         shortcuts: [{"name", "level": green | amber | red, "figure", "message"}].
         gallery: {"public": bool, "where": text, "cases": [{"kind": right | wrong | abstained, "truth", "answer",
             "probability", "set", "png": bytes, "heat_png": bytes | None, "method"}]}.
@@ -67,7 +74,7 @@ def render(
     *,
     training: Mapping[str, Any] | None = None,
     leaks: Mapping[str, Any] | None = None,
-    audit: Sequence[Mapping[str, Any]] | None = None,
+    audit: Sequence[Mapping[str, Any] | Method] | None = None,
     shortcuts: Sequence[Mapping[str, Any]] | None = None,
     gallery: Mapping[str, Any] | None = None,
 ) -> str:
@@ -100,7 +107,7 @@ def render(
         past=past,
         training=training,
         leaks=None if leaks is None else _leak_rows(leaks),
-        audit=audit,
+        audit=None if audit is None else [_method(method) for method in audit],
         shortcuts=shortcuts,
         gallery=None if gallery is None else _gallery(gallery),
         kinds=KINDS,
@@ -166,6 +173,29 @@ def _leak_rows(leaks: Mapping[str, Any]) -> dict[str, Any]:
     return {"policy": leaks.get("policy"), "rows": rows, "removed": removed, "total": sum(row[2] for row in rows)}
 
 
+def _method(method: Mapping[str, Any] | Method) -> dict[str, Any]:
+    """One audited method with its tests apart from its loose facts."""
+    row = dict(msgspec.to_builtins(method)) if isinstance(method, Method) else dict(method)
+    record = row.get("figures") or {}
+    tests = [
+        {
+            "name": TESTS.get(key, plain(key)),
+            "level": value["level"],
+            "shown": show({k: v for k, v in value.items() if k != "level"}),
+        }
+        for key, value in record.items()
+        if isinstance(value, Mapping) and "level" in value
+    ]
+    loose = {k: v for k, v in record.items() if not (isinstance(v, Mapping) and "level" in v)}
+    return {
+        "name": row["name"],
+        "verdict": row["verdict"],
+        "role": row.get("role") or "",
+        "tests": tests,
+        "loose": loose,
+    }
+
+
 def _gallery(gallery: Mapping[str, Any]) -> dict[str, Any]:
     if not gallery.get("public"):
         return {"public": False, "where": gallery.get("where"), "count": len(gallery.get("cases") or [])}
@@ -185,7 +215,7 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        if {"value", "low", "high"} <= value.keys():
+        if value.keys() == {"value", "low", "high"}:
             return number(value)
         return "; ".join(f"{plain(k)}: {show(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):

@@ -312,8 +312,6 @@ METRICS: dict[Task, dict[str, Metric]] = {
     "number": {"mae": _mae, "rmse": _rmse, "r2": _r2, "spearman": _spearman},
 }
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse"})
-# Shares of cases: where the value is exactly 0 or 1, a bootstrap has no spread and an exact binomial bound is used.
-SHARES = frozenset({"accuracy", "sensitivity", "specificity", "ppv", "npv"})
 
 
 def point(judged: Judged) -> dict[str, float]:
@@ -326,16 +324,13 @@ def measure(judged: Judged, weights: Array, only: Collection[str] | None = None)
     return {n: of(judged, weights) for n, of in METRICS[judged.task].items() if only is None or n in only}
 
 
-def trials(judged: Judged) -> dict[str, int]:
-    """How many cases stand behind each share of `SHARES`."""
-    n = len(judged)
+def behind(judged: Judged) -> dict[str, Array]:
+    """(N,) bool, the cases behind each share.
+
+    Where a share is exactly 0 or 1 a bootstrap has no spread, and their number gives an exact bound instead.
+    """
+    everyone = _all(judged)
     if judged.task != "binary":
-        return {"accuracy": n} if judged.task in ("multiclass", "ordinal") else {}
-    positives, alerts = int(_true(judged).sum()), int(_alert(judged).sum())
-    return {
-        "accuracy": n,
-        "sensitivity": positives,
-        "specificity": n - positives,
-        "ppv": alerts,
-        "npv": n - alerts,
-    }
+        return {"accuracy": everyone} if judged.task in ("multiclass", "ordinal") else {}
+    true, alert = _true(judged), _alert(judged)
+    return {"accuracy": everyone, "sensitivity": true, "specificity": ~true, "ppv": alert, "npv": ~alert}

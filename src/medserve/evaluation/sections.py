@@ -1,0 +1,225 @@
+"""The sections of an evaluation: each takes what `evaluate` has measured and gives one JSON-ready record."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medserve.errors import BadData
+from medserve.evaluation.conformal import coverage_band
+from medserve.evaluation.curves import ece_null
+from medserve.evaluation.intervals import Interval, bootstrap, delong
+from medserve.evaluation.operating import threshold_rules
+from medserve.evaluation.shift import two_sample
+from medserve.models.spec import ModelSpec
+from medserve.questions.metrics import Judged, judge, one_vs_rest
+from medserve.questions.weighted import average_precision, rank_auroc, ratio
+from medserve.types import Array, Scores
+
+V = TypeVar("V")
+BEFORE_AFTER = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
+
+
+def prefixed(word: str, table: Mapping[str, V]) -> dict[str, V]:
+    return {f"{word}/{name}": value for name, value in table.items()}
+
+
+def patients_behind(masks: Mapping[str, Array], who: Array) -> dict[str, int]:
+    """How many patients stand behind each share: the independent trials of an exact bound."""
+    return {name: len(np.unique(who[mask])) for name, mask in masks.items()}
+
+
+def under(found: Mapping[str, Interval], word: str) -> dict[str, Interval]:
+    return {name.split("/", 1)[1]: span for name, span in found.items() if name.startswith(f"{word}/")}
+
+
+def labelled(task: str, scores: Scores, targets: Array) -> Array:
+    """Positions of labelled cases."""
+    targets = np.asarray(targets)
+    if len(scores) != len(targets):
+        raise BadData(
+            "evaluation-rows", f"{len(scores)} scores for {len(targets)} targets.", hint="Score the same cases again."
+        )
+    if task == "multilabel":
+        known = ~np.isnan(targets).all(axis=1)
+    elif task == "number":
+        known = np.isfinite(targets.astype(np.float64))
+    else:
+        values = targets.astype(np.float64)
+        known = np.isfinite(values) & (values >= 0)
+    rows = np.flatnonzero(known)
+    if not len(rows):
+        raise BadData(
+            "nothing-labelled",
+            "None of the evaluated cases carries a label.",
+            hint="Evaluate data that has labels; use `medserve predict` for data that has none.",
+        )
+    return rows
+
+
+def typed(task: str, targets: Array) -> Array:
+    return targets.astype(np.float64) if task in ("multilabel", "number") else targets.astype(np.int64)
+
+
+def counts(judged: Judged) -> dict[str, int]:
+    if judged.task == "number":
+        return {judged.labels[0]: len(judged)}
+    if judged.task == "multilabel":
+        return {label: int((judged.targets[:, k] == 1).sum()) for k, label in enumerate(judged.labels)}
+    return {label: int((judged.targets == k).sum()) for k, label in enumerate(judged.labels)}
+
+
+def cross_check(judged: Judged) -> dict[str, Any] | None:
+    if judged.task != "binary":
+        return None
+    return {"auroc": delong(judged.targets == 1, judged.probs[:, 1])}
+
+
+def majority(judged: Judged) -> dict[str, Any] | None:
+    """What always saying the most common label (or the mean) would give: the floor under every accuracy."""
+    if judged.task == "number":
+        return {"label": "mean", "mae": float(np.abs(judged.targets - judged.targets.mean()).mean())}
+    if judged.task == "multilabel":
+        known = ~np.isnan(judged.targets)
+        share = np.nanmean(np.where(known, judged.targets, np.nan), axis=0) if known.any(axis=0).all() else None
+        return (
+            None if share is None else {"label": "each label's", "accuracy": float(np.maximum(share, 1 - share).mean())}
+        )
+    counts = np.bincount(judged.targets, minlength=len(judged.labels))
+    return {"label": judged.labels[int(counts.argmax())], "accuracy": float(counts.max() / counts.sum())}
+
+
+def per_label(judged: Judged, who: Array, strata: Array, draws: int, seed: int) -> list[dict[str, Any]]:
+    """One label against the rest, for tasks with several."""
+    if judged.task in ("binary", "number"):
+        return []
+    sides = one_vs_rest(judged)
+
+    def figures(w: Array) -> dict[str, Array]:
+        out = {}
+        for k, (y, p, rows) in enumerate(sides):
+            said = judged.chosen[rows, k] if judged.task == "multilabel" else judged.chosen == k
+            v = w[:, rows]
+            out[f"{k}/auroc"], out[f"{k}/auprc"] = rank_auroc(y, p, v), average_precision(y, p, v)
+            out[f"{k}/sensitivity"] = ratio(v @ (y & said), v @ y)
+            out[f"{k}/specificity"] = ratio(v @ (~y & ~said), v @ ~y)
+            out[f"{k}/ppv"] = ratio(v @ (y & said), v @ said)
+        return out
+
+    trials: dict[str, int] = {}
+    for k, (y, _, rows) in enumerate(sides):
+        said = judged.chosen[rows, k] if judged.task == "multilabel" else judged.chosen == k
+        masks = {"sensitivity": y, "specificity": ~y, "ppv": said}
+        trials |= prefixed(str(k), patients_behind(masks, who[rows]))
+    found = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=trials)
+    return [
+        {"label": label, "n": int(y.sum()), "known": len(rows), "metrics": under(found, str(k))}
+        for k, (label, (y, _, rows)) in enumerate(zip(judged.labels, sides, strict=True))
+    ]
+
+
+def calibration_of(
+    spec: ModelSpec, judged: Judged, found: Mapping[str, Interval], draws: int, seed: int
+) -> dict[str, Any] | None:
+    if judged.task == "number":
+        return None
+    fitted = spec.calibration
+    return {
+        "method": fitted.method,
+        "temperature": fitted.temperature,
+        "n": fitted.n,
+        "cross_fitted": fitted.cross_fitted,
+        "before": under(found, "raw"),
+        "after": {name: found[name] for name in BEFORE_AFTER if name in found},
+        "log_loss_change": found["change/log_loss"],
+        "ece_null": ece_null(judged, draws=draws, seed=seed),
+    }
+
+
+def prediction_sets(
+    spec: ModelSpec,
+    judged: Judged,
+    scores: Scores,
+    found: Mapping[str, Interval],
+    hit: Array | None,
+    size: Array | None,
+    calibration: tuple[Scores, Array] | None,
+) -> dict[str, Any] | None:
+    """What the prediction sets did here: coverage with its band, sizes, and whether the guarantee may be quoted."""
+    fitted = spec.calibration.conformal
+    if fitted is None or hit is None or size is None:
+        return None
+    calibrated, shift = None, None
+    if calibration is not None:
+        cal_scores, cal_targets = calibration
+        rows = labelled(judged.task, cal_scores, cal_targets)
+        truth = typed(judged.task, np.asarray(cal_targets)[rows])
+        if judged.task != "number":
+            calibrated = {label: int((truth == k).sum()) for k, label in enumerate(judged.labels)}
+        by_label = (truth, judged.targets) if fitted.by_label is not None else None
+        shift = two_sample(cal_scores[rows], scores, by_label)
+    low, high = coverage_band(fitted, counts(judged), calibrated)
+    value = float(hit.mean())
+    labels = [] if judged.task == "number" else list(judged.labels)
+    return {
+        "alpha": fitted.alpha,
+        "target": 1 - fitted.alpha,
+        "n_calibration": fitted.n,
+        "by_label": fitted.by_label is not None,
+        "half_width": fitted.quantile if judged.task == "number" else None,
+        "coverage": found["coverage"],
+        "band": {"low": low, "high": high},
+        "inside_band": low - 1e-9 <= value <= high + 1e-9,
+        "label_coverage": {
+            label: float(hit[judged.targets == k].mean())
+            for k, label in enumerate(labels)
+            if (judged.targets == k).any()
+        },
+        "sizes": {str(k): int((size == k).sum()) for k in range(int(size.max()) + 1)},
+        "single_share": float((size == 1).mean()),
+        "empty_share": float((size == 0).mean()),
+        "shift": shift,
+        "suspended": bool(shift and shift["shifted"]),
+    }
+
+
+def operating_of(spec: ModelSpec, judged: Judged, metrics: Mapping[str, Interval]) -> dict[str, Any] | None:
+    """The served thresholds and the work that they make."""
+    points = [
+        {"label": p.label, "threshold": p.threshold, "rule": p.rule, "chosen_on": p.chosen_on}
+        for p in spec.operating_points
+    ]
+    if judged.task == "binary":
+        points = points or [{"label": judged.labels[1], "threshold": 0.5, "rule": "default", "chosen_on": "none"}]
+        alerts = float((judged.chosen == 1).mean() * 100)
+        return {"points": points, "alerts_per_100": alerts, "ppv": metrics["ppv"], "prevalence": metrics["prevalence"]}
+    return {"points": points} if points else None
+
+
+def against(judged: Judged, other: Judged, found: Mapping[str, Interval], spec: ModelSpec | None) -> dict[str, Any]:
+    """The simple model beside this one; differences are this minus simple, on the same draws."""
+    delta = None
+    if judged.task == "binary":
+        delta = delong(judged.targets == 1, judged.probs[:, 1], other.probs[:, 1])
+    return {
+        "architecture": None if spec is None else spec.architecture.name,
+        "metrics": under(found, "baseline"),
+        "difference": under(found, "difference"),
+        "delong": delta,
+    }
+
+
+def other_rules(
+    spec: ModelSpec, judged: Judged, val: tuple[Scores, Array] | None, who: Array, draws: int, seed: int
+) -> dict[str, Any] | None:
+    if val is None or judged.task != "binary":
+        return None
+    scores, targets = val
+    rows = labelled(judged.task, scores, targets)
+    chosen_on = judge(spec, scores[rows].logits, typed(judged.task, np.asarray(targets)[rows]))
+    return threshold_rules(spec, chosen_on, judged, who, draws=draws, seed=seed)
+
+
+def leaks_of(leaky: Array, found: Mapping[str, Interval], metrics: Mapping[str, Interval]) -> dict[str, Any]:
+    without = under(found, "without")
+    return {"involved": int(leaky.sum()), "with": dict(metrics), "without": without or None}
