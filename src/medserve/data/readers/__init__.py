@@ -85,6 +85,7 @@ def _pictures(data: bytes, name: str, limits: Limits, volume: bool) -> Iterator[
             name,
         )
     steps: Iterator[Picture] | None = None
+    found = 0
     while True:
         try:
             with quiet():
@@ -94,7 +95,7 @@ def _pictures(data: bytes, name: str, limits: Limits, volume: bool) -> Iterator[
                         steps = iter([_as_volume(steps, limits)])
                 picture = next(steps)
         except StopIteration:
-            return
+            break
         except MedServeError as error:
             raise _named(error, name) from error
         except ImportError as error:
@@ -116,11 +117,16 @@ def _pictures(data: bytes, name: str, limits: Limits, volume: bool) -> Iterator[
                 ),
                 name,
             ) from error
+        found += 1
         yield picture
+    if not found:
+        raise _named(Refusal("file-unreadable", "The file holds no picture."), name)
 
 
 def _as_volume(steps: Iterator[Picture], limits: Limits) -> Picture:
-    first = next(steps)
+    first = next(steps, None)
+    if first is None:
+        raise Refusal("file-unreadable", "The file holds no picture.")
     if first.volume:
         return first
     if first.frames < 2 or first.colour:

@@ -47,7 +47,8 @@ def check_finite(values: Array, at: str = "") -> None:
 def stretch(values: Array, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
     """What to draw black and white when the format says nothing: two percentiles, of at most about 65,000 values."""
     step = max(1, int(np.sqrt(values.size / 65536)))
-    some = values[..., ::step, ::step] if step > 1 else values
+    colour = values.ndim == 3 and values.shape[-1] == 3
+    some = values if step == 1 else values[::step, ::step] if colour else values[..., ::step, ::step]
     a, b = np.percentile(some, (low, high))
     if a == b:
         a, b = values.min(), values.max()

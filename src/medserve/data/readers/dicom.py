@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from medserve.data.readers.codecs import register
+from medserve.data.readers.codestream import rows_and_columns
 from medserve.data.readers.dicom_values import picture_of, positive, text
 from medserve.data.readers.formats import READERS, Limits
 from medserve.errors import Refusal
@@ -159,17 +160,30 @@ def frames_of(dataset: Any, limits: Limits) -> Iterator[Array]:
     frames = positive(dataset, "NumberOfFrames") or 1
     limits.check(rows * columns, frames)
     syntax = dataset.file_meta.TransferSyntaxUID
-    grey = int(dataset.SamplesPerPixel) == 1 and "PixelData" in dataset
-    if (
-        syntax in _NATIVE
-        and grey
-        and int(dataset.BitsAllocated) in (8, 16)
-        and not dataset["PixelData"].is_undefined_length
-    ):
-        return _native_grey(dataset, rows, columns, frames)
-    if not syntax.is_encapsulated:
-        return _decoded(dataset, syntax, frames)
-    return _decoded(dataset, syntax, frames)
+    decoder = _decoder(syntax)
+    if syntax.is_encapsulated:
+        _check_frames(dataset, rows, columns, limits)
+    else:
+        _check_length(dataset, rows * columns * frames)
+        if syntax in _NATIVE and int(dataset.SamplesPerPixel) == 1 and int(dataset.BitsAllocated) in (8, 16):
+            return _native_grey(dataset, rows, columns, frames)
+    return (frame for frame, _ in decoder.iter_array(dataset))
+
+
+def _decoder(syntax: Any) -> Any:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+        if decoder.is_available:
+            return decoder
+    except NotImplementedError:
+        pass
+    raise Refusal(
+        "codec-missing",
+        f"No codec for DICOM transfer syntax {syntax.name} ({syntax}) is installed.",
+        hint="Run: pip install 'medserve[imaging]'; or convert the file to Explicit VR Little Endian.",
+    )
 
 
 def _native_grey(dataset: Any, rows: int, columns: int, frames: int) -> Iterator[Array]:
@@ -178,12 +192,6 @@ def _native_grey(dataset: Any, rows: int, columns: int, frames: int) -> Iterator
     signed = bool(dataset.PixelRepresentation)
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     data, size = dataset.PixelData, rows * columns
-    if len(data) < size * frames * dtype.itemsize:
-        raise Refusal(
-            "file-truncated",
-            f"The DICOM file holds {len(data)} bytes of pixels; its header promises {size * frames * dtype.itemsize}.",
-            hint="Fetch the file again.",
-        )
     for index in range(frames):
         frame = np.frombuffer(data, dtype, size, index * size * dtype.itemsize).reshape(rows, columns)
         if 0 < stored < allocated:
@@ -192,19 +200,46 @@ def _native_grey(dataset: Any, rows: int, columns: int, frames: int) -> Iterator
         yield frame
 
 
-def _decoded(dataset: Any, syntax: Any, frames: int) -> Iterator[Array]:
-    from pydicom.pixels.decoders.base import get_decoder
-
-    try:
-        decoder = get_decoder(syntax)
-        here = decoder.is_available
-    except NotImplementedError:
-        here = False
-    if not here:
+def _check_length(dataset: Any, pixels: int) -> None:
+    """Uncompressed pixel data must be as long as the header promises."""
+    bits = pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":
+        bits = bits * 2 // 3
+    promised = (bits + 7) // 8
+    element = dataset[next(tag for tag in _PIXELS if tag in dataset)]
+    if element.is_undefined_length:
+        raise Refusal("dicom-bad-header", "The pixel data are compressed, but the transfer syntax says they are not.")
+    found = len(element.value)
+    if found < promised:
         raise Refusal(
-            "codec-missing",
-            f"No codec for DICOM transfer syntax {syntax.name} ({syntax}) is installed.",
-            hint="Run: pip install 'medserve[imaging]'; or convert the file to Explicit VR Little Endian.",
+            "file-truncated",
+            f"The DICOM file holds {found} bytes of pixels; its header promises {promised}.",
+            hint="Fetch the file again.",
         )
-    for frame, _ in decoder.iter_array(dataset):
-        yield frame
+
+
+def _check_frames(dataset: Any, rows: int, columns: int, limits: Limits) -> None:
+    """Every compressed frame says the same size as the header, and there are no more frames than the limits allow."""
+    from pydicom.encaps import generate_frames
+
+    offsets = None
+    if dataset.get("ExtendedOffsetTable") and dataset.get("ExtendedOffsetTableLengths"):
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    frames = positive(dataset, "NumberOfFrames") or 1
+    count = 0
+    for frame in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
+        count += 1
+        limits.check(rows * columns, max(count, frames))
+        if frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+            # without its end marker a JPEG was cut; some decoders would paint the rest grey and say nothing
+            raise Refusal("file-truncated", "A compressed frame of the DICOM file ends early.", hint="Fetch it again.")
+        found = rows_and_columns(frame)
+        if found is not None and found != (rows, columns):
+            limits.check(found[0] * found[1], frames)
+            raise Refusal(
+                "dicom-bad-header",
+                f"The header says {rows} x {columns} pixels, its compressed image {found[0]} x {found[1]}.",
+                hint="Export the image again.",
+            )
+    if count < frames:
+        raise Refusal("file-truncated", f"The DICOM file holds {count} frames; its header promises {frames}.")

@@ -67,6 +67,7 @@ def picture_of(dataset: Any, frame: Array, index: int) -> Picture:
     """One stored frame as a `Picture`. Raises: Refusal `dicom-photometric`, `image-not-finite`, `dicom-bad-header`."""
     frames = positive(dataset, "NumberOfFrames") or 1
     photometric = text(dataset, "PhotometricInterpretation")
+    frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
     header = {name: found for name, tag in _HEADER.items() if (found := text(dataset, tag))}
     syntax = dataset.file_meta.TransferSyntaxUID
     header |= {"format": "DICOM", "transfer_syntax": str(syntax), "size": size_of(frame), "window": "none"}

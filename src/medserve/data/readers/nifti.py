@@ -5,6 +5,7 @@ to left, as an axial DICOM slice lies. Scale slope and intercept of the header a
 checked first, and a .gz is inflated no further than that size. Source: NIfTI-1 and NIfTI-2, through nibabel.
 """
 
+import logging
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ def read_nifti(data: bytes, limits: Limits, volume: bool) -> Iterator[Picture]:
     """Pictures of a NIfTI file: its slices in order, through all time points; with `volume`, the volume."""
     import nibabel
 
+    _quiet_log()
     zipped = data[:2] == b"\x1f\x8b"
     head = zlib.decompressobj(31).decompress(data, _HEADER_BYTES) if zipped else data[:_HEADER_BYTES]
     if len(head) < 348:
@@ -53,14 +55,20 @@ def _truncated() -> Refusal:
     return Refusal("file-truncated", "The NIfTI file ends before its voxels do.", hint="Copy or export it again.")
 
 
+def _quiet_log() -> None:
+    """Nibabel writes its doubts about a header to stderr; what matters becomes a Refusal."""
+    from nibabel.imageglobals import logger
+
+    if logger.propagate:
+        logger.handlers[:] = [logging.NullHandler()]
+        logger.propagate = False
+
+
 def _scaled(image: Any) -> Array:
     proxy = image.dataobj
     values = np.asarray(proxy.get_unscaled())
-    if values.dtype.fields:  # RGB24, RGBA32
-        values = np.stack([values[c] for c in "RGB"], axis=-1)
-        return values.reshape(*values.shape[:-1], 3)
     if values.dtype.kind not in "uif":
-        raise Refusal("image-type", f"Voxels must be real numbers, not {values.dtype}.")
+        raise Refusal("image-type", "Voxels must be real numbers; colour and complex NIfTI are not read.")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     slope, inter = float(proxy.slope), float(proxy.inter)
     if (slope, inter) == (1.0, 0.0):
@@ -69,11 +77,9 @@ def _scaled(image: Any) -> Array:
 
 
 def _upright(values: Array, affine: Array) -> Array:
-    """(x, y[, z[, t]]) as stored -> (T, D, H, W), or (T, D, H, W, 3) for colour."""
+    """(x, y[, z[, t]]) as stored -> (T, D, H, W)."""
     import nibabel
 
-    colour = values.ndim > 2 and values.shape[-1] == 3 and values.dtype == np.uint8 and values.strides[-1] == 1
-    del colour
     while values.ndim < 4:
         values = values[..., None]
     values = values.reshape(values.shape[:4])
@@ -85,11 +91,11 @@ def _upright(values: Array, affine: Array) -> Array:
 
 
 def _pictures(values: Array, image: Any, volume: bool) -> Iterator[Picture]:
+    import nibabel
+
     times, depth = values.shape[:2]
     shown = (0.0, 255.0) if values.dtype == np.uint8 else _shown(values, image.header)
     header = {"format": "NIfTI", "size": size_of(values[0]), "window": "file" if values.dtype != np.uint8 else "none"}
-    import nibabel
-
     x, y, z = (float(v) for v in nibabel.affines.voxel_sizes(image.affine))
     if volume:
         if times > 1:
@@ -97,11 +103,11 @@ def _pictures(values: Array, image: Any, volume: bool) -> Iterator[Picture]:
         header["layout"] = "volume"
         yield Picture(values[0], shown, spacing_mm=(z, y, x), header=header)
         return
-    for index in range(times * depth):
-        time, slice_ = divmod(index, depth)
-        frames = times * depth
+    frames = times * depth
+    for index in range(frames):
+        time, level = divmod(index, depth)
         yield Picture(
-            values[time, slice_],
+            values[time, level],
             shown,
             spacing_mm=(y, x),
             frame=index if frames > 1 else None,

@@ -92,7 +92,7 @@ class Show:
     def _range(self, picture: Picture) -> tuple[float, float]:
         if self.low is not None and self.high is not None:
             return self.low, self.high
-        if picture.values.dtype == np.uint8 or picture.header.get("window") != "none":
+        if picture.values.dtype == np.uint8 or picture.colour or picture.header.get("window") != "none":
             return picture.shown
         return stretch(picture.values, self.dark, self.bright)
 
