@@ -58,15 +58,17 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         stem: list[nn.Module] = []
-        for step in range(max(1, strides)):
+        for left in range(max(1, strides) - 1, -1, -1):  # few channels while the picture is large
+            wider = max(8, widths[0] >> left)
             stem += [
-                nn.Conv2d(channels if step == 0 else widths[0], widths[0], 3, 2 if strides else 1, 1, bias=False),
-                nn.BatchNorm2d(widths[0]),
+                nn.Conv2d(channels, wider, 3, 2 if strides else 1, 1, bias=False),
+                nn.BatchNorm2d(wider),
                 nn.ReLU(inplace=False),
             ]
+            channels = wider
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList()
-        width = widths[0]
+        width = channels
         for index, wider in enumerate(widths):
             rows = [Block(width if row == 0 else wider, wider, 2 if row == 0 and index else 1) for row in range(blocks)]
             self.stages.append(nn.Sequential(*rows))
