@@ -80,7 +80,7 @@ def test_revocation_by_another_process_takes_effect_within_a_second(ring, settin
     other.close()
     time.sleep(1.0)
     assert denied(ring, new.key) == "key-revoked"
-    assert [row.state(time.time()) for row in ring.list()] == ["revoked"]
+    assert [row.state(time.time()) for row in ring.rows()] == ["revoked"]
     assert ring.active() == []
 
 

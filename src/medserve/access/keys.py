@@ -104,14 +104,14 @@ class KeyRing:
             )
         return NewKey(row, key)
 
-    def list(self) -> "list[KeyRow]":
+    def rows(self) -> list[KeyRow]:
         columns = (api_keys.c.id, api_keys.c.name, api_keys.c.created_at, api_keys.c.expires_at, api_keys.c.revoked_at)
         with self._engine.connect() as db:
             return [KeyRow(*row) for row in db.execute(sa.select(*columns).order_by(api_keys.c.created_at))]
 
-    def active(self) -> "list[KeyRow]":
+    def active(self) -> list[KeyRow]:
         now = time.time()
-        return [row for row in self.list() if row.state(now) == "active"]
+        return [row for row in self.rows() if row.state(now) == "active"]
 
     def revoke(self, id: str) -> KeyRow:
         """End a key now; revoking twice keeps the first time."""
@@ -121,7 +121,7 @@ class KeyRing:
                 .where(api_keys.c.id == id, api_keys.c.revoked_at.is_(None))
                 .values(revoked_at=time.time())
             )
-        rows = {row.id: row for row in self.list()}
+        rows = {row.id: row for row in self.rows()}
         if id not in rows:
             raise NotFound("key", id, rows, hint="List them with `medserve keys list`.")
         with self._lock:

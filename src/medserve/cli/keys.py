@@ -49,7 +49,7 @@ def list_(*, home: Path | None = None, json: Flag = False) -> Answer:
     json
         Print exactly one JSON object.
     """
-    rows = [_row(row) for row in _ring(home).list()]
+    rows = [_row(row) for row in _ring(home).rows()]
     columns = ("id", "name", "state", "created", "expires")
     cells = [tuple(row[column] or "never" for column in columns) for row in rows]
     return Answer({"keys": rows}, table("API keys", *columns, rows=cells))

@@ -40,7 +40,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 parser with bounds it does not set: bytes and seconds of a request's head, and of a refused
     body's rest; the number of connections. What breaks one is told so in JSON and disconnected."""
 
-    _head_bytes = 0
+    _head_bytes = 0  # as they came
+    _parsed_bytes = 0  # of the request line and headers
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
 
@@ -62,12 +63,23 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._start(HEAD_S)
         super().data_received(data)
         # A chunk may hold the whole head and a part of the body: then the head is over by now.
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431, "headers-too-large", "The request's headers are too large.", "usage")
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+
+    def on_url(self, url: bytes) -> None:
+        self._parsed_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._parsed_bytes += len(name) + len(value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
         self._stop()
+        if self._parsed_bytes > MAX_HEAD_BYTES:  # the whole of it came in one chunk
+            self._refuse_head()
+            raise ValueError  # ends the parsing; the connection is closing
+        self._in_head, self._head_bytes, self._parsed_bytes = False, 0, 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -82,6 +94,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "headers-too-large", "The request's headers are too large.", "usage")
 
     def _start(self, seconds: float) -> None:
         self._stop()
@@ -181,10 +196,14 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._application, self._url, self._on_ready = application, url, on_ready
+        self.failure: Exception | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_ready(self._url)
+        try:
+            self._on_ready(self._url)
+        except Exception as error:  # whoever waits for the address is gone: end in order, then say so
+            self.failure, self.should_exit = error, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._application.admission.draining = True
@@ -205,6 +224,8 @@ def run(application: Application, address: Address, *, on_ready: Callable[[str],
         before = [(sig, signal.signal(sig, _ignore)) for sig in (signal.SIGINT, signal.SIGTERM)]
     try:
         server.run(sockets=[sock])
+        if server.failure is not None:
+            raise server.failure
     except SystemExit as error:  # uvicorn's way to say that it could not start
         raise Fault("server-start", "The server could not start.", hint="See the lines above.") from error
     finally:
