@@ -28,6 +28,7 @@ from medserve.errors import MedServeError
 
 CHUNK = 8  # files a worker takes at a time
 QUEUED = 3  # chunks a worker has in hand
+WORKER = (sys.executable, "-m", "medserve.data._pool")
 BUFFER_BYTES = 8 * 2**20  # prepared images a worker may be ahead
 
 Event = Record | Failure | None
@@ -84,9 +85,7 @@ class _Worker:
 
     def _start(self) -> None:
         env = dict(os.environ) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "medserve.data._pool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
-        )
+        self._process = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         self._answers: queue.Queue[_Message | None] = queue.Queue(self._ahead)
         assert self._process.stdin and self._process.stdout
         listen = threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True)

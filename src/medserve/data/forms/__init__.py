@@ -6,19 +6,20 @@ A MedMNIST-style `.npz`; a folder per class (also below train/, val/, test/); a 
 a CSV or Parquet manifest; a folder with a `dataset.yaml`. No pixel is read here.
 """
 
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from medserve.data.declaration import Dataset, parse
 from medserve.data.forms.arrays import list_npz
-from medserve.data.forms.files import TABLES, relative, walk
+from medserve.data.forms.files import TABLES, looks_like_image, not_image, relative, walk
 from medserve.data.forms.folders import class_folders, list_folders
 from medserve.data.forms.listing import Listing, part_of
 from medserve.data.forms.tables import list_table, usable
 from medserve.data.forms.write import write_yaml
 from medserve.data.pseudonym import DEFAULT_KEY
 from medserve.errors import BadData, Usage
-from medserve.types import Part
+from medserve.types import PARTS, Part
 
 __all__ = ["Listing", "list_items", "write_yaml"]
 DECLARATION = ("dataset.yaml", "dataset.yml")
@@ -70,7 +71,7 @@ def _list_folder(root: Path, key: bytes) -> Listing:
         return _list_declared(root, files, parse(said.read_bytes(), name=said.name), key)
     arrays = [f for f in files if f.suffix.lower() == ".npz"]
     tables = _tables(root, files)
-    if tables and (usable(tables, root, files) or not class_folders(_images(files, tables), root)):
+    if tables and (usable(tables, root, files) or class_folders(_images(files, tables), root) < 2):
         chosen = {t for t, _ in tables}
         return list_table(root, tables, [f for f in files if f not in chosen], None, key, path=root)
     if len(arrays) == 1 and len(files) <= 3:
@@ -95,7 +96,7 @@ def _list_declared(root: Path, files: list[Path], declared: Dataset, key: bytes)
             "folder-empty", f"No file fits `files: {declared.files}`.", hint="It is a pattern such as images/**/*.dcm."
         )
     arrays = [f for f in chosen if f.suffix.lower() == ".npz"]
-    if len(arrays) == 1 and (len(chosen) == 1 or not class_folders(_images(chosen, []), root)):
+    if len(arrays) == 1 and (len(chosen) == 1 or class_folders(_images(chosen, []), root) == 0):
         return _with_others(list_npz(arrays[0], declared, key), root, [*chosen, root / "dataset.yaml"], arrays[0])
     tables = _tables(root, chosen)
     if tables and (declared.patient or (declared.target and declared.target.column)):
@@ -117,7 +118,7 @@ def _tables(root: Path, files: list[Path]) -> list[tuple[Path, Part | None]]:
     found = [f for f in files if f.parent == root and f.suffix.lower() in TABLES]
     by_part: list[tuple[Path, Part | None]] = [(f, part) for f in found if (part := part_of(f.stem)) is not None]
     if len(by_part) > 1:
-        return by_part
+        return sorted(by_part, key=lambda t: PARTS.index(t[1] or "train"))
     for name in _TABLE_NAMES:
         named = [f for f in found if f.stem.lower() == name]
         if named:
@@ -126,15 +127,12 @@ def _tables(root: Path, files: list[Path]) -> list[tuple[Path, Part | None]]:
 
 
 def _images(files: list[Path], tables: list[tuple[Path, Part | None]]) -> list[Path]:
-    return [f for f in files if f not in {t for t, _ in tables}]
+    others = {t for t, _ in tables}
+    return [f for f in files if f not in others and looks_like_image(f)]
 
 
 def _with_others(listing: Listing, root: Path, files: list[Path], array: Path) -> Listing:
     """An array file in a folder: the other files are counted too."""
-    from dataclasses import replace
-
-    from medserve.data.forms.files import not_image
-
     others = [f for f in files if f != array and f.name.lower() not in DECLARATION]
     refused = [not_image(relative(f, root)) for f in others]
     return replace(listing, path=root, files=len(files), refused=refused)

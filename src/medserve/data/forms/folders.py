@@ -14,9 +14,9 @@ from medserve.errors import BadData
 from medserve.types import Part
 
 
-def class_folders(images: list[Path], root: Path) -> bool:
-    """True when images stand in folders below `root`, not only in part folders."""
-    return any(_place(path, root)[1] is not None for path in images)
+def class_folders(images: list[Path], root: Path) -> int:
+    """How many folders below `root`, part folders left out, hold images."""
+    return len({_place(path, root)[1] for path in images} - {None})
 
 
 def list_folders(root: Path, files: list[Path], declared: Dataset | None, key: bytes, *, read: int = 0) -> Listing:

@@ -81,9 +81,13 @@ class Labels:
         raise Unlabelled("label-unknown", f"Row {row + 2}, column {self.columns[0]!r}: none of the declared classes.")
 
     def _flags(self, cells: list[str], row: int) -> Label:
-        values = [math.nan if c == "" else _number(c) for c in cells]
+        values = [
+            math.nan if c.removesuffix(".0") in ("", "-1") else _number(c) for c in cells
+        ]  # -1: CheXpert's "unsure"
         if any(v is None or not (math.isnan(v) or v in (0, 1)) for v in values):
-            raise Unlabelled("label-invalid", f"Row {row + 2}: the label columns hold 0, 1 or nothing.")
+            raise Unlabelled(
+                "label-invalid", f"Row {row + 2}: the label columns hold 0, 1, or -1 or nothing for unknown."
+            )
         if all(c == "" for c in cells):
             raise Unlabelled("label-missing", f"Row {row + 2}: no label in any column.")
         return tuple(float(v) for v in values if v is not None)

@@ -18,8 +18,8 @@ from medserve.errors import BadData, neighbours
 MAX_BYTES = 2**30
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _WORDS = {
-    "file": """file filename filepath path image imagepath imagefile imagename imageid img imgpath imgname dicom dicompath
-        dcm imageindex scan volume nifti id sopinstanceuid""",
+    "file": """file filename filepath path image imagepath imagefile imagename imageid img imgpath imgname dicom
+        dicompath dcm imageindex scan volume nifti id sopinstanceuid""",
     "uid": "sopinstanceuid instanceuid sopuid",
     "label": "label labels target class category diagnosis dx finding findings findinglabels outcome pathology y",
     "patient": "patient patientid subject subjectid participant participantid person personid mrn case caseid",
@@ -169,14 +169,15 @@ def guess(table: Table, hits: Callable[[list[str]], int]) -> dict[str, str]:
 
 
 def flag_columns(table: Table, taken: Iterable[str]) -> list[str]:
-    """Columns of zeros and ones that have no other role: several labels, or one."""
+    """Columns of flags that have no other role: several labels, or one. Zeros and ones, -1 or nothing for unknown."""
     words = {*FILE, *PATIENT, *PART, *GROUPS}
     taken = set(taken)
-    return [
-        n
-        for n, cells in table.columns.items()
-        if n not in taken and plain(n) not in words and {c for c in cells if c} == {"0", "1"}
-    ]
+    return [n for n, cells in table.columns.items() if n not in taken and plain(n) not in words and _flags(cells)]
+
+
+def _flags(cells: list[str]) -> bool:
+    found = {c.removesuffix(".0") for c in cells}
+    return "1" in found and found <= {"0", "1", "-1", ""} and len(found) > 1
 
 
 def group_columns(table: Table, taken: Iterable[str]) -> list[str]:
