@@ -1,13 +1,20 @@
-"""A tiny signed package with a graph made by hand, so that serving is tested without training anything.
+"""A tiny signed package with a graph made by hand, and a live server, so that serving is tested without training.
 
 The graph can be checked on paper: logit = 10 * (mean - 0.5) of the pixels in [0, 1]; distance = the mean absolute step
 between neighbours, so that noise is far and a gradient is near; cam = 10 * (4x4 means - 0.5), whose mean is the logit.
 """
 
+import contextlib
 import io
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import onnx
 from onnx import TensorProto as T
@@ -15,6 +22,8 @@ from onnx import helper as h
 from PIL import Image
 from safetensors.numpy import save_file
 
+from medserve.access.keys import KeyRing
+from medserve.app import build
 from medserve.data.transforms import default_transforms
 from medserve.models.package import CARD, GRAPH, MODEL, SELFCHECK, SPLIT, WEIGHTS, seal
 from medserve.models.signing import Signer
@@ -28,6 +37,10 @@ from medserve.models.spec import (
     OutOfDistribution,
     OutputSpec,
 )
+from medserve.serving.asgi import Application, Limits
+from medserve.serving.bodies import BodyTiming
+from medserve.serving.logs import make_log
+from medserve.serving.server import Address, Server, listen
 from medserve.settings import Settings
 from medserve.types import Named
 
@@ -152,3 +165,70 @@ def dicom(values: np.ndarray, modality: str = "CR", patient: str = "PAT-4711") -
     out = io.BytesIO()
     pydicom.dcmwrite(out, data, enforce_file_format=True)
     return out.getvalue()
+
+
+SMALL = Limits(max_upload_bytes=2 * 2**20, deadline_s=20, timing=BodyTiming(stall_s=0.5))
+
+
+@dataclass
+class Running:
+    url: str
+    port: int
+    key: str
+    settings: Settings
+    application: Application
+    log: StringIO
+
+    def http(self, **more: object) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=20, **more)
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@contextlib.contextmanager
+def serving(application: Application) -> Iterator[int]:
+    """The application on a free loopback port, in a thread."""
+    sock = listen(Address(port=0))
+    ready = threading.Event()
+    server = Server(application, "", lambda url: ready.set())
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        sock.close()
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def live_server(root: Path) -> Iterator[Running]:
+    """Versions 1 and 2 of `tiny`, on a free loopback port."""
+    settings = Settings(home=root / "home")
+    folders = [
+        write_package(root / "one", settings, spec(version="1")),
+        write_package(root / "two", settings, spec(version="2")),
+    ]
+    keys = KeyRing.open(settings)
+    key = keys.create("tests").key
+    application = build(settings, folders, keys=keys, limits=SMALL, threads=1)
+    log = StringIO()
+    application._log = make_log(log)
+    with serving(application) as port:
+        yield Running(f"http://127.0.0.1:{port}", port, key, settings, application, log)
+    keys.close()
+
+
+def raw(port: int, data: bytes, *, timeout: float = 10) -> bytes:
+    """What the server answers to these bytes, until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
+        with contextlib.suppress(OSError):
+            sock.sendall(data)
+        answer = b""
+        with contextlib.suppress(OSError):
+            while chunk := sock.recv(65536):
+                answer += chunk
+        return answer

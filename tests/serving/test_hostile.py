@@ -8,8 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import raw
-from tiny_package import SIDE, dicom, noise, png, ramp
+from tiny_package import SIDE, dicom, noise, png, ramp, raw
 
 PREDICT = "/v1/models/tiny/predict"
 COLOUR = np.stack([ramp(), ramp(10, 200), ramp(255, 0)], axis=-1)
