@@ -150,7 +150,9 @@ def confusion(result: Mapping[str, Any]) -> bytes | None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(counts)
     with _axes(max(4.4, 0.62 * k + 2), max(3.6, 0.5 * k + 1.6)) as (ax, drawn):
-        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        ax.pcolormesh(np.arange(k + 1) - 0.5, np.arange(k + 1) - 0.5, share, cmap="Blues", vmin=0, vmax=1)
+        ax.invert_yaxis()
+        ax.set_aspect("equal")
         ax.grid(False)
         for i, j in np.ndindex(k, k):
             ax.text(j, i, f"{int(counts[i, j])}\n{share[i, j]:.0%}", ha="center", va="center",
