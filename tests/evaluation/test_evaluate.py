@@ -118,7 +118,18 @@ def test_differences_are_paired_and_add_up(whole):
     assert gap["value"] == pytest.approx(ours["value"] - theirs["value"])
     assert gap["high"] - gap["low"] < theirs["high"] - theirs["low"]
     assert gap["low"] == pytest.approx(result["baseline"]["delong"]["low"], abs=0.02)
-    assert codes(result)["beats-baseline"] == "green"
+    assert codes(result)["beats-other"] == "green"
+
+
+def test_the_baseline_itself_is_compared_with_the_recipe():
+    """Offered alone, the simpler model is not blamed for being as good; a recipe that is no better is."""
+    z, y = part(400)
+    one, two = z + np.random.default_rng(1).normal(size=(2, 400, 1))
+    said = [
+        codes(evaluate(bare(BINARY), Scores(one), y, part="test", baseline=Scores(two), role=role, draws=50))
+        for role in ("recipe", "baseline")
+    ]
+    assert said[0]["baseline-as-good"] == "amber" and said[1]["simpler-as-good"] == "green"
 
 
 def test_leaky_cases_are_shown_with_and_without(whole):

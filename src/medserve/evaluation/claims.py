@@ -124,12 +124,17 @@ def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         return
     better, worse = (gap["high"] < 0, gap["low"] > 0) if name == "mae" else (gap["low"] > 0, gap["high"] < 0)
     figure = f"{name.upper()} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    other, simple = f"the {r['baseline']['other']} trained beside it", r["baseline"]["role"] == "baseline"
     if better:
-        yield _claim("green", "beats-baseline", f"Better than the simple model beside it: {figure}.")
+        yield _claim("green", "beats-other", f"Better than {other}: {figure}.")
     elif worse:
-        yield _claim("red", "below-baseline", f"Worse than the simple model beside it: {figure}.")
+        yield _claim("amber" if simple else "red", "below-other", f"Worse than {other}: {figure}.")
+    elif simple:
+        yield _claim(
+            "green", "simpler-as-good", f"The simpler of the two; not shown to be worse than {other}: {figure}."
+        )
     else:
-        yield _claim("amber", "baseline-as-good", f"Not shown to be better than the simple model beside it: {figure}.")
+        yield _claim("amber", "baseline-as-good", f"Not shown to be better than {other}: {figure}.")
 
 
 def _operating(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:

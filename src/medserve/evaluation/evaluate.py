@@ -9,7 +9,7 @@ call share the same bootstrap draws of patients, so every difference is a paired
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +45,7 @@ def evaluate(
     groups: Mapping[str, Array] | None = None,
     baseline: Scores | None = None,
     baseline_spec: ModelSpec | None = None,
+    role: Literal["recipe", "baseline"] = "recipe",
     val: tuple[Scores, Array] | None = None,
     calibration: tuple[Scores, Array] | None = None,
     leaky: Array | None = None,
@@ -61,7 +62,9 @@ def evaluate(
         part: "train" | "val" | "calibration" | "test" | "all" (foreign data).
         patients: (N,) keys; None: each case counts as its own patient, and a claim says so.
         groups: subgroup column -> (N,) values.
-        baseline, baseline_spec: the simple model's scores of the same rows and its own signature.
+        baseline, baseline_spec: the other candidate's scores of the same rows and its own signature: the simple
+            baseline beside a recipe, or the recipe's network beside a baseline (see `role`).
+        role: which of the two this model is.
         val: validation scores and targets, for the table of threshold rules.
         calibration: calibration scores and targets, for the shift check and the coverage band.
         leaky: (N,) True where a case is involved in a leak that was kept; metrics are shown with and without.
@@ -159,7 +162,7 @@ def evaluate(
         "curves": curves(judged, who, draws=min(draws, 200), seed=seed),
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
         "subgroups": subgroups(judged, who, _rows(groups, rows), hit=hit, abstained=~answered, draws=draws, seed=seed),
-        "baseline": None if other is None else sections.against(judged, other, found, baseline_spec),
+        "baseline": None if other is None else sections.against(judged, other, found, baseline_spec, role),
         "threshold_rules": sections.other_rules(spec, judged, val, who, draws, seed),
         "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], found, metrics),
     }

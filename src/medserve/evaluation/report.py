@@ -57,7 +57,7 @@ def write_report(
         training: {"history": {"epochs": [{"epoch", "loss", "val_loss", ...}], "best", ...}, "decision": {...}, ...}.
         leaks: {"policy", "found": [{"kind", "part_a", "part_b", ...}], "removed": {part: count} or count}.
         audit: explanation methods, [{"name", "verdict": PASS | CAUTION | FAIL, "role", "figures"}] or `Method`s; a
-            figure that is a record with a "level" is shown as a test of its own.
+            figure that is a record with a "level" is shown as a test. Left out: the verdicts on the card.
         shortcuts: [{"name", "level": green | amber | red, "figure", "message"}].
         gallery: {"public": bool, "where": text, "cases": [{"kind": right | wrong | abstained, "truth", "answer",
             "probability", "set", "png": bytes, "heat_png": bytes | None, "method"}]}.
@@ -107,7 +107,7 @@ def render(
         past=past,
         training=training,
         leaks=None if leaks is None else _leak_rows(leaks),
-        audit=None if audit is None else [_method(method) for method in audit],
+        audit=[_method(method) for method in (model.get("explanations") or [] if audit is None else audit)],
         shortcuts=shortcuts,
         gallery=None if gallery is None else _gallery(gallery),
         kinds=KINDS,

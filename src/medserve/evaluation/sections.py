@@ -196,12 +196,16 @@ def operating_of(spec: ModelSpec, judged: Judged, metrics: Mapping[str, Interval
     return {"points": points} if points else None
 
 
-def against(judged: Judged, other: Judged, found: Mapping[str, Interval], spec: ModelSpec | None) -> dict[str, Any]:
-    """The simple model beside this one; differences are this minus simple, on the same draws."""
+def against(
+    judged: Judged, other: Judged, found: Mapping[str, Interval], spec: ModelSpec | None, role: str
+) -> dict[str, Any]:
+    """The other candidate beside this one; differences are this minus the other, on the same draws."""
     delta = None
     if judged.task == "binary":
         delta = delong(judged.targets == 1, judged.probs[:, 1], other.probs[:, 1])
     return {
+        "role": role,
+        "other": "simple baseline" if role == "recipe" else "recipe's network",
         "architecture": None if spec is None else spec.architecture.name,
         "metrics": under(found, "baseline"),
         "difference": under(found, "difference"),
