@@ -17,13 +17,15 @@ from typing import Literal
 import numpy as np
 
 from medserve.data.cohort import Case, Shelf
-from medserve.data.registration import agreement, band_pass
+from medserve.data.registration import agreement, band_pass, shared_patterns
 from medserve.progress import SILENT, Progress
 from medserve.types import Array
 
 Kind = Literal["bytes", "pixels", "near-duplicate"]
 
-SAME_PICTURE = 0.97  # agreement of copies is above it, of different patients' films below (benchmarks/leaks.py)
+# Agreement of copies is above these, of different patients' films below (figures: benchmarks/leaks.py).
+SAME_PICTURE, SAME_OWN = 0.967, 0.85  # of the whole picture, and of what it does not share with all others
+SAME_ALONE = 0.97  # of the whole picture where too few are at hand to learn what they share
 NEIGHBOURS = 5  # proposed for each picture within its own part and within each other part
 _SIDE = 64  # thumbnails are 64 x 64
 _HASHED, _DESCRIBED = 8, 12  # lowest cosine frequencies along each axis
@@ -32,6 +34,7 @@ _DIRECTIONS = 64
 _PROPOSE, _PROPOSE_WHITENED = 0.75, 0.50  # cosine similarity from which a pair is looked at
 _TEXTURE = 1.0  # grey levels; a flatter picture has nothing to compare
 _BLOCK = 1024
+_SAMPLE = 2000  # pictures from which the shared patterns are learned
 _CHUNK = 4096
 
 
@@ -97,29 +100,26 @@ def find_duplicates(
             never hide a leak.
         near: also look for near repeats.
 
-    Returns: exact repeats as (first of its group, repeat); near repeats between the firsts of their groups.
+    Returns: exact repeats as (first of its group and part, repeat), the first of a further part as (first of the
+        group, itself); near repeats between those firsts.
     """
     groups = exact_groups(cases)
-    pairs = [Pair(g[0], row, exact_kind(cases[g[0]], cases[row]), 1.0) for g in groups for row in g[1:]]
+    pairs: list[Pair] = []
+    repeats = set()
+    for group in groups:
+        firsts: dict[Hashable, int] = {}
+        for row in group:
+            first = firsts.setdefault(parts[row] if parts else None, row)
+            repeats |= {row} - {first}
+            if row != group[0]:
+                origin = first if first != row else group[0]
+                pairs.append(Pair(origin, row, exact_kind(cases[origin], cases[row]), 1.0))
     if near:
-        repeats = {row for group in groups for row in group[1:]} if parts is None else _repeats(groups, parts)
         rows = np.asarray([i for i, case in enumerate(cases) if i not in repeats and not case.blank], np.int64)
         numbers: dict[Hashable, int] = {}
         codes = np.asarray([numbers.setdefault(parts[i] if parts else None, len(numbers)) for i in rows], np.int64)
         pairs += _near(cases, thumbs, rows, codes, progress)
     return sorted(pairs, key=lambda p: (p.a, p.b))
-
-
-def _repeats(groups: Sequence[Sequence[int]], parts: Sequence[Hashable]) -> set[int]:
-    """Members of exact groups beyond the first of each part."""
-    out = set()
-    for group in groups:
-        seen: set[Hashable] = set()
-        for row in group:
-            if parts[row] in seen:
-                out.add(row)
-            seen.add(parts[row])
-    return out
 
 
 def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progress: Progress) -> list[Pair]:
@@ -128,6 +128,7 @@ def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progr
     described, textured = _describe(cases, thumbs, rows)
     rows, described = rows[textured], described[textured]
     proposed = _propose(described, codes[textured])
+    shared = shared_patterns(_read(cases, thumbs, rows[:: max(1, len(rows) // _SAMPLE)]))
     found: list[Pair] = []
     blocks = range(0, len(proposed), _CHUNK)
     for at in progress.track(blocks, "comparing alike pictures") if len(blocks) > 1 else blocks:
@@ -135,8 +136,9 @@ def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progr
         firsts, seconds = rows[chunk[:, 0]], rows[chunk[:, 1]]
         differ = np.asarray([cases[i].pixels != cases[j].pixels for i, j in zip(firsts, seconds, strict=True)], bool)
         firsts, seconds = firsts[differ], seconds[differ]
-        likeness = agreement(_read(cases, thumbs, firsts), _read(cases, thumbs, seconds))
-        for i in np.flatnonzero(likeness >= SAME_PICTURE):
+        likeness, own = agreement(_read(cases, thumbs, firsts), _read(cases, thumbs, seconds), shared)
+        same = likeness >= SAME_ALONE if shared is None else (likeness >= SAME_PICTURE) & (own >= SAME_OWN)
+        for i in np.flatnonzero(same):
             a, b = sorted((int(firsts[i]), int(seconds[i])))
             found.append(Pair(a, b, "near-duplicate", round(float(min(likeness[i], 1.0)), 4)))
     return found

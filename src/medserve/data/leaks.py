@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from medserve.data.cohort import Case
-from medserve.data.duplicates import exact_groups, exact_kind, find_duplicates
+from medserve.data.duplicates import Pair, exact_groups, exact_kind, find_duplicates
 from medserve.data.split import Parts, PartView, TrainPart, check_parts
 from medserve.errors import BadData
 from medserve.progress import SILENT, Progress
@@ -70,7 +70,9 @@ class Removed:
         return out
 
 
-def find_leaks(parts: Parts, *, near: bool = True, progress: Progress = SILENT) -> list[Leak]:
+def find_leaks(
+    parts: Parts, *, near: bool = True, pairs: Sequence[Pair] | None = None, progress: Progress = SILENT
+) -> list[Leak]:
     """Every case that shares a patient or a picture with a better protected part.
 
     The same patient is a leak only where patients were declared. Each case of a group that stands in several parts is
@@ -78,6 +80,7 @@ def find_leaks(parts: Parts, *, near: bool = True, progress: Progress = SILENT) 
 
     Args:
         near: also look for near-duplicates, the part that takes time (seconds for 10,000 pictures).
+        pairs: of cohort rows, when `find_duplicates(cohort.cases, cohort.thumbs, parts=...)` has run already.
     """
     cohort = parts.cohort
     place: dict[int, Part] = {int(row): view.name for view in parts for row in view.rows}  # type: ignore[misc]
@@ -105,15 +108,17 @@ def find_leaks(parts: Parts, *, near: bool = True, progress: Progress = SILENT) 
         for part in PROTECTION:
             mates = [row for row in group if place[row] == part]
             twins |= dict.fromkeys(mates, mates)
-    if near:
+    if pairs is None and near:
         names = [place[row] for row in rows]
-        for pair in find_duplicates(cases, cohort.thumbs, parts=names, progress=progress):
-            a, b = rows[pair.a], rows[pair.b]
-            if pair.kind == "near-duplicate" and place[a] != place[b]:
-                for mate in twins.get(a, [a]):
-                    note("near-duplicate", mate, b, pair.similarity)
-                for mate in twins.get(b, [b]):
-                    note("near-duplicate", a, mate, pair.similarity)
+        here = find_duplicates(cases, cohort.thumbs, parts=names, progress=progress)
+        pairs = [replace(pair, a=rows[pair.a], b=rows[pair.b]) for pair in here]
+    for pair in pairs or ():
+        a, b = pair.a, pair.b
+        if pair.kind == "near-duplicate" and a in place and b in place and place[a] != place[b]:
+            for mate in twins.get(a, [a]):
+                note("near-duplicate", mate, b, pair.similarity)
+            for mate in twins.get(b, [b]):
+                note("near-duplicate", a, mate, pair.similarity)
     return sorted(found.values(), key=lambda k: (KINDS.index(k.kind), -_rank(k.part_b), k.a, k.b))
 
 
