@@ -48,6 +48,10 @@ def list_table(
     labels = Labels.of(table, _target_columns(table, roles, declared), target)
     groups = _group_columns(table, roles, declared)
     parts = _parts(table, roles, from_names, declared)
+    people = (
+        {raw: pseudonym(key, raw) for raw in set(table.columns[roles["patient"]]) if raw} if "patient" in roles else {}
+    )
+    shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
     items: list[Item] = []
     refused: list[Refused] = []
     seen: dict[str, list[object]] = {}
@@ -56,10 +60,9 @@ def list_table(
         if problem:
             refused.append(Refused(cell, *problem))
             continue
-        person = None
-        if "patient" in roles and (raw := table.columns[roles["patient"]][row]):
-            person = pseudonym(key, raw)
-        facts = {c: tb.group_value(c, table.columns[c][row]) for c in groups}
+        person = people.get(table.columns[roles["patient"]][row]) if "patient" in roles else None
+        facts = {c: v for c in groups if (v := tb.group_value(c, table.columns[c][row]))}
+        facts = shared.setdefault(tuple(facts.items()), facts)  # one dictionary for all equal ones
         for file in found:
             name = relative(file, root)
             try:
@@ -75,7 +78,7 @@ def list_table(
                 continue
             before.append(repr(label))
             id = name if len(before) == 1 else f"{name}@{len(before)}"
-            items.append(Item(id, file, None, label, person, parts[row], {k: v for k, v in facts.items() if v}))
+            items.append(Item(id, file, None, label, person, parts[row], facts))
     labelled = {relative(i.file, root) for i in items}
     refused = _once([r for r in refused if r.file not in labelled])
     mentioned = set(seen) | {r.file for r in refused}
