@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="files")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    job = Job(default_transforms(shape=(1, 224, 224), colour=False, unit="HU"), (1, 224, 224), False, 64 * 10**6, b"k" * 32)
+    job = Job(
+        default_transforms(shape=(1, 224, 224), colour=False, unit="HU"), (1, 224, 224), False, 64 * 10**6, b"k" * 32
+    )
     clock = time.perf_counter
     ratios, rates = [], []
     with tempfile.TemporaryDirectory() as folder:

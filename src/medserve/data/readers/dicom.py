@@ -12,24 +12,26 @@ Source: DICOM PS3.3 C.7.6.3 (image pixel), PS3.5 section 8 and annex A, PS3.10 s
 import io
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from medserve.data.readers.codecs import register
 from medserve.data.readers.codestream import rows_and_columns
+from medserve.data.readers.dicom_scan import meta, scan
 from medserve.data.readers.dicom_values import picture_of, positive, text
 from medserve.data.readers.formats import READERS, Limits
 from medserve.errors import Refusal
 from medserve.types import Array, Picture
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _DEFLATED}
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_TAGS: list[Any] = [
-    "SOPClassUID", "Modality", "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "ViewPosition", "KVP",
-    "PatientID", "PixelSpacing", "ImagerPixelSpacing", "SamplesPerPixel", "PhotometricInterpretation",
+_FACTS = [
+    "SpecificCharacterSet", "Modality", "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "ViewPosition",
+    "KVP", "PatientID", "PixelSpacing", "ImagerPixelSpacing", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleIntercept", "RescaleSlope",
     "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence",
@@ -38,16 +40,31 @@ _TAGS: list[Any] = [
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SliceThickness", *_PIXELS,
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A DICOM file whose header is understood.
+
+    facts: the elements that reading needs, by keyword, completed where the file leaves them out.
+    dataset: the same for pydicom's functions; holds the pixel data unless `native` does.
+    native: uncompressed 8 or 16 bit grey pixels, little endian, as they stand in the file; else None.
+    """
+
+    facts: dict[str, Any]
+    dataset: Any
+    syntax: Any
+    native: memoryview | None
 
 
 @READERS.register("application/dicom")
 def read_dicom(data: bytes, limits: Limits, volume: bool) -> Iterator[Picture]:
     """Pictures of a DICOM file, one a frame. Raises: Refusal."""
-    dataset = open_dataset(data, limits)
-    for index, frame in enumerate(frames_of(dataset, limits)):
-        yield picture_of(dataset, frame, index)
+    opened = open_dicom(data, limits)
+    for index, frame in enumerate(frames_of(opened, limits)):
+        yield picture_of(opened.facts, opened.dataset, frame, index, str(opened.syntax))
 
 
 def stored_values(data: bytes, *, max_pixels: int = 64_000_000) -> Iterator[Array]:
@@ -56,71 +73,84 @@ def stored_values(data: bytes, *, max_pixels: int = 64_000_000) -> Iterator[Arra
     Raises: Refusal, and whatever pydicom raises on a damaged file.
     """
     limits = Limits(max_pixels, max_pixels)
-    return frames_of(open_dataset(data, limits), limits)
+    return frames_of(open_dicom(data, limits), limits)
 
 
-def open_dataset(data: bytes, limits: Limits) -> Any:
-    """The header elements that reading needs, with sensible values where the file leaves them out.
+def open_dicom(data: bytes, limits: Limits) -> Opened:
+    """Raises: Refusal `file-truncated`, `image-too-large`, `dicom-no-pixels`, `dicom-bad-header`."""
+    register()
+    syntax, start = meta(data)
+    if syntax == _DEFLATED:
+        data, start, syntax = _inflate(data[start:], limits), 0, _EXPLICIT
+    return (_quickly(data, syntax, start) if syntax in (_IMPLICIT, _EXPLICIT) else None) or _thoroughly(data, syntax)
 
-    Returns: a pydicom `FileDataset` whose `file_meta.TransferSyntaxUID` is set.
-    Raises: Refusal `file-truncated`, `image-too-large`, `dicom-no-pixels`, `dicom-bad-header`.
-    """
+
+@cache
+def _wanted() -> frozenset[bytes]:
+    from pydicom.datadict import tag_for_keyword
+
+    tags = [int(tag_for_keyword(keyword) or 0) for keyword in _FACTS]
+    return frozenset((tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little") for tag in tags)
+
+
+def _quickly(data: bytes, syntax: str, start: int) -> Opened | None:
+    """Uncompressed grey of 8 or 16 bits; None for anything else."""
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
+
+    implicit = syntax == _IMPLICIT
+    found = scan(data, start, implicit=implicit, wanted=_wanted())
+    if found is None or not found[2]:
+        return None
+    header, at, length = found
+    dataset = read_dataset(io.BytesIO(header), implicit, True)
+    facts = _facts(dataset, length)
+    if int(facts["SamplesPerPixel"]) != 1 or int(facts["BitsAllocated"]) not in (8, 16):
+        return None
+    return Opened(facts, dataset, UID(syntax), memoryview(data)[at : at + length])
+
+
+def _thoroughly(data: bytes, syntax: str) -> Opened:
+    """Any DICOM file, as pydicom reads it."""
     from pydicom import dcmread
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID
 
-    register()
-    if _meta_syntax(data) == _DEFLATED:
-        data = _inflate(data, limits)
-    dataset: Any = dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
-    if not hasattr(dataset, "file_meta"):
-        dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = UID(
-            "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else _BIG_ENDIAN
-        )
-    if not any(tag in dataset for tag in _PIXELS):
-        kind = text(dataset, "Modality") or "unknown"
+    tags: list[Any] = [*_FACTS, *_PIXELS]
+    dataset: Any = dcmread(io.BytesIO(data), force=True, specific_tags=tags)
+    kind = next((tag for tag in _PIXELS if tag in dataset), None)
+    if kind is None:
+        modality = text(dataset, "Modality") or "unknown"
         raise Refusal(
             "dicom-no-pixels",
-            f"The DICOM object holds no image (modality {kind}): a report, a plan, a waveform or a directory.",
+            f"The DICOM object holds no image (modality {modality}): a report, a plan, a waveform or a directory.",
             hint="Send the image object itself.",
         )
-    if not dataset[next(tag for tag in _PIXELS if tag in dataset)].value:
+    element = dataset[kind]
+    if not element.value:
         raise Refusal("file-truncated", "The pixel data of the DICOM file are empty.", hint="Fetch the file again.")
-    _fill_in(dataset)
-    return dataset
-
-
-def _meta_syntax(data: bytes) -> str:
-    """Transfer syntax of the file meta information, "" without one. Group 0002 is always explicit little endian."""
-    at = 132 if data[128:132] == b"DICM" else 0
-    while data[at : at + 2] == b"\x02\x00":
-        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
-        length = int.from_bytes(data[at + 8 : at + 12] if long else data[at + 6 : at + 8], "little")
-        value = at + (12 if long else 8)
-        if data[at + 2 : at + 4] == b"\x10\x00":
-            return data[value : value + length].decode("latin-1").strip("\0 ")
-        at = value + length
-    return ""
-
-
-def _meta_end(data: bytes) -> int:
-    at = 132 if data[128:132] == b"DICM" else 0
-    while data[at : at + 2] == b"\x02\x00":
-        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
-        length = int.from_bytes(data[at + 8 : at + 12] if long else data[at + 6 : at + 8], "little")
-        at += (12 if long else 8) + length
-    return at
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        syntax = _IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN
+    uid = UID(syntax)
+    if syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN) and element.is_undefined_length:
+        raise Refusal("dicom-bad-header", "The pixel data are compressed, but the transfer syntax says they are not.")
+    facts = _facts(dataset, len(element.value))
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid
+    for keyword, value in facts.items():
+        if keyword not in dataset:
+            setattr(dataset, keyword, value)
+    grey = kind == "PixelData" and int(facts["SamplesPerPixel"]) == 1 and int(facts["BitsAllocated"]) in (8, 16)
+    native = memoryview(element.value) if grey and syntax in (_IMPLICIT, _EXPLICIT) else None
+    return Opened(facts, dataset, uid, native)
 
 
 def _inflate(data: bytes, limits: Limits) -> bytes:
-    """A deflated file as plain explicit little endian, without meta information; never more than the limits allow."""
-    most = 8 * limits.pixels + 2**24
+    """A deflated data set as plain explicit little endian; never more than the limits allow."""
     inflater = zlib.decompressobj(-15)
     try:
-        plain = inflater.decompress(data[_meta_end(data) :], most)
+        plain = inflater.decompress(data, 8 * limits.pixels + 2**24)
     except zlib.error as error:
         raise Refusal("file-truncated", "The deflated DICOM data set is damaged or cut short.") from error
     if inflater.unconsumed_tail:
@@ -130,18 +160,18 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
     return plain
 
 
-def _fill_in(dataset: Any) -> None:
-    """Missing image pixel attributes take the value that follows from the others; sizes must be there."""
-    for tag in ("Rows", "Columns"):
-        if not positive(dataset, tag):
-            raise Refusal("dicom-bad-header", f"The DICOM image states no {tag}.", hint="Export the image again.")
-    samples = positive(dataset, "SamplesPerPixel") or 1
-    bits = positive(dataset, "BitsAllocated") or (
-        32 if "FloatPixelData" in dataset else 64 if "DoubleFloatPixelData" in dataset else 0
-    )
+def _facts(dataset: Any, pixel_bytes: int) -> dict[str, Any]:
+    """Elements by keyword; a missing image pixel attribute takes the value that follows from the others."""
+    tags = [tag for tag in dataset.keys() if tag.group != 0x7FE0]  # noqa: SIM118  (iterating would convert the pixels)
+    facts = {element.keyword: element.value for element in map(dataset.__getitem__, tags)}
+    rows, columns = positive(facts, "Rows"), positive(facts, "Columns")
+    if not rows or not columns:
+        raise Refusal("dicom-bad-header", "The DICOM image states no Rows or Columns.", hint="Export it again.")
+    samples = positive(facts, "SamplesPerPixel") or 1
+    bits = positive(facts, "BitsAllocated")
     if not bits:
-        size = positive(dataset, "Rows") * positive(dataset, "Columns") * samples
-        bits = 8 if len(dataset.PixelData) < 2 * size else 16
+        room = pixel_bytes // (rows * columns * samples * (positive(facts, "NumberOfFrames") or 1))
+        bits = 32 if "FloatPixelData" in dataset else 64 if "DoubleFloatPixelData" in dataset else 8 * min(room, 2) or 8
     defaults = {
         "SamplesPerPixel": samples,
         "PhotometricInterpretation": "MONOCHROME2" if samples == 1 else "RGB",
@@ -149,25 +179,28 @@ def _fill_in(dataset: Any) -> None:
         "BitsStored": bits,
         "PixelRepresentation": 0,
     } | ({"PlanarConfiguration": 0} if samples > 1 else {})
-    for tag, value in defaults.items():
-        if dataset.get(tag) is None or dataset.get(tag) == "":
-            setattr(dataset, tag, value)
+    for keyword, value in defaults.items():
+        if facts.get(keyword) in (None, ""):
+            facts[keyword] = value
+    return facts
 
 
-def frames_of(dataset: Any, limits: Limits) -> Iterator[Array]:
+def frames_of(opened: Opened, limits: Limits) -> Iterator[Array]:
     """Stored frames, decoded when asked for. Raises: Refusal `image-too-large`, `file-truncated`, `codec-missing`."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    frames = positive(dataset, "NumberOfFrames") or 1
+    facts = opened.facts
+    rows, columns = positive(facts, "Rows"), positive(facts, "Columns")
+    frames = positive(facts, "NumberOfFrames") or 1
     limits.check(rows * columns, frames)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    decoder = _decoder(syntax)
-    if syntax.is_encapsulated:
-        _check_frames(dataset, rows, columns, limits)
+    if opened.native is not None:
+        _check_length(facts, rows * columns * frames, len(opened.native))
+        return _native_grey(facts, opened.native, rows, columns, frames)
+    decoder = _decoder(opened.syntax)
+    if opened.syntax.is_encapsulated:
+        _check_frames(opened, rows, columns, limits)
     else:
-        _check_length(dataset, rows * columns * frames)
-        if syntax in _NATIVE and int(dataset.SamplesPerPixel) == 1 and int(dataset.BitsAllocated) in (8, 16):
-            return _native_grey(dataset, rows, columns, frames)
-    return (frame for frame, _ in decoder.iter_array(dataset))
+        tag = next(tag for tag in _PIXELS if tag in opened.dataset)
+        _check_length(facts, rows * columns * frames, len(opened.dataset[tag].value))
+    return (frame for frame, _ in decoder.iter_array(opened.dataset))
 
 
 def _decoder(syntax: Any) -> Any:
@@ -186,30 +219,26 @@ def _decoder(syntax: Any) -> Any:
     )
 
 
-def _native_grey(dataset: Any, rows: int, columns: int, frames: int) -> Iterator[Array]:
-    """Views on the file's own bytes, unused high bits cleared as pydicom does."""
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    signed = bool(dataset.PixelRepresentation)
+def _native_grey(facts: dict[str, Any], data: memoryview, rows: int, columns: int, frames: int) -> Iterator[Array]:
+    """Views on the file's own bytes; unused high bits are cleared, or filled with the sign, as pydicom does."""
+    allocated, stored = int(facts["BitsAllocated"]), int(facts["BitsStored"])
+    signed = bool(facts["PixelRepresentation"])
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
-    data, size = dataset.PixelData, rows * columns
+    size, spare = rows * columns, allocated - stored
+    low, high = (-(1 << (stored - 1)), (1 << (stored - 1)) - 1) if signed else (0, (1 << stored) - 1)
     for index in range(frames):
         frame = np.frombuffer(data, dtype, size, index * size * dtype.itemsize).reshape(rows, columns)
-        if 0 < stored < allocated:
-            spare = allocated - stored
-            frame = (frame << spare) >> spare if signed else frame & dtype.type((1 << stored) - 1)
+        if 0 < spare < allocated and (frame.max() > high or frame.min() < low):
+            frame = (frame << spare) >> spare
         yield frame
 
 
-def _check_length(dataset: Any, pixels: int) -> None:
+def _check_length(facts: dict[str, Any], pixels: int, found: int) -> None:
     """Uncompressed pixel data must be as long as the header promises."""
-    bits = pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated)
-    if dataset.PhotometricInterpretation == "YBR_FULL_422":
+    bits = pixels * int(facts["SamplesPerPixel"]) * int(facts["BitsAllocated"])
+    if facts["PhotometricInterpretation"] == "YBR_FULL_422":
         bits = bits * 2 // 3
     promised = (bits + 7) // 8
-    element = dataset[next(tag for tag in _PIXELS if tag in dataset)]
-    if element.is_undefined_length:
-        raise Refusal("dicom-bad-header", "The pixel data are compressed, but the transfer syntax says they are not.")
-    found = len(element.value)
     if found < promised:
         raise Refusal(
             "file-truncated",
@@ -218,16 +247,15 @@ def _check_length(dataset: Any, pixels: int) -> None:
         )
 
 
-def _check_frames(dataset: Any, rows: int, columns: int, limits: Limits) -> None:
-    """Every compressed frame says the same size as the header, and there are no more frames than the limits allow."""
+def _check_frames(opened: Opened, rows: int, columns: int, limits: Limits) -> None:
+    """Every compressed frame is whole, says the same size as the header, and there are not too many of them."""
     from pydicom.encaps import generate_frames
 
-    offsets = None
-    if dataset.get("ExtendedOffsetTable") and dataset.get("ExtendedOffsetTableLengths"):
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    frames = positive(dataset, "NumberOfFrames") or 1
-    count = 0
-    for frame in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
+    facts, offsets = opened.facts, None
+    if facts.get("ExtendedOffsetTable") and facts.get("ExtendedOffsetTableLengths"):
+        offsets = (facts["ExtendedOffsetTable"], facts["ExtendedOffsetTableLengths"])
+    frames, count = positive(facts, "NumberOfFrames") or 1, 0
+    for frame in generate_frames(opened.dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
         count += 1
         limits.check(rows * columns, max(count, frames))
         if frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):

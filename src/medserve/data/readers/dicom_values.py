@@ -1,6 +1,6 @@
 """From stored DICOM values to a picture in physical units: modality LUT, VOI LUT, photometric interpretation.
 
-    picture = picture_of(dataset, stored_frame, index)
+    picture = picture_of(facts, dataset, stored_frame, index, syntax)
 
 * Modality: a LUT sequence, else value * Rescale Slope + Rescale Intercept; Hounsfield units for CT. Integers stay
   integers while slope and intercept are whole.
@@ -13,6 +13,7 @@ Source: DICOM PS3.3 C.7.6.3.1.2 (photometric), C.11.1 (modality LUT), C.11.2 (VO
 C.7.6.16.2 (functional groups).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,20 @@ _HEADER = {
 }
 
 
-def text(dataset: Any, tag: str) -> str:
-    """A short printable value of `tag`, "" when absent."""
-    value = dataset.get(tag)
-    return "" if value is None else "".join(c for c in str(value) if c.isprintable()).strip()[:64]
+def text(facts: Any, tag: str) -> str:
+    """A short printable value of `tag` in a header (a mapping or a data set), "" when absent."""
+    value = facts.get(tag)
+    if value is None:
+        return ""
+    found = str(value)[:64].strip()
+    return found if found.isprintable() else "".join(c for c in found if c.isprintable())
 
 
-def number(dataset: Any, tag: str) -> float | None:
+def number(facts: Any, tag: str) -> float | None:
     """The first value of `tag` as a finite number, None when absent or empty. Raises: Refusal `dicom-bad-header`."""
-    if dataset is None or dataset.get(tag) is None:
+    value = facts.get(tag)
+    if value is None:
         return None
-    value = dataset.get(tag)
     if not isinstance(value, (str, int, float)) and hasattr(value, "__len__"):
         value = value[0] if len(value) else ""
     if value == "":
@@ -58,26 +62,31 @@ def number(dataset: Any, tag: str) -> float | None:
     return found
 
 
-def positive(dataset: Any, tag: str) -> int:
+def positive(facts: Any, tag: str) -> int:
     """A whole number, 0 when absent or below 1."""
-    return max(int(number(dataset, tag) or 0), 0)
+    return max(int(number(facts, tag) or 0), 0)
 
 
-def picture_of(dataset: Any, frame: Array, index: int) -> Picture:
-    """One stored frame as a `Picture`. Raises: Refusal `dicom-photometric`, `image-not-finite`, `dicom-bad-header`."""
-    frames = positive(dataset, "NumberOfFrames") or 1
-    photometric = text(dataset, "PhotometricInterpretation")
+def picture_of(facts: Mapping[str, Any], dataset: Any, frame: Array, index: int, syntax: str) -> Picture:
+    """One stored frame as a `Picture`.
+
+    Args:
+        facts: header elements by keyword. dataset: the same for pydicom's lookup tables.
+
+    Raises: Refusal `dicom-photometric`, `image-not-finite`, `dicom-bad-header`.
+    """
+    frames = positive(facts, "NumberOfFrames") or 1
+    photometric = text(facts, "PhotometricInterpretation")
     frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
-    header = {name: found for name, tag in _HEADER.items() if (found := text(dataset, tag))}
-    syntax = dataset.file_meta.TransferSyntaxUID
-    header |= {"format": "DICOM", "transfer_syntax": str(syntax), "size": size_of(frame), "window": "none"}
+    header = {name: found for name, tag in _HEADER.items() if (found := text(facts, tag))}
+    header |= {"format": "DICOM", "transfer_syntax": syntax, "size": size_of(frame), "window": "none"}
     unit = None
     if frame.ndim == 3:
-        values, shown = _colour(frame, int(dataset.BitsStored))
+        values, shown = _colour(frame, int(facts["BitsStored"]))
     elif photometric == "PALETTE COLOR":
         values, shown = _colour(_palette(frame, dataset), 8)
     elif photometric in ("MONOCHROME1", "MONOCHROME2"):
-        values, shown, unit, window = _grey(dataset, frame, index, photometric == "MONOCHROME1")
+        values, shown, unit, window = _grey(facts, dataset, frame, index, photometric == "MONOCHROME1")
         header["window"] = window
     else:
         raise Refusal(
@@ -87,13 +96,13 @@ def picture_of(dataset: Any, frame: Array, index: int) -> Picture:
     return Picture(
         values,
         shown,
-        modality=text(dataset, "Modality") or None,
+        modality=text(facts, "Modality") or None,
         unit=unit,
-        spacing_mm=_spacing(dataset, index),
+        spacing_mm=_spacing(facts, index),
         frame=index if frames > 1 else None,
         frames=frames,
         header=header,
-        patient=str(dataset.get("PatientID") or "") or None,
+        patient=str(facts.get("PatientID") or "") or None,
     )
 
 
@@ -110,14 +119,16 @@ def _palette(frame: Array, dataset: Any) -> Array:
     return (colours >> 8).astype(np.uint8) if colours.dtype == np.uint16 else colours
 
 
-def _grey(dataset: Any, frame: Array, index: int, inverted: bool) -> tuple[Array, tuple[float, float], str | None, str]:
+def _grey(
+    facts: Mapping[str, Any], dataset: Any, frame: Array, index: int, inverted: bool
+) -> tuple[Array, tuple[float, float], str | None, str]:
     """Returns: values, shown, unit, where `shown` comes from."""
-    values, ends, unit = _physical(dataset, frame, index)
+    values, ends, unit = _physical(facts, dataset, frame, index)
     window = "none"
-    shown = _window(dataset, index)
-    if "VOILUTSequence" in dataset and shown is None and dataset.VOILUTSequence:
+    shown = _window(facts, index)
+    if shown is None and facts.get("VOILUTSequence"):
         values, ends, shown = _voi_lut(dataset, values, ends, keep=unit is not None)
-    elif shown is not None and unit is None and text(dataset, "VOILUTFunction") == "SIGMOID":
+    elif shown is not None and unit is None and text(facts, "VOILUTFunction") == "SIGMOID":
         values, ends = _sigmoid(values, shown), (0.0, 1.0)
         shown = ends
     if shown is None:
@@ -129,26 +140,28 @@ def _grey(dataset: Any, frame: Array, index: int, inverted: bool) -> tuple[Array
     return values, shown, unit, window
 
 
-def _physical(dataset: Any, frame: Array, index: int) -> tuple[Array, tuple[float, float], str | None]:
+def _physical(
+    facts: Mapping[str, Any], dataset: Any, frame: Array, index: int
+) -> tuple[Array, tuple[float, float], str | None]:
     """Returns: values, the values that the stored range can reach, unit."""
-    bits = int(dataset.BitsStored)
+    bits = int(facts["BitsStored"])
     if frame.dtype.kind == "f":
         return frame, (float(frame.min()), float(frame.max())), None
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if int(dataset.PixelRepresentation) else (0, 2**bits - 1)
-    if "ModalityLUTSequence" in dataset and dataset.ModalityLUTSequence:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if int(facts["PixelRepresentation"]) else (0, 2**bits - 1)
+    if facts.get("ModalityLUTSequence"):
         from pydicom.pixels.processing import apply_modality_lut
 
         values = apply_modality_lut(frame, dataset)
         out_bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         return values, (0.0, float(2**out_bits - 1)), None
-    where = _group(dataset, index, "PixelValueTransformationSequence") or dataset
+    where = _group(facts, index, "PixelValueTransformationSequence") or facts
     slope, intercept = number(where, "RescaleSlope"), number(where, "RescaleIntercept")
     if slope is None and intercept is None:
         return frame, (float(low), float(high)), None
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if slope == 0:
         raise Refusal("dicom-bad-header", "RescaleSlope of the DICOM file is zero.")
-    hounsfield = text(dataset, "Modality") == "CT" and text(where, "RescaleType") in ("", "HU")
+    hounsfield = text(facts, "Modality") == "CT" and text(where, "RescaleType") in ("", "HU")
     values = _rescale(frame, slope, intercept, low, high)
     a, b = low * slope + intercept, high * slope + intercept
     return values, (min(a, b), max(a, b)), "HU" if hounsfield else None
@@ -161,7 +174,9 @@ def _rescale(frame: Array, slope: float, intercept: float, low: int, high: int) 
         a, b = low + int(intercept), high + int(intercept)
         for dtype in (np.int16, np.int32):
             if np.iinfo(dtype).min <= min(a, low) and max(b, high) <= np.iinfo(dtype).max:
-                return np.add(frame, int(intercept), dtype=dtype, casting="unsafe")
+                same = frame.dtype.itemsize == np.dtype(dtype).itemsize  # the values fit, so reading anew is converting
+                whole: Any = frame.view(dtype) if same else frame.astype(dtype)
+                return whole + dtype(int(intercept))
     wide = np.float64 if frame.dtype.itemsize > 2 else np.float32
     values: Any = frame.astype(wide)
     values *= wide(slope)
@@ -169,9 +184,9 @@ def _rescale(frame: Array, slope: float, intercept: float, low: int, high: int) 
     return values
 
 
-def _window(dataset: Any, index: int) -> tuple[float, float] | None:
+def _window(facts: Mapping[str, Any], index: int) -> tuple[float, float] | None:
     """The first window as (low, high), by the function it names; None when absent or invalid."""
-    where = _group(dataset, index, "FrameVOILUTSequence") or dataset
+    where = _group(facts, index, "FrameVOILUTSequence") or facts
     centre, width = number(where, "WindowCenter"), number(where, "WindowWidth")
     if centre is None or width is None:
         return None
@@ -212,18 +227,18 @@ def _mirror(values: Array, ends: tuple[float, float], shown: tuple[float, float]
     return values, (total - shown[1], total - shown[0])
 
 
-def _group(dataset: Any, index: int, name: str) -> Any:
+def _group(facts: Mapping[str, Any], index: int, name: str) -> Any:
     """The item of functional group `name` for this frame, else the shared one, else None."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = dataset.get("SharedFunctionalGroupsSequence")
+    per_frame = facts.get("PerFrameFunctionalGroupsSequence")
+    shared = facts.get("SharedFunctionalGroupsSequence")
     for groups, at in ((per_frame, index), (shared, 0)):
         if groups and at < len(groups) and groups[at].get(name):
             return groups[at].get(name)[0]
     return None
 
 
-def _spacing(dataset: Any, index: int) -> tuple[float, ...] | None:
-    where = _group(dataset, index, "PixelMeasuresSequence") or dataset
+def _spacing(facts: Mapping[str, Any], index: int) -> tuple[float, ...] | None:
+    where = _group(facts, index, "PixelMeasuresSequence") or facts
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):
         found = where.get(tag)
         if found is not None and not isinstance(found, str) and len(found) == 2:
