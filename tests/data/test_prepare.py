@@ -173,3 +173,24 @@ def test_probe_sees_size_colour_and_modality(tmp_path):
     with pytest.raises(BadData, match="format-unknown") as caught:
         probe(list_items(tmp_path / "bad"))
     assert caught.value.code == "nothing-readable"
+
+
+@pytest.mark.parametrize("kind", ["image", "volume"])
+def test_nifti_with_a_table(tmp_path, kind):
+    """A folder of NIfTI and a table: slices of one patient by default, whole volumes when declared."""
+    import nibabel
+
+    for k in range(4):
+        values = np.random.default_rng(k).normal(100, 30, (16, 16, 8)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"scan{k}.nii.gz")
+    (tmp_path / "labels.csv").write_text("scan,diagnosis\n" + "".join(f"scan{k},{k % 2}\n" for k in range(4)))
+    if kind == "volume":
+        (tmp_path / "dataset.yaml").write_text(
+            "name: x\ntable: labels.csv\ninputs: {v: {kind: volume}}\ntarget: {column: diagnosis}\n"
+        )
+    listing = list_items(tmp_path)
+    shape = (1, *probe(listing).shape)
+    cohort = prepare(listing, default_transforms(shape=shape, colour=False, unit=None), shape, tmp_path / "out")
+    assert listing.kind == kind and len({c.patient for c in cohort.cases}) == 4
+    assert (len(cohort), shape) == ((32, (1, 16, 16)) if kind == "image" else (4, (1, 8, 16, 16)))
+    assert cohort.files == 5 + (kind == "volume") and not cohort.refused

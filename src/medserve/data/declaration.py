@@ -3,7 +3,7 @@
     declared = parse(path.read_bytes(), name="dataset.yaml")
     declared.target.classes, declared.patient
 
-One grammar for every kind and question (see `docs/dataset-yaml.md`). A wrong or unknown key is an error that lists
+One grammar for every kind and question (see `docs/data.md`). A wrong or unknown key is an error that lists
 its neighbours. This version reads the kinds image and volume; other kinds are known words that it does not read yet.
 """
 
