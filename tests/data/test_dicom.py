@@ -262,7 +262,7 @@ def test_objects_without_pixels_are_refused(name):
 )
 def test_a_cut_file_is_never_a_silent_image(name):
     """Cut anywhere, a file is refused (or whole: its pixels came before the cut)."""
-    data = bundled(f"{name}.dcm")
+    data = bundled(name)
     whole = one(data).values
     for part in (0.2, 0.5, 0.8, 0.95):
         try:
