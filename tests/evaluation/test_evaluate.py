@@ -12,6 +12,7 @@ from medserve.evaluation.claims import claims
 from medserve.evaluation.curves import ece_null, pr_points, reliability, risk_coverage, roc_points, wilson
 from medserve.evaluation.decision_curve import decision_curve
 from medserve.evaluation.evaluate import evaluate
+from medserve.evaluation.sections import elsewhere
 from medserve.evaluation.shift import two_sample
 from medserve.evaluation.subgroups import subgroups
 from medserve.models.spec import Calibration, OperatingPoint, OutOfDistribution, OutputSpec
@@ -256,6 +257,14 @@ def test_a_useless_model_shows_no_utility_and_a_default_range_is_said():
     found = evaluate(bare(BINARY), Scores(z), y, part="test", draws=50)
     assert not found["decision"]["useful"] and codes(found)["no-utility"] == "amber"
     assert "not declared by the user" in found["decision"]["message"]
+
+
+def test_predictive_values_at_another_prevalence_by_hand():
+    """Sensitivity .9, specificity .8, prevalence .1: PPV .09/.27, NPV .72/.73, 27 alerts in 100."""
+    row = next(r for r in elsewhere(0.9, 0.8) if r["prevalence"] == 0.1)
+    assert row["ppv"] == pytest.approx(1 / 3) and row["npv"] == pytest.approx(0.72 / 0.73)
+    assert row["alerts_per_100"] == pytest.approx(27)
+    assert elsewhere(None, 0.8) == []
 
 
 def test_curves_by_hand():

@@ -17,6 +17,7 @@ from medserve.questions.weighted import average_precision, rank_auroc, ratio
 from medserve.types import Array, Scores
 
 V = TypeVar("V")
+PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 BEFORE_AFTER = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
 
 
@@ -192,8 +193,36 @@ def operating_of(spec: ModelSpec, judged: Judged, metrics: Mapping[str, Interval
     if judged.task == "binary":
         points = points or [{"label": judged.labels[1], "threshold": 0.5, "rule": "default", "chosen_on": "none"}]
         alerts = float((judged.chosen == 1).mean() * 100)
-        return {"points": points, "alerts_per_100": alerts, "ppv": metrics["ppv"], "prevalence": metrics["prevalence"]}
+        return {
+            "points": points,
+            "alerts_per_100": alerts,
+            "ppv": metrics["ppv"],
+            "prevalence": metrics["prevalence"],
+            "elsewhere": elsewhere(metrics["sensitivity"]["value"], metrics["specificity"]["value"]),
+        }
     return {"points": points} if points else None
+
+
+def elsewhere(sensitivity: float | None, specificity: float | None) -> list[dict[str, float | None]]:
+    """Alerts, PPV and NPV at other prevalences, by Bayes' rule from one sensitivity and specificity.
+
+    Sensitivity .9, specificity .8 at 10 %: PPV = .09 / (.09 + .18) = .333.
+    """
+    if sensitivity is None or specificity is None:
+        return []
+    out = []
+    for p in PREVALENCES:
+        found, false = p * sensitivity, (1 - p) * (1 - specificity)
+        missed, cleared = p * (1 - sensitivity), (1 - p) * specificity
+        out.append(
+            {
+                "prevalence": p,
+                "alerts_per_100": 100 * (found + false),
+                "ppv": found / (found + false) if found + false else None,
+                "npv": cleared / (cleared + missed) if cleared + missed else None,
+            }
+        )
+    return out
 
 
 def against(
