@@ -129,11 +129,12 @@ def _repeats(cohort: Cohort, place: Sequence[Hashable], pairs: Sequence[Pair]) -
     for pair in pairs:
         if pair.kind == "near-duplicate" and place[pair.a] == place[pair.b] and not expected(cohort, pair):
             near[str(place[pair.a] or "")].append(called(cohort.cases[pair.b]))
-    for code, word, found in (("exact-duplicate", "exactly", exact), ("near-duplicate", "nearly", near)):
+    for code, word, found in (("exact-duplicate", "exact", exact), ("near-duplicate", "near", near)):
         for part, files in sorted(found.items()):
             if files:
-                where = f" of the {part} part" if part else ""
-                message = f"{_count(files, 'image', 'images')}{where} repeat another image of it {word}."
+                where = f"inside the {part} part" if part else "among cases of no part"
+                times = _count(files, f"{word} repeat", f"{word} repeats")
+                message = f"{times} {where}: the same picture stands there more than once."
                 yield Problem(code, message, tuple(files), len(files), part or None)
 
 
