@@ -230,6 +230,16 @@ def test_every_task_trains(task):
     assert predict_logits(net, data, **SCALE).shape == (32, head.width)
 
 
+def test_half_precision_trains_and_resumes(tmp_path):
+    """bfloat16 and channels-last end in finite weights of the usual layout; recorded, and resumed to the same bits."""
+    plan = msgspec.structs.replace(QUICK, epochs=2, precision="bfloat16")
+    whole, history = train(plan, folder=tmp_path / "whole")
+    assert history.precision == "bfloat16" and np.isfinite(history.epochs[-1].loss)
+    assert all(value.is_contiguous() and value.isfinite().all() for value in whole.state_dict().values())
+    assert not same(whole, train(msgspec.structs.replace(plan, precision="float32"))[0])
+    assert same(whole, train(plan, folder=tmp_path / "whole")[0])
+
+
 def test_prediction_is_in_order_and_leaves_no_trace():
     """Any batch size gives the same rows in the same order; the mode of the network is restored."""
     net, data = network().train(), squares(21, 0)
@@ -239,6 +249,16 @@ def test_prediction_is_in_order_and_leaves_no_trace():
     assert one.shape == (21, 1) and len(embedding) == 21 and one.dtype == np.float32
     assert np.allclose(one, other, atol=1e-5) and net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_without_a_known_validation_label_the_last_epoch_is_kept(tmp_path):
+    """A validation loss that is no number never counts as best, and the run still resumes."""
+    unknown = ArraySamples(squares(20, 1).images, np.full(20, np.nan, np.float32))
+    known = ArraySamples(squares(32, 0).images, np.arange(32, dtype=np.float32))
+    head = Head(OutputSpec(task="number", labels=["dose"], mean=16.0, sd=9.0))
+    net, history = train(train=known, val=unknown, head=head, folder=tmp_path)
+    assert [e.val_loss for e in history.epochs] == [None] * 4 and history.best == 3
+    assert same(net, train(train=known, val=unknown, head=head, folder=tmp_path)[0])
 
 
 def test_nothing_to_learn_from_is_said():

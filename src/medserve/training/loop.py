@@ -43,11 +43,11 @@ class Loss(Protocol):
 
 class Epoch(msgspec.Struct, kw_only=True):
     """loss: mean over the epoch, augmented and smoothed. val_loss: of the averaged weights, every class weighing the
-    same (infinite where no validation label is known)."""
+    same; None where no validation label is known, and then the last epoch is kept."""
 
     epoch: int
     loss: float
-    val_loss: float
+    val_loss: float | None
     rate: float
     images: int
     seconds: float
@@ -134,9 +134,8 @@ class _Run:
         self.device = _device(plan)
         self.half = _half(plan, self.device)
         self.net.to(self.device)
-        self.flat = all(p.ndim != 5 for p in net.parameters())  # volumes keep their layout
-        if self.flat and self.device.type == "cuda":
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.half or self.device.type == "cuda":  # elsewhere float32 is faster in the usual layout
+            _channels_last(self.net)
         self.average = copy.deepcopy(net).requires_grad_(False) if plan.ema else net
         self.best: dict[str, Tensor] = {}
         self.optimizer = _optimizer(net, plan)
@@ -191,8 +190,8 @@ class _Run:
     def _record(self, done: Epoch) -> None:
         history = self.history
         history.epochs.append(done)
-        best = history.epochs[history.best].val_loss if history.best >= 0 else float("inf")
-        if done.val_loss < best or not np.isfinite(best):
+        best = history.epochs[history.best].val_loss if history.best >= 0 else None
+        if best is None or (done.val_loss is not None and done.val_loss < best):
             history.best = len(history.epochs) - 1
             self.best = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
         if len(history.epochs) >= self.plan.epochs:
@@ -221,16 +220,19 @@ class _Run:
             _follow(self.average, self.net, min(plan.ema, (1 + step) / (10 + step)))
         return float(loss.detach())
 
-    def _validate(self) -> float:
+    def _validate(self) -> float | None:
         """Validation loss of the averaged weights; a class weighs the same whatever its count."""
         targets = np.asarray(self.val.targets)
+        if not np.isfinite(targets).any():
+            return None
         logits = torch.from_numpy(predict_logits(self.average, self.val, self.mean, self.std, self.plan.batch * 4))
         weight = torch.from_numpy(class_weights(targets, self.task)) if self.plan.balance else None
         value = float(self.head.loss(logits, torch.as_tensor(targets), weight=weight))
-        return value if np.isfinite(value) else float("inf")
+        return value if np.isfinite(value) else None
 
     def _note(self, loss: float) -> str:
-        last = f", val {self.history.epochs[-1].val_loss:.3f}" if self.history.epochs else ""
+        known = [epoch.val_loss for epoch in self.history.epochs if epoch.val_loss is not None]
+        last = f", val {known[-1]:.3f}" if known else ""
         return f"epoch {len(self.history.epochs) + 1}/{self.plan.epochs} loss {loss:.3f}{last}"
 
     def finish(self) -> None:
@@ -339,6 +341,12 @@ def _device(plan: Plan) -> torch.device:
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise Usage("no-cuda", "No CUDA device is available.", hint="Use device = auto or cpu.")
     return torch.device("cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _channels_last(net: nn.Module) -> None:
+    """The layout in which half-precision convolutions are fast; of images, volumes keep theirs."""
+    if all(p.ndim != 5 for p in net.parameters()):
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _half(plan: Plan, device: torch.device) -> bool:
