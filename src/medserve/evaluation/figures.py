@@ -2,7 +2,7 @@
 
     svg = roc(result)              # bytes, or None where the task has no such figure
 
-Drawn with matplotlib's object interface: no global state, no display, the same bytes for the same numbers.
+Drawn with matplotlib's object interface: no display, its settings put back, the same bytes for the same numbers.
 """
 
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INK, SOFT, GRID = "#1f2933", "#66727f", "#e3e8ee"
 BLUE, ORANGE, GREEN, RED, BAND = "#1f6fb2", "#d9822b", "#2f8f5b", "#c0392b", "#cfe2f3"
 LINES = (BLUE, ORANGE, GREEN, "#8e5ea2", "#5d6d7e", "#b9770e", "#148f77", RED)
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.hashsalt": "medserve", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
     "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.linewidth": 0.8, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -55,7 +55,7 @@ def _unit(ax: "Axes") -> None:
     ax.set_ylim(-0.02, 1.02)
 
 
-def _legend(ax: "Axes", where: str = "best", size: float = 8) -> None:
+def _legend(ax: "Axes", where: Any = "best", size: float = 8) -> None:
     ax.legend(loc=where, fontsize=size, frameon=True, framealpha=0.9, edgecolor="none")
 
 

@@ -71,8 +71,8 @@ def subgroups(
 
     found = bootstrap(figures, patients, strata_of(judged.task, judged.targets), draws=draws, seed=seed)
     for key, span in found.items():
-        i, side, name = key.split("/")
-        rows[int(i)]["metrics" if side == "m" else "gaps"][name] = span
+        at, side, name = key.split("/")
+        rows[int(at)]["metrics" if side == "m" else "gaps"][name] = span
     for i in chosen:
         rows[i]["flags"] = [name for name in FLAGGED if _worse(rows[i]["gaps"].get(name), name, gap)]
         rows[i]["level"] = "red" if rows[i]["flags"] else "green"
