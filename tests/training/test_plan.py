@@ -3,7 +3,7 @@
 import pytest
 
 from medserve.errors import Usage
-from medserve.training.plan import Augment, Plan, plan_of
+from medserve.training.plan import Augment, Plan
 
 
 def test_nothing_mirrors_by_default():
@@ -39,7 +39,7 @@ def test_a_recipe_becomes_a_plan():
     from medserve.questions.recipes import RECIPES
 
     for recipe in RECIPES.values():
-        plan = plan_of(recipe, 1000, seed=3)
+        plan = Plan(**recipe.plan(1000, seed=3))
         assert plan.seed == 3 and plan.epochs == recipe.epochs_for(1000)
-    article = plan_of(RECIPES["article-cnn"], 1000, epochs=2)
+    article = Plan(**RECIPES["article-cnn"].plan(1000, epochs=2))
     assert (article.epochs, article.optimizer, article.ema, article.augment, article.batch) == (2, "adam", 0, None, 32)

@@ -75,7 +75,7 @@ class Recipe:
 
     def plan(self, n: int, *, seed: int = 7, epochs: int | None = None) -> dict[str, Any]:
         """Keyword arguments of `training.plan.Plan` for a training part of `n` cases."""
-        return {**self.settings, "epochs": epochs or self.epochs_for(n), "seed": seed}
+        return {**self.settings, "epochs": self.epochs_for(n) if epochs is None else epochs, "seed": seed}
 
     def minutes(self, n: int, shape: tuple[int, ...], *, epochs: int | None = None) -> float:
         """Training time estimated for two cores, from the measured throughput."""

@@ -1,6 +1,6 @@
 """How a network is trained: one frozen record, stored beside the weights, with no import of torch.
 
-    plan = Plan(epochs=13, seed=7)
+    plan = Plan(**recipe.plan(n=3882, seed=7))
     plan.rate(step=0, steps=1000)        # learning rate of the one-cycle schedule
 
 Everything random derives from `seed` and the epoch, so a run that was killed continues exactly where it stood.
@@ -13,7 +13,6 @@ from typing import Literal
 import msgspec
 
 from medserve.errors import Usage
-from medserve.questions.recipes import Recipe
 
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -106,13 +105,3 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def digest(self) -> str:
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
-
-
-def plan_of(recipe: Recipe, n: int, *, seed: int = 7, epochs: int | None = None) -> Plan:
-    """The recipe's schedule for a training part of `n` cases.
-
-    Raises: Usage "bad-plan": `seed` or `epochs` is out of range.
-    """
-    if epochs is not None and epochs < 1:
-        raise Usage("bad-plan", f"Training parameter epochs = {epochs} is out of range.", hint="Give 1 or more.")
-    return msgspec.convert(recipe.plan(n, seed=seed, epochs=epochs), Plan)
