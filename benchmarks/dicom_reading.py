@@ -4,7 +4,7 @@
 
 Ours is the whole work that preparing a data set does on a file: read, sha256, decode, Hounsfield units, window, resize
 to 224 x 224, thumbnail, perceptual hash, digest of the values, pseudonym. The bare loop is `dcmread`, `pixel_array`, a
-float image and Pillow's bilinear resize. The two alternate file by file within a repeat, so that both see the same machine.
+float image and Pillow's bilinear resize. The two alternate file by file within a repeat, so both see the same machine.
 Prints one JSON object; `ratio` is ours over bare in files a second, the median over repeats.
 """
 

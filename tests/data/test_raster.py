@@ -225,9 +225,10 @@ def test_a_library_that_breaks_becomes_a_refusal(monkeypatch):
 
 def test_a_missing_package_is_named(monkeypatch):
     """Without Pillow a PNG cannot be read, and the answer says what to install."""
+    data = encoded(GREY, "PNG")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(Refusal) as caught:
-        read(encoded(GREY, "PNG"))
+        read(data)
     assert caught.value.code == "codec-missing" and "medserve[imaging]" in caught.value.hint
 
 

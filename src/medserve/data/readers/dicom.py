@@ -20,7 +20,7 @@ import numpy as np
 
 from medserve.data.readers.codecs import register
 from medserve.data.readers.codestream import rows_and_columns
-from medserve.data.readers.dicom_scan import meta, scan
+from medserve.data.readers.dicom_scan import Wanted, meta, scan
 from medserve.data.readers.dicom_values import picture_of, positive, text
 from medserve.data.readers.formats import READERS, Limits
 from medserve.errors import Refusal
@@ -49,7 +49,7 @@ class Opened:
     """A DICOM file whose header is understood.
 
     facts: the elements that reading needs, by keyword, completed where the file leaves them out.
-    dataset: the same for pydicom's functions; holds the pixel data unless `native` does.
+    dataset: the same for pydicom's decoders and lookup tables; None where the plain `facts` are all there is.
     native: uncompressed 8 or 16 bit grey pixels, little endian, as they stand in the file; else None.
     """
 
@@ -86,28 +86,22 @@ def open_dicom(data: bytes, limits: Limits) -> Opened:
 
 
 @cache
-def _wanted() -> frozenset[bytes]:
-    from pydicom.datadict import tag_for_keyword
-
-    tags = [int(tag_for_keyword(keyword) or 0) for keyword in _FACTS]
-    return frozenset((tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little") for tag in tags)
+def _wanted() -> Wanted:
+    return Wanted.of(_FACTS)
 
 
 def _quickly(data: bytes, syntax: str, start: int) -> Opened | None:
-    """Uncompressed grey of 8 or 16 bits; None for anything else."""
-    from pydicom.filereader import read_dataset
+    """Uncompressed grey of 8 or 16 bits with a plain header; None for anything else."""
     from pydicom.uid import UID
 
-    implicit = syntax == _IMPLICIT
-    found = scan(data, start, implicit=implicit, wanted=_wanted())
+    found = scan(data, start, implicit=syntax == _IMPLICIT, wanted=_wanted())
     if found is None or not found[2]:
         return None
     header, at, length = found
-    dataset = read_dataset(io.BytesIO(header), implicit, True)
-    facts = _facts(dataset, length)
-    if int(facts["SamplesPerPixel"]) != 1 or int(facts["BitsAllocated"]) not in (8, 16):
+    facts = _complete(header, length)
+    if facts["SamplesPerPixel"] != 1 or facts["BitsAllocated"] not in (8, 16):
         return None
-    return Opened(facts, dataset, UID(syntax), memoryview(data)[at : at + length])
+    return Opened(facts, None, UID(syntax), memoryview(data)[at : at + length])
 
 
 def _thoroughly(data: bytes, syntax: str) -> Opened:
@@ -135,7 +129,9 @@ def _thoroughly(data: bytes, syntax: str) -> Opened:
     uid = UID(syntax)
     if syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN) and element.is_undefined_length:
         raise Refusal("dicom-bad-header", "The pixel data are compressed, but the transfer syntax says they are not.")
-    facts = _facts(dataset, len(element.value))
+    tags_found = [tag for tag in dataset.keys() if tag.group != 0x7FE0]  # noqa: SIM118  (a data set is no dict)
+    facts = {found.keyword: found.value for found in map(dataset.__getitem__, tags_found)}
+    facts = _complete(facts, len(element.value), {"PixelData": 0, "FloatPixelData": 32}.get(kind, 64))
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid
     for keyword, value in facts.items():
@@ -160,18 +156,14 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
     return plain
 
 
-def _facts(dataset: Any, pixel_bytes: int) -> dict[str, Any]:
-    """Elements by keyword; a missing image pixel attribute takes the value that follows from the others."""
-    tags = [tag for tag in dataset.keys() if tag.group != 0x7FE0]  # noqa: SIM118  (iterating would convert the pixels)
-    facts = {element.keyword: element.value for element in map(dataset.__getitem__, tags)}
+def _complete(facts: dict[str, Any], pixel_bytes: int, default_bits: int = 0) -> dict[str, Any]:
+    """A missing image pixel attribute takes the value that follows from the others. Raises: Refusal."""
     rows, columns = positive(facts, "Rows"), positive(facts, "Columns")
     if not rows or not columns:
         raise Refusal("dicom-bad-header", "The DICOM image states no Rows or Columns.", hint="Export it again.")
     samples = positive(facts, "SamplesPerPixel") or 1
-    bits = positive(facts, "BitsAllocated")
-    if not bits:
-        room = pixel_bytes // (rows * columns * samples * (positive(facts, "NumberOfFrames") or 1))
-        bits = 32 if "FloatPixelData" in dataset else 64 if "DoubleFloatPixelData" in dataset else 8 * min(room, 2) or 8
+    room = pixel_bytes // (rows * columns * samples * (positive(facts, "NumberOfFrames") or 1))
+    bits = positive(facts, "BitsAllocated") or default_bits or 8 * min(max(room, 1), 2)
     defaults = {
         "SamplesPerPixel": samples,
         "PhotometricInterpretation": "MONOCHROME2" if samples == 1 else "RGB",

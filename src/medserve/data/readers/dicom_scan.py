@@ -2,19 +2,23 @@
 
     found = scan(data, start, implicit=False, wanted=wanted)     # None: read it the thorough way
 
-A CT slice has some 260 header elements; 30 matter here. Elements are stepped over by their lengths, the wanted ones are
-copied out for pydicom to understand. Anything unusual (sequences of undefined length, an unknown VR, a length beyond
-the end) gives None, never a guess. Source: DICOM PS3.5 section 7.1 (data elements), PS3.10 section 7.1 (file meta).
+A CT slice has some 260 header elements; 30 matter here, and most are short ASCII text or one small number. Elements are
+stepped over by their lengths. Anything unusual (undefined lengths, lookup tables, functional groups, an unknown VR, a
+length beyond the end, text that is not ASCII) gives None, never a guess.
+Source: DICOM PS3.5 section 7.1 (data elements), PS3.10 section 7.1 (file meta information).
 """
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from struct import Struct
+from typing import Any
 
 _LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _SHORT_VR = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_TEXT_VR = {"CS", "DS", "IS", "LO", "SH", "UI"}
+_PIXEL_DATA = 0x7FE00010
 _SYNTAX = b"\x02\x00\x10\x00"
-_u2, _u4 = Struct("<H").unpack_from, Struct("<I").unpack_from
+_u2, _u4, _head = (Struct(form).unpack_from for form in ("<H", "<I", "<HH2sH"))
 
 
 def meta(data: bytes) -> tuple[str, int]:
@@ -33,33 +37,56 @@ def meta(data: bytes) -> tuple[str, int]:
     return syntax, at
 
 
-def scan(data: bytes, start: int, *, implicit: bool, wanted: Set[bytes]) -> tuple[bytes, int, int] | None:
-    """
-    Args:
-        wanted: tags as four little-endian bytes.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """keyword and VR of the elements to look for, by tag as one number."""
 
-    Returns: the wanted elements before the pixel data, joined; start and length of the pixel data. None: unusual.
+    elements: Mapping[int, tuple[str, str]]
+
+    @classmethod
+    def of(cls, keywords: Sequence[str]) -> "Wanted":
+        from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+        tags = {int(tag_for_keyword(keyword) or 0): keyword for keyword in keywords}
+        return cls({tag: (keyword, dictionary_VR(tag)) for tag, keyword in tags.items()})
+
+
+def scan(data: bytes, start: int, *, implicit: bool, wanted: Wanted) -> tuple[dict[str, Any], int, int] | None:
     """
-    parts: list[bytes] = []
-    at, end = start, len(data)
-    while at + 12 <= end:
-        tag = data[at : at + 4]
+    Returns: values of the wanted elements by keyword: text, numbers of VR US, or lists of them; start and length of the
+        pixel data. None: something unusual, such as a sequence that is wanted, or text that is not ASCII.
+    """
+    found: dict[str, Any] = {}
+    elements, at, end = wanted.elements, start, len(data) - 12
+    while at <= end:
+        group, element, kind, length = _head(data, at)
+        value = at + 8
         if implicit:
-            value, length = at + 8, _u4(data, at + 4)[0]
-        else:
-            kind = data[at + 4 : at + 6]
-            if kind in _SHORT_VR:
-                value, length = at + 8, _u2(data, at + 6)[0]
-            elif kind in _LONG_VR:
-                value, length = at + 12, _u4(data, at + 8)[0]
-            else:
-                return None
-        stop = value + length
-        if length == 0xFFFFFFFF or stop > end:
+            length = _u4(data, at + 4)[0]
+        elif kind in _LONG_VR:
+            value, length = at + 12, _u4(data, at + 8)[0]
+        elif kind not in _SHORT_VR:
             return None
-        if tag == _PIXEL_DATA:
-            return b"".join(parts), value, length
-        if tag in wanted:
-            parts.append(data[at:stop])
-        at = stop
+        at = value + length
+        if at > end + 12:
+            return None
+        tag = group << 16 | element
+        if tag in elements:
+            keyword, vr = elements[tag]
+            plain = _plain(data[value:at], vr if implicit else kind.decode("ascii"))
+            if plain is None:
+                return None
+            found[keyword] = plain
+        elif tag == _PIXEL_DATA:
+            return found, value, length
+    return None
+
+
+def _plain(value: bytes, vr: str) -> Any:
+    """The value of a simple element; None for any other. Padding at the end is cut, as pydicom cuts it."""
+    if vr == "US" and len(value) == 2:
+        return _u2(value)[0]
+    if vr in _TEXT_VR and value.isascii():
+        text = value.decode("ascii").rstrip(" \0")
+        return text.split("\\") if "\\" in text else text
     return None
