@@ -1,0 +1,76 @@
+"""`medserve inspect`: step 1 alone. Every file read once; counts, problems, repeats, leaks; a page to look at."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from medserve.data.forms import write_yaml
+from medserve.data.inspect import inspect
+from medserve.data.prepare import probe
+from medserve.data.sheet import write_sheet
+from medserve.data.transforms import default_transforms
+from medserve.progress import SILENT, Progress
+from medserve.road.collect import list_data, read_data
+from medserve.settings import Settings
+
+SIDE = 64  # pixels a side of what is compared and shown
+
+
+def inspect_data(
+    data: Path, *, settings: Settings, page: Path | None = None, seed: int = 0, progress: Progress = SILENT
+) -> tuple[dict[str, Any], RenderableType]:
+    """Read all of `data` and say what is there.
+
+    Args:
+        page: write the HTML page with the picture sheet here.
+        seed: of the split that training would make.
+
+    Returns: `data.inspect.inspect`'s record, and the same for a person at a terminal.
+    """
+    listing = list_data(data, settings)
+    seen = probe(listing)
+    depth = (min(SIDE, seen.shape[0]),) if listing.kind == "volume" else ()
+    shape = (3 if seen.colour else 1, *depth, SIDE, SIDE)
+    transforms = default_transforms(shape=shape, colour=seen.colour, unit=seen.unit)
+    with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
+        cohort = read_data(listing, transforms, shape, Path(work), progress)
+        result = inspect(cohort, seed=seed, progress=progress)
+        if page is not None:
+            write_sheet(page, cohort, result)
+            result["page"] = str(page)
+    return result, _shown(result)
+
+
+def yaml_of(data: Path, settings: Settings) -> str:
+    """What was understood, as a dataset.yaml to correct by hand."""
+    return write_yaml(list_data(data, settings))
+
+
+def _shown(result: dict[str, Any]) -> RenderableType:
+    counts = Table(title=f"{result['name']}: {result['files']} files, {result['read']} read, "
+                         f"{len(result['refused'])} refused, {result['cases']} cases", title_justify="left",
+                   show_edge=False)  # fmt: skip
+    for column in ("part", "cases", "patients", "classes"):
+        counts.add_column(column)
+    for name, part in result["parts"].items():
+        classes = ", ".join(f"{label} {n}" for label, n in part.get("classes", {}).items())
+        patients = "-" if part["patients"] is None else str(part["patients"])
+        counts.add_row(name, str(part["cases"]), patients, classes)
+    problems = Table(show_edge=False)
+    for column in ("problem", "count", "what"):
+        problems.add_column(column)
+    for problem in result["problems"]:
+        problems.add_row(problem["code"], str(problem["count"]), problem["message"])
+    leaks: dict[tuple[str, str, str], int] = {}
+    for leak in result["leaks"]:
+        key = (leak["kind"], leak["part_a"], leak["part_b"])
+        leaks[key] = leaks.get(key, 0) + 1
+    crossing = Table(show_edge=False)
+    for column in ("leak", "between", "count"):
+        crossing.add_column(column)
+    for (kind, a, b), n in sorted(leaks.items()):
+        crossing.add_row(kind, f"{a} and {b}", str(n))
+    return Group(counts, problems if result["problems"] else "no problems", crossing if leaks else "no leaks")
