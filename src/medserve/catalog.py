@@ -40,6 +40,9 @@ class Catalog(Mapping[str, T], Generic[T]):
         except KeyError:
             raise NotFound(self.what, name, self._items) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
 

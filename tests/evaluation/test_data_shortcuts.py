@@ -73,12 +73,11 @@ def test_brightness_in_the_middle_is_amber_at_most():
     assert checks[THUMBNAIL]["level"] == "amber" and checks[BORDER]["level"] == "green"
 
 
-@pytest.mark.parametrize("n", [60, 240])
-def test_clean_sets_raise_no_alarm(n):
+def test_clean_sets_raise_no_alarm():
     """At most 1 of 20 clean sets raises any alarm, small sets included (a false-alarm rate of 5 %)."""
     alarms = 0
     for seed in range(20):
-        facts, thumbs, labels = clean_set(n, 100 + seed)
+        facts, thumbs, labels = clean_set(60 if seed % 2 else 240, 100 + seed)
         alarms += any(check["level"] != "green" for check in data_checks(facts, thumbs, labels))
     assert alarms <= 1
 

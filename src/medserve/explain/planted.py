@@ -17,7 +17,7 @@ from medserve.types import Array, ArraySamples
 
 LESION_AREA = 0.012  # of the picture
 LESION_EXTENT = 1.5  # the lesion ends here, in standard deviations of its Gaussian
-CONTRAST = (45.0, 80.0)  # grey levels at the lesion's centre; the body's texture has a standard deviation of 18
+CONTRAST = (60.0, 110.0)  # grey levels at the lesion's centre; the body's texture has a standard deviation of 18
 MARKER = 1 / 10  # side of the marker, of the picture's side
 TOLERANCE_PX = 2.0  # of a picture of 64 pixels a side
 
@@ -48,9 +48,7 @@ class Planted:
         return float(np.pi * self.reach_px**2 / self.images.shape[-1] ** 2)
 
 
-def planted(
-    n: int, *, side: int, channels: int = 1, seed: int, marker: tuple[float, float] = (0.0, 0.0)
-) -> Planted:
+def planted(n: int, *, side: int, channels: int = 1, seed: int, marker: tuple[float, float] = (0.0, 0.0)) -> Planted:
     """Make a set; the same arguments always give the same pixels.
 
     Args:
@@ -62,7 +60,9 @@ def planted(
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
     body = _bodies(rng, n, side, rows, columns)
     inside = _inside(body, rows, columns)
-    texture = blur(rng.standard_normal((n, side, side)), side / 40) + 2 * blur(rng.standard_normal((n, side, side)), side / 12)
+    texture = blur(rng.standard_normal((n, side, side)), side / 40) + 2 * blur(
+        rng.standard_normal((n, side, side)), side / 12
+    )
     texture *= 18 / texture.std(axis=(1, 2), keepdims=True)
     values = 12 + inside * (90 + texture)
     radius = side * np.sqrt(LESION_AREA / np.pi)
