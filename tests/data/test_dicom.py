@@ -142,6 +142,13 @@ def test_monochrome1_signed():
     assert np.array_equal(one(dicom(values, PhotometricInterpretation="MONOCHROME1")).values, -1 - values)
 
 
+def test_hounsfield_units_are_never_mirrored():
+    """A CT stored as MONOCHROME1 keeps air at -1000."""
+    tags = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1000, "PhotometricInterpretation": "MONOCHROME1"}
+    picture = one(dicom(np.array([[0, 1000]], "<u2"), **tags))
+    assert picture.values.tolist() == [[-1000, 0]] and picture.unit == "HU"
+
+
 def test_modality_lut_sequence():
     """A table instead of a slope: stored 0, 1, 2, 3 become 10, 20, 40, 80."""
     lut = item(LUTDescriptor=[4, 0, 16], ModalityLUTType="US", LUTData=struct.pack("<4H", 10, 20, 40, 80))

@@ -4,8 +4,11 @@
     pictures = read(body, name="chest.dcm")         # all of them
     volume, = read_file("head.nii.gz", volume=True)
 
-Whatever is wrong with a file, the answer is a `Refusal` with a stable code: never a crash, never a silent image. A new
-format is one function registered in `READERS` under its media type.
+Whatever is wrong with a file, the answer is a `Refusal` with a stable code: never a crash, never a silent image.
+    the file     file-missing  file-empty  file-too-large  file-truncated  file-unreadable  format-unknown
+    the image    image-too-large  image-not-finite  image-shape  image-type  volume-expected  volume-4d  nifti-pair
+    DICOM        dicom-no-pixels  dicom-bad-header  dicom-photometric  codec-missing
+A new format is one function registered in `READERS` under its media type.
 """
 
 from collections.abc import Iterator
@@ -48,8 +51,7 @@ def read(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, volume: b
         max_pixels: most pixels of all pictures together, checked against the header before decoding.
         volume: the slices, frames or pages of the file as one volume (D, H, W).
 
-    Raises: Refusal, with a code of the list in docs/refusals, such as `format-unknown`, `file-truncated`,
-        `image-too-large`, `dicom-no-pixels`, `codec-missing`.
+    Raises: Refusal, with a code of the list above.
     """
     return list(_pictures(data, name, Limits(max_pixels, max_pixels), volume))
 

@@ -150,7 +150,7 @@ def _inflate(data: bytes, limits: Limits) -> bytes:
     except zlib.error as error:
         raise Refusal("file-truncated", "The deflated DICOM data set is damaged or cut short.") from error
     if inflater.unconsumed_tail:
-        limits.check(limits.pixels + 1)
+        raise limits.refusal("The deflated data set has no end")
     if not inflater.eof:
         raise Refusal("file-truncated", "The deflated DICOM data set is cut short.", hint="Fetch the file again.")
     return plain

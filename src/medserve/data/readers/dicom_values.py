@@ -6,7 +6,8 @@
   integers while slope and intercept are whole.
 * VOI: a window becomes `Picture.shown`. A VOI LUT or a sigmoid is no straight line: where values have no unit (CR, DX,
   MG) it is applied to the values; where they have one, values stay and `shown` is the range that the LUT covers.
-* MONOCHROME1 is mirrored within its range of values, window included, so larger is brighter.
+* MONOCHROME1 is mirrored within its range of values, window included, so larger is brighter. Hounsfield units are never
+  mirrored: dense is bright already, and -1000 must stay air.
 * `header["window"]` says where `shown` comes from: "file", or "none" when the file has no say.
 
 Source: DICOM PS3.3 C.7.6.3.1.2 (photometric), C.11.1 (modality LUT), C.11.2 (VOI LUT; C.11.2.1.2 the three functions),
@@ -135,7 +136,7 @@ def _grey(
         shown = ends
     else:
         window = "file"
-    if inverted:
+    if inverted and unit is None:
         values, shown = _mirror(values, ends, shown)
     return values, shown, unit, window
 

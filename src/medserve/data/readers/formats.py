@@ -30,12 +30,15 @@ class Limits:
         Raises: Refusal `image-too-large`.
         """
         if pixels > self.pixels or pixels * pictures > self.total:
-            raise Refusal(
-                "image-too-large",
-                f"The file declares {pictures} x {pixels} pixels; at most {self.pixels} a picture and {self.total} "
-                "in all are read.",
-                hint="Send a smaller image, or raise the limit if the file is trusted.",
-            )
+            raise self.refusal(f"The file declares {pictures} x {pixels} pixels")
+
+    def refusal(self, found: str) -> Refusal:
+        """`image-too-large`, with what was found and what is allowed."""
+        return Refusal(
+            "image-too-large",
+            f"{found}; at most {self.pixels} a picture and {self.total} in all are read.",
+            hint="Send a smaller image, or raise the limit if the file is trusted.",
+        )
 
 
 Reader = Callable[[bytes, Limits, bool], Iterator[Picture]]  # (data, limits, volume) -> pictures, decoded one by one

@@ -44,9 +44,8 @@ def _read(data: bytes, limits: Limits, volume: bool, kind: str) -> Iterator[Pict
 
     try:
         image = Image.open(io.BytesIO(data), formats=(kind,))
-    except Image.DecompressionBombError:
-        limits.check(limits.pixels + 1)
-        raise
+    except Image.DecompressionBombError as error:
+        raise limits.refusal("The file declares far too many pixels") from error
     except (UnidentifiedImageError, SyntaxError, EOFError) as error:
         raise _truncated() from error
     with image:

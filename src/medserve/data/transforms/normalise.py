@@ -3,16 +3,20 @@
     normalise = Normalise.fit(parts.train)
     normalise.named()            # {"name": "normalise", "params": {"mean": [0.57], "std": [0.17]}}
 
-Fitted on the training part and nothing else. Exact: counts of the 256 levels are added up batch by batch, so neither
+Fitted on the training part and nothing else: any other part is a type error. Exact: counts of the 256 levels are added up batch by batch, so neither
 the batch size nor the machine changes a digit.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medserve.errors import BadData, Usage
-from medserve.types import Array, Named, Samples
+from medserve.types import Array, Named
+
+if TYPE_CHECKING:
+    from medserve.data.split import TrainPart
 
 _SMALLEST_STD = 1 / 255
 
@@ -30,7 +34,7 @@ class Normalise:
             raise Usage("transform-parameters", "normalise: as many means as positive standard deviations, all finite.")
 
     @classmethod
-    def fit(cls, train: Samples, *, batch: int = 64) -> "Normalise":
+    def fit(cls, train: "TrainPart", *, batch: int = 64) -> "Normalise":
         """
         Args:
             train: the training part; (B, C, ...) uint8 batches are taken from it in order.
