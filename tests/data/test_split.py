@@ -1,50 +1,20 @@
 """Promises of data/split.py."""
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
+from made_cohorts import fields, make_cohort
 
-from medserve.data.cohort import Case, Cohort, Label, Shelf
+from medserve.data.cohort import Label
 from medserve.data.split import Parts, TrainPart, folds, split
 from medserve.errors import BadData
-from medserve.types import PARTS, Part
-
-Make = Callable[..., Cohort]
+from medserve.types import Part
 
 
 @pytest.fixture
-def make(tmp_path) -> Make:
-    """Cohorts of records without files: `labels`, one patient each unless told, one (1, 4, 4) image of its number."""
-
-    def build(
-        labels: list[Label],
-        patients: list[str] | None = None,
-        official: list[Part | None] | None = None,
-        *,
-        task: str = "binary",
-        names: tuple[str, ...] = ("normal", "ill"),
-        independent: bool = False,
-        pixels: list[bytes] | None = None,
-        order: list[int] | None = None,
-    ) -> Cohort:
-        shelf = Shelf(tmp_path / "shelf", (1, 4, 4), write=True)
-        thumbs = Shelf(tmp_path / "thumbs", (1, 64, 64), write=True)
-        cases = []
-        for i, label in enumerate(labels):
-            shelf.put(i, np.full((1, 4, 4), i % 256, np.uint8))
-            digest = pixels[i] if pixels else f"pixels {i}".encode()
-            patient = patients[i] if patients else f"patient {i}"
-            part = official[i] if official else None
-            groups = {"sex": "f"} if i % 2 else {}
-            cases.append(
-                Case(f"case-{i}", f"{i}.png", i, label, patient, part, groups, digest, digest, i, None, None, False,
-                     False, (4, 4), {})
-            )  # fmt: skip
-        cases = [cases[i] for i in order] if order else cases
-        return Cohort("made", task, names, tuple(cases), (), len(cases), shelf, thumbs, "d", {}, independent)
-
-    return build
+def make(tmp_path):
+    return partial(make_cohort, tmp_path)
 
 
 def _labels(count: int, ill: float = 0.3, seed: int = 0) -> list[Label]:
@@ -59,7 +29,7 @@ def test_a_patient_stays_on_one_side(make):
     """No patient appears in two parts, and no case is lost, whatever the seed."""
     labels = _labels(300)
     patients = [f"p{v}" for v in np.random.default_rng(1).integers(0, 90, 300)]
-    cohort = make(labels, patients)
+    cohort = make(labels, patients=patients)
     for seed in range(20):
         parts = split(cohort, seed=seed)
         views = list(parts)
@@ -81,17 +51,17 @@ def test_the_parts_have_the_sizes_and_the_balance_asked(make):
 def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows(make):
     """Shuffled rows give the same parts; another seed gives others."""
     labels, patients = _labels(200), [f"p{i // 3}" for i in range(200)]
-    first = _ids(split(make(labels, patients), seed=7))
+    first = _ids(split(make(labels, patients=patients), seed=7))
     order = np.random.default_rng(5).permutation(200).tolist()
-    assert _ids(split(make(labels, patients, order=order), seed=7)) == first
-    assert _ids(split(make(labels, patients), seed=8)) != first
+    assert _ids(split(make(labels, patients=patients, order=order), seed=7)) == first
+    assert _ids(split(make(labels, patients=patients), seed=8)) != first
 
 
 def test_official_parts_are_honoured_and_validation_is_halved_by_patient(make):
     """Official train and test stay whole; official val becomes val and calibration, half each."""
     official: list[Part | None] = ["train"] * 60 + ["val"] * 40 + ["test"] * 30
     patients = [f"p{i // 2}" for i in range(130)]
-    parts = split(make(_labels(130), patients, official), seed=7)
+    parts = split(make(_labels(130), patients=patients, official=official), seed=7)
     assert {c.part for c in parts.train.cases} == {"train"} and len(parts.train) == 60
     assert {c.part for c in parts.test.cases} == {"test"} and len(parts.test) == 30
     assert {c.part for c in (*parts.val.cases, *parts.calibration.cases)} == {"val"}
@@ -102,7 +72,7 @@ def test_official_parts_are_honoured_and_validation_is_halved_by_patient(make):
 def test_a_missing_official_validation_is_carved_from_train(make):
     """Official train and test only: val and calibration come from train, the test part stays as declared."""
     official: list[Part | None] = ["train"] * 80 + ["test"] * 20
-    parts = split(make(_labels(100), None, official), seed=7)
+    parts = split(make(_labels(100), official=official), seed=7)
     assert {c.part for c in parts.test.cases} == {"test"} and len(parts.test) == 20
     assert len(parts.train) == pytest.approx(60, abs=1)
     assert len(parts.val) == pytest.approx(10, abs=1) and len(parts.calibration) == pytest.approx(10, abs=1)
@@ -111,22 +81,23 @@ def test_a_missing_official_validation_is_carved_from_train(make):
 def test_cases_outside_the_official_parts_never_judge(make):
     """A case that the official split leaves out joins the training part."""
     official: list[Part | None] = ["train"] * 20 + ["val"] * 8 + ["test"] * 8 + [None] * 4
-    parts = split(make(_labels(40, 0.5), None, official), seed=7)
+    parts = split(make(_labels(40, 0.5), official=official), seed=7)
     assert {f"case-{i}" for i in range(36, 40)} <= _ids(parts)["train"]
 
 
 def test_the_same_pixels_under_two_patients_stay_together(make):
     """An exact repeat is dealt with its twin, so that a split of ours never leaks it."""
-    pixels = [f"pixels {i % 50}".encode() for i in range(100)]
+    pictures = fields(50) * 2
     for seed in range(5):
-        parts = split(make(_labels(100, 0.5), pixels=pixels), seed=seed)
+        parts = split(make(_labels(100, 0.5), pictures=pictures), seed=seed)
         seen = [{case.pixels for case in view.cases} for view in parts]
         assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
 
 
 def test_a_part_reads_its_own_images_in_the_order_asked(make):
     """`take` gives the images of the rows asked, `groups` the column, empty where a case does not say."""
-    part = split(make(_labels(40, 0.5)), seed=7).test
+    groups = [{"sex": "f"} if i % 2 else {} for i in range(40)]
+    part = split(make(_labels(40, 0.5), groups=groups), seed=7).test
     asked = np.array([3, 0, 3])
     expected = [part.cases[i].index % 256 for i in asked]
     assert part.take(asked)[:, 0, 0, 0].tolist() == expected
@@ -171,7 +142,7 @@ def test_numbers_are_split_alike(make):
 
 def test_folds_share_the_training_part_by_patient(make):
     """Every training case is held out once; no patient is on both sides of a fold."""
-    parts = split(make(_labels(200), [f"p{i // 4}" for i in range(200)]), seed=7)
+    parts = split(make(_labels(200), patients=[f"p{i // 4}" for i in range(200)]), seed=7)
     pairs = folds(parts, 5, seed=1)
     held = np.concatenate([held.rows for _, held in pairs])
     assert sorted(held.tolist()) == parts.train.rows.tolist()
@@ -187,4 +158,3 @@ def test_wrong_fractions_are_refused(make):
     with pytest.raises(BadData) as caught:
         split(make(_labels(40)), fractions=(0.5, 0.5, 0.5, 0.5))
     assert caught.value.code == "split-fractions"
-    assert len(PARTS) == 4

@@ -34,7 +34,7 @@ _DIRECTIONS = 64
 _PROPOSE, _PROPOSE_WHITENED = 0.75, 0.50  # cosine similarity from which a pair is looked at
 _TEXTURE = 1.0  # grey levels; a flatter picture has nothing to compare
 _BLOCK = 1024
-_SAMPLE = 2000  # pictures from which the shared patterns are learned
+_SAMPLE = 512  # pictures from which the shared patterns are learned
 _CHUNK = 4096
 
 
@@ -127,8 +127,10 @@ def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progr
         return []
     described, textured = _describe(cases, thumbs, rows)
     rows, described = rows[textured], described[textured]
+    if len(rows) < 2:
+        return []
     proposed = _propose(described, codes[textured])
-    shared = shared_patterns(_read(cases, thumbs, rows[:: max(1, len(rows) // _SAMPLE)]))
+    shared = shared_patterns(_read(cases, thumbs, rows[:: -(-len(rows) // _SAMPLE)]))
     found: list[Pair] = []
     blocks = range(0, len(proposed), _CHUNK)
     for at in progress.track(blocks, "comparing alike pictures") if len(blocks) > 1 else blocks:

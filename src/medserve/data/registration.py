@@ -50,7 +50,7 @@ def shared_patterns(pictures: Array) -> Array | None:
     """What a data set's pictures have in common: their mean and main directions of change.
 
     Args:
-        pictures: (N, 32, 32) float32 from `band_pass`, a sample of at most a few thousand.
+        pictures: (N, 32, 32) float32 from `band_pass`, a sample of at most some hundreds.
 
     Returns: (1024, K) float32 with orthonormal columns, K at most 9; None for fewer than 32 pictures.
     """
@@ -60,8 +60,10 @@ def shared_patterns(pictures: Array) -> Array | None:
     flat = pictures.reshape(len(pictures), -1)
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     mean = flat.mean(0)
-    spread = (flat - mean).T @ (flat - mean)
-    main = np.linalg.eigh(spread)[1][:, ::-1][:, :count]
+    apart = flat - mean
+    weights = np.linalg.eigh(apart @ apart.T)[1][:, ::-1][:, :count]  # (N, N) is the small side
+    main = apart.T @ weights
+    main /= np.maximum(np.linalg.norm(main, axis=0), 1e-9)
     return np.linalg.qr(np.column_stack([mean, main]))[0].astype(np.float32)
 
 
