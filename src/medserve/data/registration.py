@@ -35,8 +35,8 @@ class Placement(NamedTuple):
     scale_x: Array
     shift_x: Array
 
-    def __getitem__(self, key: object) -> "Placement":  # type: ignore[override]
-        return Placement(*(tuple.__getitem__(self, i)[key] for i in range(4)))
+    def at(self, rows: Array) -> "Placement":
+        return Placement(*(value[rows] for value in self))
 
 
 def band_pass(thumbs: Array) -> Array:
@@ -91,7 +91,7 @@ def _agreement(a: Array, b: Array, shared: Array | None) -> tuple[Array, Array]:
     going = np.flatnonzero(_correlation(a, *_warp(b, placed)) > HOPELESS)
     if len(going):
         a, b = a[going], b[going]
-        placed = _refine(a, b, placed[going], steps=4)
+        placed = _refine(a, b, placed.at(going), steps=4)
         near = (np.abs(placed.scale_y - 1) <= MAX_SCALE) & (np.abs(placed.scale_x - 1) <= MAX_SCALE)
         near &= (np.abs(placed.shift_y) <= MAX_SHIFT) & (np.abs(placed.shift_x) <= MAX_SHIFT)
         warped, mask = _warp(b, placed)
