@@ -3,8 +3,8 @@
     normalise = Normalise.fit(parts.train)
     normalise.named()            # {"name": "normalise", "params": {"mean": [0.57], "std": [0.17]}}
 
-Fitted on the training part and nothing else: any other part is a type error. Exact: counts of the 256 levels are added up batch by batch, so neither
-the batch size nor the machine changes a digit.
+Fitted on the training part and nothing else: any other part is a type error. Exact: counts of the 256 levels are added
+up batch by batch, so neither the batch size nor the machine changes a digit.
 """
 
 from dataclasses import dataclass
