@@ -163,7 +163,7 @@ def _lesion(rng: np.random.Generator, x: Array, y: Array, lungs: Array) -> Array
     """A soft round opacity, its centre well inside a lung."""
     inside = np.flatnonzero(lungs > 0.9)
     at = int(inside[rng.integers(len(inside))]) if len(inside) else lungs.size // 2
-    radius, height = rng.uniform(0.13, 0.2), rng.uniform(0.3, 0.42)
+    radius, height = rng.uniform(0.14, 0.21), rng.uniform(0.31, 0.46)
     tilt, stretch = rng.uniform(0, np.pi), rng.uniform(0.75, 1.3)
     u = (x - x.flat[at]) * np.cos(tilt) + (y - y.flat[at]) * np.sin(tilt)
     v = (y - y.flat[at]) * np.cos(tilt) - (x - x.flat[at]) * np.sin(tilt)
@@ -176,7 +176,7 @@ def _vessels(rng: np.random.Generator, x: Array, y: Array) -> Array:
     for _ in range(int(rng.integers(4, 9))):
         angle, bend, width = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.3), rng.uniform(0.02, 0.045)
         u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-        total += rng.uniform(0.05, 0.14) * np.exp(-(((v - bend * u**2) / width) ** 2)) * (u > 0.1) * (u < 0.8)
+        total += rng.uniform(0.04, 0.11) * np.exp(-(((v - bend * u**2) / width) ** 2)) * (u > 0.1) * (u < 0.8)
     return total
 
 
