@@ -189,6 +189,15 @@ def test_too_few_cases_refuse_the_claim(positives, code, level):
     assert codes(evaluate(bare(BINARY), Scores(z[:, None]), y, part="test", draws=20))[code] == level
 
 
+def test_what_was_not_examined_or_not_answered_is_said():
+    """No subgroup, or none large enough; a model that is unsure about most cases: each is amber."""
+    z, y = part(300, spread=0.4)
+    spec, sex = bare(BINARY, calibrate(z, y, BINARY)), np.where(np.arange(300) < 20, "F", "")
+    none = codes(evaluate(spec, Scores(z), y, part="test", draws=20))
+    assert none["abstains-often"] == "amber" and none["subgroups-not-reported"] == "amber"
+    assert "subgroups-too-small" in codes(evaluate(spec, Scores(z), y, part="test", groups={"sex": sex}, draws=20))
+
+
 def test_parts_that_shaped_the_model_show_no_performance():
     """Figures of the training part are red whatever they are."""
     z, y = part(300)

@@ -14,6 +14,7 @@ REFUSE, WEAK = 20, 100
 SLOPE = (0.8, 1.25)
 ECE_SLACK = 0.02
 PRIOR_GAP = 0.05
+OFTEN = 0.3
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -161,6 +162,8 @@ def _groups(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             )
     if not r["subgroups"]:
         yield _claim("amber", "subgroups-not-reported", "No subgroup was declared: equal service was not examined.")
+    elif not any(row["judged"] for row in r["subgroups"]):
+        yield _claim("amber", "subgroups-too-small", "No subgroup is large enough: equal service was not examined.")
 
 
 def _leaks(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -170,6 +173,9 @@ def _leaks(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _unlike(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    share = r["answers"]["shares"]["out_of_distribution"]["value"]
+    shares = r["answers"]["shares"]
+    share, unsure = shares["out_of_distribution"]["value"], shares["abstained"]["value"]
+    if unsure > OFTEN:
+        yield _claim("amber", "abstains-often", f"No decision in {unsure:.1%} of the cases: it is unsure too often.")
     if share > 0.1:
         yield _claim("amber", "many-unlike", f"{share:.1%} of the cases are unlike the training data and are refused.")
