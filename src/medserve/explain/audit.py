@@ -47,7 +47,7 @@ class Size:
     draws: int
 
 
-FULL, QUICK = Size(maps=16, faithful=48, draws=3), Size(maps=6, faithful=24, draws=1)
+FULL, QUICK = Size(maps=16, faithful=48, draws=3), Size(maps=4, faithful=16, draws=1)
 
 
 def audit(

@@ -99,5 +99,5 @@ def _integrated_gradients(model: Explainable, images: Array, columns: Array) -> 
 EXPLAINERS.register("cam")(Explainer(_cam, needs_torch=False, cost="none: the same pass as the score"))
 EXPLAINERS.register("occlusion")(Explainer(_occlusion, needs_torch=False, cost="about 220 passes"))
 EXPLAINERS.register("integrated-gradients")(
-    Explainer(_integrated_gradients, needs_torch=True, cost="about 64 passes with gradients")
+    Explainer(_integrated_gradients, needs_torch=True, cost="about 32 passes with gradients")
 )

@@ -21,7 +21,7 @@ from medserve.explain.occlusion import SMOOTH
 from medserve.models.served import ServedNet
 from medserve.types import Array, Scores
 
-STEPS = 64
+STEPS = 32
 AT_ONCE = 256  # interpolated pictures in memory at once
 
 

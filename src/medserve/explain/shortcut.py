@@ -197,10 +197,10 @@ def _one_round(net: Any, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
         name: float(roc_auc_score(part.targets, net.scores(part.images).logits[:, 0]))
         for name, part in (("same", same), ("absent", absent), ("reversed", reverse))
     }
-    checks = scan(model, same.samples, output=OUTPUT, seed=seed)
+    checks = scan(model, same.samples, output=OUTPUT, maps=12, seed=seed)
     marked = reverse.images[(reverse.targets == 0) & reverse.marked]
     erased = answers(model, erase(marked, next(regions(marked.shape[-2:]))[1]), OUTPUT) - answers(model, marked, OUTPUT)
-    hits = np.flatnonzero((net.scores(same.images).logits[:, 0] > 0) & (same.targets == 1) & same.marked)[:40]
+    hits = np.flatnonzero((net.scores(same.images).logits[:, 0] > 0) & (same.targets == 1) & same.marked)[:30]
     on_marker = {}
     near = blur(corner(side).astype(np.float32), 1.0) > 0.05
     for name in available(net, shape) if len(hits) else []:
