@@ -80,6 +80,7 @@ def make_cohort(
     for i, label in enumerate(labels):
         shelf.put(i, np.full((1, 4, 4), i % 256, np.uint8))
         picture = pictures[i] if pictures else None
+        thumbs.put(i, np.random.default_rng(i).integers(0, 256, (1, 64, 64)).astype(np.uint8))
         if picture is not None:
             thumbs.put(i, picture[None])
         data = picture.tobytes() if picture is not None else f"picture {i}".encode()

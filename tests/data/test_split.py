@@ -4,9 +4,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from made_cohorts import fields, make_cohort
+from made_cohorts import fields, make_cohort, recoded
 
 from medserve.data.cohort import Label
+from medserve.data.leaks import find_leaks
 from medserve.data.split import Parts, TrainPart, folds, split
 from medserve.errors import BadData
 from medserve.types import Part
@@ -50,11 +51,13 @@ def test_the_parts_have_the_sizes_and_the_balance_asked(make):
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows(make):
     """Shuffled rows give the same parts; another seed gives others."""
-    labels, patients = _labels(200), [f"p{i // 3}" for i in range(200)]
-    first = _ids(split(make(labels, patients=patients), seed=7))
+    pictures = fields(200)
+    pictures[100:] = [recoded(p) for p in pictures[:100]]
+    made = partial(make, _labels(200), patients=[f"p{i // 3}" for i in range(200)], pictures=pictures)
+    first = _ids(split(made(), seed=7))
     order = np.random.default_rng(5).permutation(200).tolist()
-    assert _ids(split(make(labels, patients=patients, order=order), seed=7)) == first
-    assert _ids(split(make(labels, patients=patients), seed=8)) != first
+    assert _ids(split(made(order=order), seed=7)) == first
+    assert _ids(split(made(), seed=8)) != first
 
 
 def test_official_parts_are_honoured_and_validation_is_halved_by_patient(make):
@@ -92,6 +95,18 @@ def test_the_same_pixels_under_two_patients_stay_together(make):
         parts = split(make(_labels(100, 0.5), pictures=pictures), seed=seed)
         seen = [{case.pixels for case in view.cases} for view in parts]
         assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
+
+
+def test_alike_pictures_stay_together_but_are_not_chained_into_one(make):
+    """Near copies are dealt with their originals; a long chain of alike pictures is cut, so that parts keep size."""
+    pictures = fields(300)
+    pictures[150:300] = [recoded(p) for p in pictures[:150]]
+    cohort = make(_labels(300, 0.5), pictures=pictures)
+    assert find_leaks(split(cohort, seed=1)) == []
+    noise = np.random.default_rng(0)
+    burst = [np.clip(pictures[0] + noise.normal(0, 2, (64, 64)), 0, 255).astype(np.uint8) for _ in range(200)]
+    parts = split(make(_labels(200, 0.5), pictures=burst), seed=1)
+    assert [len(v) for v in parts] == pytest.approx([120, 20, 20, 40], abs=6)
 
 
 def test_a_part_reads_its_own_images_in_the_order_asked(make):

@@ -33,9 +33,10 @@ _WHITEN_FROM = 256  # pictures; below, the spread of a descriptor cannot be esti
 _DIRECTIONS = 64
 _PROPOSE, _PROPOSE_WHITENED = 0.75, 0.50  # cosine similarity from which a pair is looked at
 _TEXTURE = 1.0  # grey levels; a flatter picture has nothing to compare
-_BLOCK = 1024
+_BLOCK = 256
 _SAMPLE = 512  # pictures from which the shared patterns are learned
-_CHUNK = 4096
+_CHUNK = 1024
+_SIMILARITIES = 2**19  # held at once, whatever the size of the data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,10 @@ def find_duplicates(
                 origin = first if first != row else group[0]
                 pairs.append(Pair(origin, row, exact_kind(cases[origin], cases[row]), 1.0))
     if near:
-        rows = np.asarray([i for i, case in enumerate(cases) if i not in repeats and not case.blank], np.int64)
+        unique = [i for i, case in enumerate(cases) if i not in repeats and not case.blank]
+        rows = np.asarray(
+            sorted(unique, key=lambda i: (cases[i].pixels, cases[i].id)), np.int64
+        )  # any order, one answer
         numbers: dict[Hashable, int] = {}
         codes = np.asarray([numbers.setdefault(parts[i] if parts else None, len(numbers)) for i in rows], np.int64)
         pairs += _near(cases, thumbs, rows, codes, progress)
@@ -180,8 +184,9 @@ def _propose(described: Array, codes: Array) -> Array:
     for code in np.unique(codes):
         theirs = np.flatnonzero(codes == code)
         count = min(NEIGHBOURS, len(theirs))
-        for at in range(0, len(described), _BLOCK):
-            mine = np.arange(at, min(at + _BLOCK, len(described)))
+        block = max(16, _SIMILARITIES // len(theirs))
+        for at in range(0, len(described), block):
+            mine = np.arange(at, min(at + block, len(described)))
             near = described[mine] @ described[theirs].T
             near[mine[:, None] == theirs] = -1
             best = np.argpartition(near, len(theirs) - count, axis=1)[:, len(theirs) - count :]

@@ -6,8 +6,9 @@
 
 Official parts are honoured: an official validation part without a calibration part is halved by patient, a missing
 validation part is carved out of the training part. Otherwise patients are dealt to the parts, stratified by label.
-What a patient gets depends on the seed and the cohort alone, never on the order of the rows. Whatever is fitted takes a
-`TrainPart`, so that fitting on another part is a type error.
+Copies of one picture, exact or near, are dealt together like films of one patient, so that a split made here seldom
+leaks. What a patient gets depends on the seed and the cohort alone, never on the order of the rows. Whatever is fitted
+takes a `TrainPart`, so that fitting on another part is a type error.
 """
 
 from collections import Counter, defaultdict
@@ -19,10 +20,12 @@ from hashlib import blake2b
 import numpy as np
 
 from medserve.data.cohort import Case, Cohort
+from medserve.data.duplicates import find_duplicates
 from medserve.errors import BadData
 from medserve.types import PARTS, Array, Part
 
 FRACTIONS = (0.6, 0.1, 0.1, 0.2)
+LARGEST_GROUP = 0.02  # of the cases dealt; alike pictures are not chained into more than this
 _CLASSES = ("binary", "multiclass", "ordinal")
 
 
@@ -251,8 +254,9 @@ def _carve(
 
 
 def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
-    """Rows that must stay together: one patient, or the very same pixels under two names."""
+    """Rows that must stay together: one patient, or the same picture under two names."""
     parent = {row: row for row in rows}
+    size = dict.fromkeys(rows, 1)
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -260,15 +264,21 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
             row = parent[row]
         return row
 
-    first: dict[object, int] = {}
+    def join(a: int, b: int, most: float = np.inf) -> None:
+        a, b = sorted((root(a), root(b)))
+        if a != b and size[a] + size[b] <= most:
+            parent[b] = a
+            size[a] += size[b]
+
+    first: dict[str, int] = {}
     for row in rows:
-        case = cohort.cases[row]
-        keys: list[object] = [("patient", case.patient)]
-        if not case.blank:
-            keys.append(("pixels", case.pixels))
-        for key in keys:
-            a, b = root(first.setdefault(key, row)), root(row)
-            parent[max(a, b)] = min(a, b)
+        join(first.setdefault(cohort.cases[row].patient, row), row)
+    cases = [cohort.cases[row] for row in rows]
+    pairs = find_duplicates(cases, cohort.thumbs)
+    for pair in sorted(pairs, key=lambda p: (-p.similarity, sorted((cases[p.a].id, cases[p.b].id)))):
+        if not cases[pair.a].blank:
+            exact = pair.kind != "near-duplicate"
+            join(rows[pair.a], rows[pair.b], np.inf if exact else max(5, LARGEST_GROUP * len(rows)))
     together: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         together[root(row)].append(row)
