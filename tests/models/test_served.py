@@ -17,8 +17,8 @@ from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.types import ArraySamples, Named
 
 FAMILIES = [
-    (Named("article-cnn"), (3, 24, 22), 1),
-    (Named("thumbnail-linear"), (1, 20, 20), 3),
+    pytest.param(Named("article-cnn"), (3, 24, 22), 1, marks=pytest.mark.slow),
+    pytest.param(Named("thumbnail-linear"), (1, 20, 20), 3, marks=pytest.mark.slow),
     pytest.param(Named("densenet121"), (1, 32, 32), 2, marks=pytest.mark.slow),
     pytest.param(Named("resnet3d", {"depth": 10, "widen": 0.125}), (1, 10, 12, 12), 2, marks=pytest.mark.slow),
     pytest.param(Named("frozen-features"), (3, 32, 32), 2, marks=pytest.mark.slow),

@@ -156,7 +156,7 @@ class Bomb:
         return (open, (self.mark, "w"))
 
 
-@pytest.mark.parametrize("form", ["torch", "pickle"])
+@pytest.mark.parametrize("form", ["torch", pytest.param("pickle", marks=pytest.mark.slow)])
 def test_the_converter_runs_no_code(tmp_path, form):
     """A checkpoint that would act when opened is refused even with the right hash, and does not act."""
     mark, checkpoint = tmp_path / "ran", tmp_path / "w.pth"
@@ -169,6 +169,7 @@ def test_the_converter_runs_no_code(tmp_path, form):
     assert error.value.code == "checkpoint-unsafe" and not mark.exists()
 
 
+@pytest.mark.slow
 def test_the_converter_is_a_command(tmp_path):
     """`python -m medserve.models.convert` turns a state dict, plain or nested, into the same tensors."""
     checkpoint, out = tmp_path / "w.pth", tmp_path / "w.safetensors"
