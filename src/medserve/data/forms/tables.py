@@ -8,13 +8,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from medserve.data.cohort import Item, Refused
 from medserve.data.declaration import Dataset, Split
 from medserve.data.forms import table as tb
-from medserve.data.forms.files import looks_like_image, not_image, relative, walk
-from medserve.data.forms.labels import Labels, Unlabelled
+from medserve.data.forms.files import looks_like_image, walk
+from medserve.data.forms.labels import Labels
 from medserve.data.forms.listing import PART_NAMES, Listing, part_of, warn_positive
-from medserve.data.forms.match import DirectIndex, FileIndex, dicom_ids
+from medserve.data.forms.match import DirectIndex, FileIndex
+from medserve.data.forms.rows import files_of_rows, join_rows
 from medserve.data.pseudonym import pseudonym
 from medserve.errors import BadData
 from medserve.types import Part
@@ -43,53 +43,16 @@ def list_table(
     roles = _roles(table, index, declared)
     if files is None and roles.get("file") and not index.hits([c for c in table.columns[roles["file"]] if c]):
         index = FileIndex(root, [f for f in walk(root) if looks_like_image(f)])
-    named = _files_of_rows(table, roles, index, files)
     target = declared.target if declared else None
     labels = Labels.of(table, _target_columns(table, roles, declared), target)
     groups = _group_columns(table, roles, declared)
     parts = _parts(table, roles, from_names, declared)
-    people = (
-        {raw: pseudonym(key, raw) for raw in set(table.columns[roles["patient"]]) if raw} if "patient" in roles else {}
-    )
-    shared: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-    items: list[Item] = []
-    refused: list[Refused] = []
-    seen: dict[str, list[object]] = {}
-    repeats = 0
-    for row, (cell, found, problem) in enumerate(named):
-        if problem:
-            refused.append(Refused(cell, *problem))
-            continue
-        person = people.get(table.columns[roles["patient"]][row]) if "patient" in roles else None
-        facts = {c: v for c in groups if (v := tb.group_value(c, table.columns[c][row]))}
-        facts = shared.setdefault(tuple(facts.items()), facts)  # one dictionary for all equal ones
-        for file in found:
-            name = relative(file, root)
-            try:
-                label = labels.label(row)
-            except Unlabelled as error:
-                if name not in seen:
-                    refused.append(Refused(name, error.code, error.message))
-                    seen[name] = []
-                continue
-            before = seen.setdefault(name, [])
-            if repr(label) in before:
-                repeats += 1
-                continue
-            before.append(repr(label))
-            id = name if len(before) == 1 else f"{name}@{len(before)}"
-            items.append(Item(id, file, None, label, person, parts[row], facts))
-    labelled = {relative(i.file, root) for i in items}
-    refused = _once([r for r in refused if r.file not in labelled])
-    mentioned = set(seen) | {r.file for r in refused}
-    for file in files or ():
-        name = relative(file, root)
-        if name not in mentioned:
-            image = looks_like_image(file.relative_to(root))
-            refused.append(Refused(name, "label-missing", "No row names this file.") if image else not_image(name))
+    patients, facts = _patients(table, roles, key), _facts(table, groups)
+    joined = join_rows(files_of_rows(table, roles, index, files), labels, root, patients, facts, parts)
+    joined.finish(files or ())
     warnings = [] if target and target.classes else warn_positive(labels.classes) if labels.task == "binary" else []
-    if repeats:
-        warnings.append(f"{repeats} rows of {table.name} repeat an earlier row.")
+    if joined.repeats:
+        warnings.append(f"{joined.repeats} rows of {table.name} repeat an earlier row.")
     warnings += [] if declared and declared.target else [_said(roles, labels)]
     rule = declared.split if declared and isinstance(declared.split, Split) else None
     return Listing(
@@ -98,9 +61,9 @@ def list_table(
         form="table",
         task=labels.task,
         labels=labels.classes,
-        items=items,
-        files=len({i.file for i in items}) + len(refused) + len(tables) + read,
-        refused=refused,
+        items=joined.items,
+        files=len({i.file for i in joined.items}) + len(joined.refused) + len(tables) + read,
+        refused=joined.refused,
         source=(declared.described if declared else {}) | {"warnings": warnings},
         independent="patient" not in roles,
         kind="volume" if declared and declared.input and declared.input.kind == "volume" else "image",
@@ -156,45 +119,6 @@ def _roles(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dict[
     if isinstance(declared.split, Split):
         roles.pop("part", None)
     return roles
-
-
-Row = tuple[str, list[Path], tuple[str, str] | None]  # (the cell, its files, or what is wrong)
-
-
-def _files_of_rows(table: tb.Table, roles: dict[str, str], index: FileIndex, files: list[Path] | None) -> list[Row]:
-    if "file" in roles:
-        cells = table.columns[roles["file"]]
-        by_uid = tb.plain(roles["file"]) in tb.UID and not index.hits(cells[:64])
-        if not by_uid:
-            return [_row(cell, index, row) for row, cell in enumerate(cells)]
-    elif "patient" in roles:
-        cells, by_uid = table.columns[roles["patient"]], False
-    else:
-        raise BadData(
-            "columns-unknown",
-            f"{table.name}: no column names the files; it has {', '.join(table.columns)}.",
-            hint="Name it `file`, or write a dataset.yaml: inputs: {image: {kind: image, column: NAME}}.",
-        )
-    uids, people = dicom_ids([f for f in files or () if looks_like_image(f)])
-    known = uids if by_uid else people
-    rows: list[Row] = []
-    for row, cell in enumerate(cells):
-        found = known.get(cell, [])
-        column = roles["file"] if by_uid else roles["patient"]  # the identifier itself stays unsaid
-        missing = ("label-file-missing", f"Row {row + 2}, column {column!r}: no file of the folder carries it.")
-        rows.append((f"{table.name} row {row + 2}", found, None if found else missing))
-    return rows
-
-
-def _row(cell: str, index: FileIndex, row: int) -> Row:
-    if not cell:
-        return f"row {row + 2}", [], ("label-file-missing", f"Row {row + 2} names no file.")
-    found = index.find(cell)
-    if not found:
-        return cell, [], ("label-file-missing", f"Row {row + 2} names {cell}, which is not there.")
-    if len(found) > 1 and not index.is_folder(cell):
-        return cell, [], ("label-ambiguous", f"Row {row + 2} names {cell}; {len(found)} files are called so.")
-    return cell, found, None
 
 
 def _target_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
@@ -271,6 +195,22 @@ def _said(roles: dict[str, str], labels: Labels) -> str:
     return f"Columns were guessed ({said}, target: {', '.join(labels.columns)} as {labels.task}); see --write-yaml."
 
 
-def _once(refused: list[Refused]) -> list[Refused]:
-    """One refusal per file, the first."""
-    return list({r.file: r for r in reversed(refused)}.values())[::-1]
+def _patients(table: tb.Table, roles: dict[str, str], key: bytes) -> list[str | None]:
+    """A pseudonym per row."""
+    if "patient" not in roles:
+        return [None] * len(table)
+    cells = table.columns[roles["patient"]]
+    known = {raw: pseudonym(key, raw) for raw in set(cells) if raw}
+    return [known.get(raw) for raw in cells]
+
+
+def _facts(table: tb.Table, groups: list[str]) -> list[dict[str, str]]:
+    """The subgroups of each row; equal ones are one dictionary, so that large tables stay small."""
+    shared: dict[tuple[str, ...], dict[str, str]] = {}
+    out = []
+    for cells in zip(*(table.columns[c] for c in groups), strict=True) if groups else [()] * len(table):
+        if cells not in shared:
+            values = ((c, tb.group_value(c, cell)) for c, cell in zip(groups, cells, strict=True))
+            shared[cells] = {c: v for c, v in values if v}
+        out.append(shared[cells])
+    return out
