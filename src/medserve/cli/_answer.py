@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from medserve.errors import Usage
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -34,3 +36,20 @@ def figure(metric: dict[str, Any] | None, digits: int = 3) -> str:
     if metric.get("low") is None:
         return text
     return f"{text} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+
+
+def decision_of(bounds: tuple[float, float] | None, why: str) -> tuple[float, float, str] | None:
+    """The declared range of the decision curve.
+
+    Raises: Usage "decision-range": not two rising probabilities, or no reason.
+    """
+    if bounds is None:
+        return None
+    low, high = bounds
+    if not 0 < low < high < 1 or not why.strip():
+        raise Usage(
+            "decision-range",
+            "A decision range is two rising probabilities between 0 and 1, and a reason.",
+            hint='For instance: --decision-range 0.05 0.3 --decision-why "a film costs little"',
+        )
+    return low, high, why.strip()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from medserve.cli._answer import Answer, figure, table
+from medserve.cli._answer import Answer, decision_of, figure, table
 from medserve.progress import Progress
 from medserve.settings import Settings
 
@@ -16,6 +16,8 @@ def evaluate(
     data: Path,
     part: Literal["train", "val", "calibration", "test", "all"] = "test",
     out: Path | None = None,
+    decision_range: tuple[float, float] | None = None,
+    decision_why: str = "",
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -37,6 +39,10 @@ def evaluate(
         Which cases of DATA.
     out
         Also write the HTML report here.
+    decision_range
+        The lowest and highest probability at which somebody would act; the decision curve is judged there.
+    decision_why
+        Why these two; printed beside the curve.
     home
         Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
     json
@@ -46,6 +52,14 @@ def evaluate(
 
     settings = Settings.from_environment(home)
     with Progress(quiet=json) as progress:
-        result = evaluate_package(package, data, part, settings=settings, progress=progress, report=out)
+        result = evaluate_package(
+            package,
+            data,
+            part,
+            settings=settings,
+            progress=progress,
+            report=out,
+            decision=decision_of(decision_range, decision_why),
+        )
     rows = [(name, figure(value)) for name, value in result["metrics"].items()]
     return Answer(result, table(f"{part}, {result['n']} cases", "metric", "value [95 % interval]", rows=rows))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from medserve.cli._answer import Answer, figure, table
+from medserve.cli._answer import Answer, decision_of, figure, table
 from medserve.progress import Progress
 from medserve.settings import Settings
 
@@ -25,6 +25,8 @@ def train(
     audit: Literal["full", "quick", "none"] = "full",
     name: str | None = None,
     weights: str | None = None,
+    decision_range: tuple[float, float] | None = None,
+    decision_why: str = "",
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -62,6 +64,10 @@ def train(
         The service's name; left out, the data set's.
     weights
         Pretrained weights for a recipe that takes them: a .safetensors file, a URL with #sha256, or package:NAME.
+    decision_range
+        The lowest and highest probability at which somebody would act; the decision curve is judged there.
+    decision_why
+        Why these two; printed beside the curve.
     home
         Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
     json
@@ -69,8 +75,19 @@ def train(
     """
     from medserve.road.train import Options, train_package
 
-    options = Options(recipe=recipe, seed=seed, epochs=epochs, folds=folds, leaks=leaks, keep=keep, audit=audit,
-                      name=name, question=question, weights=weights)  # fmt: skip
+    options = Options(
+        recipe=recipe,
+        seed=seed,
+        epochs=epochs,
+        folds=folds,
+        leaks=leaks,
+        keep=keep,
+        audit=audit,
+        name=name,
+        question=question,
+        weights=weights,
+        decision=decision_of(decision_range, decision_why),
+    )
     with Progress(quiet=json) as progress:
         result = train_package(data, out, settings=Settings.from_environment(home), options=options, progress=progress)
     return Answer(result, _show(result))

@@ -9,7 +9,7 @@ and measured is what answers.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ _CLASSES = ("binary", "multiclass", "ordinal")
 class Candidate:
     """A trained network on its way into a package. role: "recipe" or "baseline"."""
 
-    role: str
+    role: Literal["recipe", "baseline"]
     recipe: str
     architecture: Named
     net: "nn.Module"

@@ -23,12 +23,14 @@ from medserve.data.seal import open_test
 from medserve.data.split import PartView, has_label
 from medserve.errors import BadData, Refusal
 from medserve.evaluation.evaluate import evaluate
+from medserve.models.package import ALTERNATIVE
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
 from medserve.questions.answers import check_facts
 from medserve.road.build import score, who
 from medserve.road.collect import list_data, read_data
+from medserve.road.finish import groups_of
 from medserve.road.membership import case_hash, parts_by_hash
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
@@ -45,6 +47,7 @@ def evaluate_package(
     settings: Settings,
     progress: Progress = SILENT,
     report: Path | None = None,
+    decision: tuple[float, float, str] | None = None,
     draws: int = 1000,
 ) -> dict[str, Any]:
     """Measure the package in `folder`.
@@ -52,6 +55,7 @@ def evaluate_package(
     Args:
         part: "train", "val", "calibration", "test": as in training; "all": every labelled case of `data`.
         report: also write the HTML page here.
+        decision: (low, high, why) thresholds for which the decision curve is judged.
 
     Returns: `evaluation.evaluate`'s record, with "metrics", "n", and where it was kept ("record").
     Raises: BadData "foreign-data": a part is named that this data does not hold; "labels-differ".
@@ -71,17 +75,18 @@ def evaluate_package(
         if openings is not None:
             progress.say(f"The sealed test part has now been opened {openings} time(s).")
         scores = score(model.engine, view, progress)
-        names = sorted({name for case in view.cases for name in case.groups})
         result = evaluate(
             spec,
             scores,
             view.targets,
             part=part,
             patients=None if cohort.independent else who(view),
-            groups={name: view.groups(name) for name in names},
+            groups=groups_of(view),
             openings=openings,
             refused=refused,
+            decision_range=decision,
             draws=draws,
+            **_beside(model, cohort, of, view, settings, progress),
         )
         result["model"]["digest"] = model.digest
         result["data"] = {
@@ -99,6 +104,29 @@ def evaluate_package(
             result["report"] = str(report)
     result["record"] = str(_keep(result, settings))
     return result
+
+
+def _beside(
+    model: LoadedModel,
+    cohort: Cohort,
+    of: list[str | None],
+    view: PartView,
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What stands beside the figures: the other candidate on the same cases, and, where `data` holds them, the
+    validation and calibration parts."""
+    found: dict[str, Any] = {"role": model.package.lineage.get("role", "recipe")}
+    folder = model.package.path(ALTERNATIVE)
+    if folder.is_dir():
+        other = LoadedModel.open(folder, Trust.load(settings))
+        found |= {"baseline": score(other.engine, view, progress), "baseline_spec": other.spec}
+    for name in ("val", "calibration"):
+        rows = [row for row, part in enumerate(of) if part == name]
+        if rows:
+            part = PartView(name, cohort, np.asarray(rows, np.int64))
+            found[name] = (score(model.engine, part, progress), part.targets)
+    return found
 
 
 def _rows(

@@ -55,7 +55,7 @@ def finish(
     rest = write_model(folder / ALTERNATIVE, other.spec, other)
     openings = open_test(parts.test, settings, digest)
     progress.say(f"The sealed test part was opened; openings so far: {openings}.")
-    scores = {built.candidate.role: score(built.engine, parts.test, progress) for built in (offered, other)}
+    scores: dict[str, Scores] = {b.candidate.role: score(b.engine, parts.test, progress) for b in (offered, other)}
     for target, chosen, compared, chosen_spec, its_digest in (
         (folder / ALTERNATIVE, other, offered, other.spec, rest),
         (folder, offered, other, spec, digest),
@@ -141,10 +141,12 @@ def judge_test(
         groups=groups_of(parts.test),
         baseline=scores[other.candidate.role],
         baseline_spec=other.spec,
+        role=built.candidate.role,
         val=(built.scores["val"], parts.val.targets),
         calibration=(built.scores["calibration"], parts.calibration.targets),
         leaky=involved if involved.any() else None,
         openings=openings,
+        decision_range=options.decision,
         seed=options.seed,
     )
 

@@ -28,8 +28,8 @@ class Options:
     audit: Literal["full", "quick", "none"] = "full"
     name: str | None = None
     weights: str | None = None
-    weights_sha256: str | None = None
     max_train_s: float | None = None
+    decision: tuple[float, float, str] | None = None  # thresholds of the decision curve, and why
 
 
 @dataclass(frozen=True, slots=True)

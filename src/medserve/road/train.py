@@ -155,8 +155,9 @@ def train_recipe(
     net = build_net(recipe.architecture, channels=channels, size=tuple(size), outputs=plain.output.width)
     record = None
     if options.weights is not None:
-        record = asdict(load_pretrained(net, options.weights, settings=settings, sha256=options.weights_sha256,
-                                        progress=progress))  # fmt: skip
+        source, _, sha256 = options.weights.partition("#")
+        loaded = load_pretrained(net, source, settings=settings, sha256=sha256 or None, progress=progress)
+        record = asdict(loaded)
     epochs = options.epochs
     if epochs is None and options.max_train_s is not None:
         one = recipe.minutes(len(train), tuple(size), epochs=1) * 60
