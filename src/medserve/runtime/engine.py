@@ -4,7 +4,7 @@
     scores = engine.score(images)              # images: (B, C, H, W) uint8
     scores = engine.score(images, cam=True)    # class activation maps of the same pass
 
-Only the outputs that are asked for are computed. No training framework is imported.
+Long batches run in several passes, so that memory stays bounded. No training framework is imported.
 """
 
 import os
