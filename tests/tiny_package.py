@@ -122,7 +122,7 @@ def write_package(folder: Path, settings: Settings, model: ModelSpec | None = No
     (folder / MODEL).write_bytes(model.to_json())
     (folder / GRAPH).write_bytes(graph())
     (folder / CARD).write_text(json.dumps({"name": model.name, "intended_use": "tests"}))
-    (folder / SPLIT).write_text("{\"rule\": \"none\"}")
+    (folder / SPLIT).write_text('{"rule": "none"}')
     save_file({"unused": np.zeros(1, np.float32)}, folder / WEIGHTS)
     save_file({"image": images, "logits": logits + wrong, "distance": distance}, folder / SELFCHECK)
     seal(folder, Signer.load(settings), lineage={"code": "tests"})
