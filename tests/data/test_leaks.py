@@ -56,6 +56,18 @@ def test_dropping_takes_the_less_protected_side_and_never_a_test_case(leaky):
     assert isinstance(kept.train, TrainPart) and find_leaks(kept) == []
 
 
+def test_the_order_of_the_rows_decides_nothing(tmp_path):
+    """With the test part listed first, still the training case leaves, for every kind of leak."""
+    pictures = fields(40)
+    pictures[20], pictures[21] = pictures[0], recoded(pictures[1])
+    patients = [f"p{i}" for i in range(40)]
+    patients[22] = patients[2]
+    official = ["test"] * 10 + ["val"] * 10 + ["train"] * 20
+    made = make_cohort(tmp_path, [0, 1] * 20, official=official, pictures=pictures, patients=patients)
+    _, removed = act_on(split(made), find_leaks(split(made)))
+    assert removed.rows == (20, 21, 22) and removed.involved == (0, 1, 2)
+
+
 def test_refusing_names_counts_and_the_next_step(leaky):
     """--leaks refuse: one coded error, with the counts and a hint."""
     parts, _ = leaky
