@@ -42,6 +42,8 @@ class ArticleCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         summary: list[Tensor] = []
+        if self.training:
+            x = x.contiguous(memory_format=torch.channels_last)  # the same numbers, learnt faster on CPU and GPU
         for stage in self.stages:
             x = stage(x)
             if not self.training:  # the embedding serves no loss
