@@ -276,9 +276,8 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
     cases = [cohort.cases[row] for row in rows]
     pairs = find_duplicates(cases, cohort.thumbs)
     for pair in sorted(pairs, key=lambda p: (-p.similarity, sorted((cases[p.a].id, cases[p.b].id)))):
-        if not cases[pair.a].blank:
-            exact = pair.kind != "near-duplicate"
-            join(rows[pair.a], rows[pair.b], np.inf if exact else max(5, LARGEST_GROUP * len(rows)))
+        exact = pair.kind != "near-duplicate" and not cases[pair.a].blank
+        join(rows[pair.a], rows[pair.b], np.inf if exact else max(5, LARGEST_GROUP * len(rows)))
     together: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         together[root(row)].append(row)
