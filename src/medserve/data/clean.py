@@ -129,13 +129,17 @@ def _repeats(cohort: Cohort, place: Sequence[Hashable], pairs: Sequence[Pair]) -
     for pair in pairs:
         if pair.kind == "near-duplicate" and place[pair.a] == place[pair.b] and not expected(cohort, pair):
             near[str(place[pair.a] or "")].append(called(cohort.cases[pair.b]))
-    for code, word, found in (("exact-duplicate", "exact", exact), ("near-duplicate", "near", near)):
+    exactly, nearly = "the same picture stands there more than once", "pictures that agree but for detail or framing"
+    for code, word, why, found in (
+        ("exact-duplicate", "exact", exactly, exact),
+        ("near-duplicate", "near", nearly, near),
+    ):
         for part, files in sorted(found.items()):
             if files:
                 where = f"inside the {part} part" if part else "among cases of no part"
                 times = _count(files, f"{word} repeat", f"{word} repeats")
-                message = f"{times} {where}: the same picture stands there more than once."
-                yield Problem(code, message, tuple(files), len(files), part or None)
+                message = f"{times} {where}: {why}."
+                yield Problem(code, message, tuple(dict.fromkeys(files)), len(files), part or None)
 
 
 def expected(cohort: Cohort, pair: Pair) -> bool:
