@@ -163,7 +163,7 @@ def _lesion(rng: np.random.Generator, x: Array, y: Array, lungs: Array) -> Array
     """A soft round opacity, its centre well inside a lung."""
     inside = np.flatnonzero(lungs > 0.9)
     at = int(inside[rng.integers(len(inside))]) if len(inside) else lungs.size // 2
-    radius, height = rng.uniform(0.14, 0.21), rng.uniform(0.31, 0.46)
+    radius, height = rng.uniform(0.17, 0.26), rng.uniform(0.34, 0.5)
     tilt, stretch = rng.uniform(0, np.pi), rng.uniform(0.75, 1.3)
     u = (x - x.flat[at]) * np.cos(tilt) + (y - y.flat[at]) * np.sin(tilt)
     v = (y - y.flat[at]) * np.cos(tilt) - (x - x.flat[at]) * np.sin(tilt)
