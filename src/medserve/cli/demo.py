@@ -16,7 +16,7 @@ from medserve.errors import Fault, MedServeError
 from medserve.progress import Progress
 from medserve.settings import Settings
 
-PHANTOMS = 600
+PHANTOMS, SIDE = 600, 32  # films, and pixels a side
 MAX_TRAIN_S = 60  # the demo's share for training; the whole stays within three minutes on 2 cores
 _PID, _LOG, _KEY = "service.pid", "service.log", "key"
 
@@ -97,7 +97,7 @@ def _find_data(data: Path | None, folder: Path, settings: Settings, progress: Pr
 
         phantoms = folder / "data" / "phantoms"
         if not (phantoms / "dataset.yaml").exists():
-            make_phantoms(phantoms, PHANTOMS, progress=progress)
+            make_phantoms(phantoms, PHANTOMS, SIDE, progress=progress)
         return phantoms, ("No real data could be had: training on generated phantoms, which are not patients. "
                           "Give real images with --data PATH or MEDSERVE_DATA.")  # fmt: skip
 

@@ -20,7 +20,7 @@ from medserve.evaluation.card import describe_part, make_card
 from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import write_report
 from medserve.evaluation.shortcuts import cohort_checks
-from medserve.explain.shortcut import scan
+from medserve.explain.shortcut import demonstrate, scan
 from medserve.models.package import ALTERNATIVE, CARD, GRAPH, MODEL, SELFCHECK, SPLIT, WEIGHTS, model_digest, seal
 from medserve.models.signing import Signer
 from medserve.models.spec import ModelSpec
@@ -49,7 +49,7 @@ def finish(
     Returns: {"model", "openings", "metrics", "gallery"} of the offered one.
     """
     spec = audited(offered, prepared, settings, options, progress)
-    shortcuts = shortcut_checks(offered, prepared, options)
+    shortcuts = shortcut_checks(offered, prepared, settings, options, progress)
     parts = prepared.parts
     digest = write_model(folder, spec, offered)
     rest = write_model(folder / ALTERNATIVE, other.spec, other)
@@ -100,15 +100,34 @@ def audited(built: Built, prepared: Prepared, settings: Settings, options: Optio
     return msgspec.structs.replace(built.spec, explanations=methods)
 
 
-def shortcut_checks(built: Built, prepared: Prepared, options: Options) -> list[dict[str, Any]]:
+def shortcut_checks(
+    built: Built, prepared: Prepared, settings: Settings, options: Options, progress: Progress
+) -> list[dict[str, Any]]:
     """What the label can be told from without the anatomy, and what the model does when corners and borders change."""
     quick = options.audit != "full"
     parts = prepared.parts
     found = cohort_checks(parts.cohort, parts.train.rows, seed=options.seed)
     pictures, maps = (80, 8) if quick else (200, 24)
-    return found + scan(
-        built.engine, parts.val, output=built.spec.output, pictures=pictures, maps=maps, seed=options.seed
+    found += scan(built.engine, parts.val, output=built.spec.output, pictures=pictures, maps=maps, seed=options.seed)
+    if options.audit == "full":
+        found.append(_proof(built, settings, progress))
+    return found
+
+
+def _proof(built: Built, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """The scanner tried on the same architecture with a shortcut planted on purpose: it must turn red by itself."""
+    shape = built.spec.inputs[0].shape
+    shown = demonstrate(built.served, built.candidate.architecture, shape=shape, settings=settings, progress=progress)
+    check: dict[str, Any] = {"name": "proof of the scanner", "code": "planted-shortcut", "value": None, "figure": None}
+    if "skipped" in shown:
+        return check | {"level": "amber", "message": f"Not tried on this architecture: {shown['skipped']}."}
+    auroc = shown["auroc"]
+    told = (
+        f"Trained on pictures whose corner marker betrays the label, this architecture was flagged {shown['level']}: "
+        f"AUROC {auroc['same']:.2f} with the marker, {auroc['absent']:.2f} without, {auroc['reversed']:.2f} reversed."
     )
+    level = "green" if shown["level"] == "red" else "amber"
+    return check | {"level": level, "value": shown["erased"], "figure": shown["erased"], "message": told}
 
 
 def write_model(folder: Path, spec: ModelSpec, built: Built) -> str:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 import medserve
+from medserve.data.cohort import Cohort
 from medserve.data.leaks import act_on, find_leaks
 from medserve.data.prepare import probe
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
@@ -98,7 +99,7 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
     colour = shape[0] == 3 and seen.colour
     transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
     cohort = read_data(listing, transforms, shape, work, progress)
-    parts = split(cohort, seed=options.seed)
+    parts = _split(cohort, listing, options)
     leaks = find_leaks(parts)
     parts, removed = act_on(parts, leaks, options.leaks)
     check_parts(parts)
@@ -114,6 +115,16 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
     )
     plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, transforms, options.question)
     return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
+
+
+def _split(cohort: Cohort, listing: "Listing", options: Options) -> Parts:
+    """By the rule that the data set declares (its share for the test part, its seed), else by the run's seed."""
+    rule = listing.split or {}
+    seed = options.seed if rule.get("seed") is None else int(rule["seed"])
+    if rule.get("test") is None:
+        return split(cohort, seed=seed)
+    rest = 1 - float(rule["test"])
+    return split(cohort, seed=seed, fractions=(0.75 * rest, 0.125 * rest, 0.125 * rest, 1 - rest))
 
 
 def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
