@@ -29,7 +29,7 @@ from medserve.types import Named
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--architecture", default="residual")
-    parser.add_argument("--dial", default="small")
+    parser.add_argument("--dial", default="tiny")
     parser.add_argument("--side", type=int, default=28)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)

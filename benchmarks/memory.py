@@ -1,6 +1,6 @@
 """Does memory grow with the number of files? Peak resident memory of preparing, and of training, few files and many.
 
-    python benchmarks/memory.py --few 1000 --many 5000 [--train] [--epochs 1] [--recipe residual-tiny]
+    python benchmarks/memory.py --few 1000 --many 5000 [--train] [--epochs 1] [--recipe residual-quick]
 
 Generates 512 x 512 16-bit DICOM files with a table of labels; the small set is the first part of the large one (hard
 links). Each step runs in a process of its own; the resident set sizes of that process and of all its children are
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="worker processes of preparing")
     parser.add_argument("--train", action="store_true", help="measure `medserve train` too")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--recipe", default="residual-tiny")
+    parser.add_argument("--recipe", default="residual-quick")
     arguments = parser.parse_args()
     result: dict[str, object] = {"few": arguments.few, "many": arguments.many, "size": SIZE}
     with tempfile.TemporaryDirectory() as name:

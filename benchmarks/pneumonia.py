@@ -1,7 +1,7 @@
 """PneumoniaMNIST by the default recipe: five seeds, through `medserve train` alone, at the product's own threshold.
 
     python benchmarks/pneumonia.py PATH/pneumoniamnist.npz --out RUNS                     # seeds 0 to 4
-    python benchmarks/pneumonia.py PATH/pneumoniamnist.npz --out RUNS --recipe residual-tiny --seeds 0 1
+    python benchmarks/pneumonia.py PATH/pneumoniamnist.npz --out RUNS --recipe residual-quick --seeds 0 1
 
 Prints one JSON object: every seed's figures on the official test part with their intervals, the medians, the minutes of
 training, and what thresholds chosen on the validation part would have given (its prior is another than the test

@@ -11,7 +11,7 @@ from medserve.settings import Settings
 
 settings = Settings(home=Path("out/home"))
 data = make_phantoms(Path("out/phantoms"), 240)  # or your own folder, .npz or table
-options = Options(recipe="residual-tiny", epochs=3, audit="none")
+options = Options(recipe="residual-quick", epochs=3, audit="none")
 result = train_package(data, Path("out/model"), settings=settings, options=options)
 auroc = result["metrics"]["auroc"]
 model = LoadedModel.open(Path(result["package"]), Trust.load(settings))

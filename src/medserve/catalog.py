@@ -2,10 +2,10 @@
 
     MODELS = Catalog("model")
 
-    @MODELS.register("residual-small")
+    @MODELS.register("residual")
     def residual_small(...): ...
 
-    MODELS["residual-small"]
+    MODELS["residual"]
 
 A taken name raises at import; an unknown one lists its neighbours.
 """

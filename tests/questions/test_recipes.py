@@ -27,7 +27,7 @@ def test_the_default_is_the_compact_network():
     """Images of any size and task start with it; volumes with the 3-D one."""
     for shape in ((28, 28), (512, 400)):
         for task in ("binary", "multiclass", "multilabel", "ordinal", "number"):
-            assert default_recipe(task=task, n=500, shape=shape) == "residual-small"
+            assert default_recipe(task=task, n=500, shape=shape) == "residual"
     assert default_recipe(task="binary", n=500, shape=(28, 28, 28)) == "resnet3d"
 
 
@@ -43,7 +43,7 @@ def test_the_ranking_gives_reasons():
 
 def test_shapes_by_hand():
     """Small pictures keep their size, larger ones are reduced to 224; the article takes its own shape always."""
-    shape = RECIPES["residual-small"].input_shape
+    shape = RECIPES["residual"].input_shape
     assert (
         shape((28, 28)) == (1, 28, 28)
         and shape((100, 80), True) == (3, 100, 100)

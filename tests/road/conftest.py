@@ -30,7 +30,7 @@ def run(phantoms, tmp_path_factory) -> Run:
     """The recipe, whatever validation says, for two epochs and without an audit."""
     folder = tmp_path_factory.mktemp("road")
     settings = Settings(home=folder / "home")
-    options = Options(recipe="residual-tiny", epochs=2, audit="none", keep="recipe", seed=1, name="phantom-chest")
+    options = Options(recipe="residual-quick", epochs=2, audit="none", keep="recipe", seed=1, name="phantom-chest")
     return Run(
         phantoms,
         folder / "model",

@@ -18,7 +18,7 @@ from medserve.runtime.model import LoadedModel
 def test_the_result_says_what_was_made(run):
     """What `train --json` prints: package, model, parts, what was chosen and on what evidence."""
     result = run.result
-    assert result["package"] == str(run.package) and result["recipe"] == "residual-tiny" and result["seed"] == 1
+    assert result["package"] == str(run.package) and result["recipe"] == "residual-quick" and result["seed"] == 1
     assert set(result["parts"]) == {"train", "val", "calibration", "test"} and min(result["parts"].values()) > 0
     assert result["chosen"] == "recipe" and result["decision"]["asked"]
     assert result["decision"]["difference"].keys() == {"value", "low", "high"}

@@ -66,7 +66,7 @@ def _run(data: Path | None, folder: Path, port: int, settings: Settings, progres
     data, said = _find_data(data, folder, settings, progress)
     progress.say(said)
     shutil.rmtree(folder / "model", ignore_errors=True)
-    options = Options(recipe="residual-tiny", audit="quick", max_train_s=MAX_TRAIN_S)
+    options = Options(recipe="residual-quick", audit="quick", max_train_s=MAX_TRAIN_S)
     trained = train_package(data, folder / "model", settings=settings, options=options, progress=progress)
     sample = _sample(data, folder, settings)
     key = _key(folder, settings)

@@ -226,5 +226,5 @@ def _download(url: str, settings: Settings, sha256: str, progress: Progress) -> 
 
     out = settings.folder("weights") / f"{sha256.lower()}.safetensors"
     if not out.exists():
-        download(url, out, digest=sha256.lower(), progress=progress)
+        download(url, out, digest=f"sha256:{sha256.lower()}", progress=progress)
     return out

@@ -64,6 +64,6 @@ def article_cnn(channels: int, size: int | tuple[int, ...], outputs: int) -> nn.
         raise Usage(
             "architecture-shape",
             f"article-cnn takes images of at least {SMALLEST} pixels a side; this is {'x'.join(map(str, sides))}.",
-            hint="Use --recipe residual-small for small images, resnet3d for volumes.",
+            hint="Use --recipe residual for small images, resnet3d for volumes.",
         )
     return ArticleCNN(channels, outputs, (sides[0], sides[1]))

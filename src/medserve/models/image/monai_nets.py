@@ -224,7 +224,7 @@ def resnet3d(
         raise Usage(
             "architecture-shape",
             f"resnet3d takes volumes of at least 9 voxels a side; this is {'x'.join(map(str, sides))}.",
-            hint="Use --recipe residual-small for images.",
+            hint="Use --recipe residual for images.",
         )
     return Classifier(ResNet3d(channels, depth, widen, max(sides)), outputs, dropout)
 
@@ -236,6 +236,6 @@ def image_sides(size: int | tuple[int, ...], smallest: int, name: str) -> tuple[
         raise Usage(
             "architecture-shape",
             f"{name} takes images of at least {smallest} pixels a side; this is {'x'.join(map(str, sides))}.",
-            hint="Use --recipe residual-small for small images, resnet3d for volumes.",
+            hint="Use --recipe residual for small images, resnet3d for volumes.",
         )
     return sides[0], sides[1]
