@@ -4,11 +4,13 @@ Every verb takes `--json`: then stdout holds exactly one JSON object (progress a
 done, 1 failed, 2 bad input. An error is `{"error": {"code", "message", "hint", "kind"}}`.
 """
 
+import errno
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
@@ -16,6 +18,7 @@ from rich.console import Console
 from medserve import __version__
 from medserve.cli._answer import Answer
 from medserve.errors import Fault, MedServeError, Usage
+from medserve.store.files import cannot_write
 
 VERBS = {
     "demo": "The whole product once: train, report, serve, ask.",
@@ -76,21 +79,31 @@ def run(argv: list[str]) -> int:
             _print(result, as_json)
         return 0
     except CycloptsError as error:
-        return _fail(Usage("bad-arguments", _plain(error), hint=f"See: medserve {' '.join(argv[:1])} --help"), as_json)
+        return _fail(Usage("bad-arguments", _plain(error), hint=_see(argv)), as_json)
     except MedServeError as error:
         return _fail(error, as_json)
     except KeyboardInterrupt:
         return _fail(Usage("interrupted", "Stopped.", hint="Run the same command again to go on."), as_json)
     except OSError as error:
-        name = f" {error.filename}" if error.filename else ""
-        fault = Fault("system", f"{error.strerror or error}{name}.", hint="Check the path and its rights.")
-        return _fail(fault, as_json)
+        return _fail(_system(error), as_json)
     except Exception as error:
         fault = Fault("internal", f"Unexpected {type(error).__name__}: {error}",
                       hint="This is a defect of MedServe; set MEDSERVE_DEBUG=1 to see where.")  # fmt: skip
         if os.environ.get("MEDSERVE_DEBUG"):
             traceback.print_exc()
         return _fail(fault, as_json)
+
+
+def _see(argv: list[str]) -> str:
+    return f"See: medserve {argv[0]} --help" if argv and argv[0] in VERBS else "See: medserve --help"
+
+
+def _system(error: OSError) -> Fault:
+    """A full disk has its own code wherever it is met."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return cannot_write(Path(error.filename or "a file"), error)
+    name = f" {error.filename}" if error.filename else ""
+    return Fault("system", f"{error.strerror or error}{name}.", hint="Check the path and its rights.")
 
 
 def _plain(error: CycloptsError) -> str:

@@ -1,13 +1,12 @@
-"""Step 1 in one call: a path -> a cohort on disk -> parts by patient, with the leaks acted on.
+"""Step 1's two calls: a path -> a listing -> a cohort on disk.
 
-    found = collect(path, work, settings, recipe_shape, ...)
-    found.parts.train, found.removed, found.notes
+    listing = list_data(path, settings)
+    cohort = read_data(listing, transforms, shape, work, progress)
 
-The same call serves training and evaluation, so that both read a data set in the same way.
+They serve inspection, training and evaluation, so that all three read a data set in the same way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from medserve.data.cohort import Cohort
@@ -18,12 +17,6 @@ from medserve.data.pseudonym import pseudonym_key
 from medserve.progress import Progress
 from medserve.settings import Settings
 from medserve.types import Named
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    listing: Listing
-    cohort: Cohort
 
 
 def list_data(path: Path, settings: Settings) -> Listing:

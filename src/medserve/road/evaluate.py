@@ -71,8 +71,10 @@ def evaluate_package(
         of = [known.get(case_hash(key, case)) for case in cohort.cases]
         rows, refused = _rows(cohort, of, part, spec, data)
         view = PartView(part, cohort, rows)
-        openings = open_test(view, settings, model.digest) if part == "test" else None
-        if openings is not None:
+        sealed = [r for r, p in enumerate(of) if p == "test" and has_label(cohort.cases[r])]
+        openings = None
+        if sealed and part in ("test", "all"):  # the whole part, as training knew it, whatever is refused of it
+            openings = open_test(PartView("test", cohort, np.asarray(sealed, np.int64)), settings, model.digest)
             progress.say(f"The sealed test part has now been opened {openings} time(s).")
         scores = score(model.engine, view, progress)
         result = evaluate(
@@ -159,7 +161,7 @@ def _rows(
 
 def _out_of_scope(spec: ModelSpec, case: Case) -> str | None:
     try:
-        check_facts(spec, modality=case.modality, colour=case.colour, blank=case.blank)
+        check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
     except Refusal as error:
         return error.code
     return None

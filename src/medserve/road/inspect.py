@@ -8,15 +8,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from medserve.data.forms import write_yaml
+from medserve.data.forms.listing import Listing
 from medserve.data.inspect import inspect
-from medserve.data.prepare import probe
+from medserve.data.prepare import Probe, probe
 from medserve.data.sheet import write_sheet
 from medserve.data.transforms import default_transforms
+from medserve.errors import BadData
 from medserve.progress import SILENT, Progress
 from medserve.road.collect import list_data, read_data
 from medserve.settings import Settings
 
 SIDE = 64  # pixels a side of what is compared and shown
+MOST_REFUSED = 20  # files named at the terminal
 
 
 def inspect_data(
@@ -31,7 +34,7 @@ def inspect_data(
     Returns: `data.inspect.inspect`'s record, and the same for a person at a terminal.
     """
     listing = list_data(data, settings)
-    seen = probe(listing)
+    seen = _probe(listing)
     depth = (min(SIDE, seen.shape[0]),) if listing.kind == "volume" else ()
     shape = (3 if seen.colour else 1, *depth, SIDE, SIDE)
     transforms = default_transforms(shape=shape, colour=seen.colour, unit=seen.unit)
@@ -44,15 +47,28 @@ def inspect_data(
     return result, _shown(result)
 
 
+def _probe(listing: Listing) -> Probe:
+    """What the items look like; where none can be read, any shape will do to list each file with its code."""
+    try:
+        return probe(listing)
+    except BadData as error:
+        if error.code != "nothing-readable":
+            raise
+    flat = (SIDE, SIDE)
+    return Probe(
+        shape=(SIDE, *flat) if listing.kind == "volume" else flat, colour=False, modalities=None, unit=None, seen=0
+    )
+
+
 def yaml_of(data: Path, settings: Settings) -> str:
     """What was understood, as a dataset.yaml to correct by hand."""
     return write_yaml(list_data(data, settings))
 
 
 def _shown(result: dict[str, Any]) -> RenderableType:
-    counts = Table(title=f"{result['name']}: {result['files']} files, {result['read']} read, "
-                         f"{len(result['refused'])} refused, {result['cases']} cases", title_justify="left",
-                   show_edge=False)  # fmt: skip
+    head = (f"{result['name']}: {result['files']} files, {result['read']} read, "
+            f"{len(result['refused'])} refused, {result['cases']} cases")  # fmt: skip
+    counts = Table(show_edge=False)
     for column in ("part", "cases", "patients", "classes"):
         counts.add_column(column)
     for name, part in result["parts"].items():
@@ -73,4 +89,13 @@ def _shown(result: dict[str, Any]) -> RenderableType:
         crossing.add_column(column)
     for (kind, a, b), n in sorted(leaks.items()):
         crossing.add_row(kind, f"{a} and {b}", str(n))
-    return Group(counts, problems if result["problems"] else "no problems", crossing if leaks else "no leaks")
+    refused = Table(show_edge=False)
+    for column in ("refused", "code"):
+        refused.add_column(column, overflow="fold")
+    for entry in result["refused"][:MOST_REFUSED]:
+        refused.add_row(entry["file"], entry["code"])
+    more = len(result["refused"]) - MOST_REFUSED
+    found: list[RenderableType] = [head, counts, problems if result["problems"] else "no problems"]
+    found += [refused] if result["refused"] else []
+    found += [f"and {more} more; --json lists all"] if more > 0 else []
+    return Group(*found, crossing if leaks else "no leaks")

@@ -1,6 +1,7 @@
 """The words of one run: what was asked, what step 1 gave, and where a model comes from."""
 
 import platform
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,9 +10,12 @@ from medserve.data.cohort import Cohort
 from medserve.data.leaks import Removed
 from medserve.data.split import Parts
 from medserve.data.transforms import Normalise
+from medserve.errors import NotFound, Usage
 from medserve.models.spec import ModelSpec
-from medserve.questions.recipes import Recipe
+from medserve.questions.recipes import RECIPES, Recipe
 from medserve.road.build import Candidate
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,25 @@ class Options:
     weights: str | None = None
     max_train_s: float | None = None
     decision: tuple[float, float, str] | None = None  # thresholds of the decision curve, and why
+
+
+def check_options(options: Options) -> None:
+    """What can be said before any file is read.
+
+    Raises: Usage "unknown-recipe", "name-unusable", "bad-plan", "folds-too-few".
+    """
+    if options.seed < 0 or (options.epochs is not None and options.epochs < 1):
+        raise Usage("bad-plan", "The seed is at least 0, and epochs at least 1.", hint="See: medserve train --help")
+    if options.recipe is not None and options.recipe not in RECIPES:
+        raise NotFound("recipe", options.recipe, RECIPES, hint="List them: medserve models --for DATA")
+    if options.name is not None and not _NAME.fullmatch(options.name):
+        raise Usage(
+            "name-unusable",
+            f"{options.name!r} cannot be the name of a service.",
+            hint="It is a step of a web address: at most 64 letters, digits, dots, dashes and underscores.",
+        )
+    if options.folds is not None and options.folds < 2:
+        raise Usage("folds-too-few", f"{options.folds} folds were asked for; at least 2 are needed.", hint="--folds 5")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from medserve.data.leaks import act_on, find_leaks
 from medserve.data.prepare import probe
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
-from medserve.errors import Usage
+from medserve.errors import BadData, MedServeError, Usage
 from medserve.models.package import ALTERNATIVE
 from medserve.models.spec import InputSpec, OutputSpec
 from medserve.progress import SILENT, Progress
@@ -32,9 +32,9 @@ from medserve.road.build import Built, Candidate, build, plain_spec, who
 from medserve.road.choose import choose
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import finish
-from medserve.road.run import Options, Prepared, slug
+from medserve.road.run import Options, Prepared, check_options, slug
 from medserve.settings import Settings
-from medserve.store.files import new_folder
+from medserve.store.files import new_folder, write_bytes
 from medserve.types import Named, Samples
 
 if TYPE_CHECKING:
@@ -49,16 +49,23 @@ def train_package(
     """Run the road on `data`; `out` appears complete or not at all.
 
     Returns: {"package", "model", "recipe", "seed", "parts", "chosen", "seconds", "metrics", "report", ...}.
-    Raises: Usage "out-exists", BadData and Refusal of the data, Fault "disk-full"; the same call continues.
+    Raises: Usage "out-exists" and those of `check_options`; BadData and Refusal of the data, with nothing left beside
+        `out`; Fault "disk-full": the same call continues.
     """
     started = time.monotonic()
+    check_options(options)
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Usage("out-exists", f"{out} already exists and is not empty.", hint="Choose another --out, or remove it.")
     listing = list_data(data, settings)
     work = out.parent / f".{out.name}.training"
-    _claim(work, data, options)
-    prepared = collect(listing, work, settings, options, progress)
+    fresh = _claim(work, data, options)
+    try:
+        prepared = collect(listing, work, settings, options, progress)
+    except MedServeError as error:
+        if fresh and error.exit_code == 2:  # bad input: there is nothing to go on with
+            shutil.rmtree(work, ignore_errors=True)
+        raise _naming(data, error) from error
     recipe, parts = prepared.recipe, prepared.parts
     progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.inputs[0].shape}")
     candidates = train_candidates(prepared, work, settings, options, progress)
@@ -226,12 +233,24 @@ def _cross_validate(
                   on=f"{k}-fold cross-validation", seed=options.seed)  # fmt: skip
 
 
-def _claim(work: Path, data: Path, options: Options) -> None:
-    """Make the folder of this run; what another data set or other options left there is removed."""
+def _naming(data: Path, error: MedServeError) -> MedServeError:
+    """The same error of a data set, with the data set's name in front where it does not say it."""
+    if not isinstance(error, BadData) or data.stem in error.message:
+        return error
+    return BadData(error.code, f"{data.name}: {error.message}", hint=error.hint)
+
+
+def _claim(work: Path, data: Path, options: Options) -> bool:
+    """Make the folder of this run; what another data set or other options left there is removed.
+
+    Returns: whether it is new. Raises: Fault "disk-full", "file-unwritable".
+    """
     run = {"data": str(data.absolute()), "version": medserve.__version__, **asdict(options)}
     asked = json.dumps(run, sort_keys=True)
     mark = work / "run.json"
-    if work.exists() and (not mark.exists() or mark.read_text() != asked):
+    if mark.is_file() and mark.read_text() == asked:
+        return False
+    if work.exists():
         shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    mark.write_text(asked)
+    write_bytes(mark, asked.encode())
+    return True
