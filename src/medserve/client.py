@@ -67,7 +67,7 @@ class Client:
             model: a name from `models()`.
             version: None: the one that answers under the bare name.
             explain: a method that the model offers.
-            media_type: of bytes that do not show it themselves (PNG, JPEG and DICOM do).
+            media_type: of bytes that do not show it themselves (PNG, JPEG, DICOM and NIfTI do).
         """
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         which = "" if version is None else f"/versions/{quote(version, safe='')}"
@@ -154,4 +154,6 @@ def _media_type(data: bytes) -> str:
     """Enough to label what the service takes; the service looks again."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "image/png"
+    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0"):
+        return "application/x-nifti"
     return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else "application/dicom"

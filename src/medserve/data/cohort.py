@@ -83,8 +83,10 @@ class Shelf:
 
     def put(self, index: int, value: Array) -> None:
         assert value.shape == self.shape and value.dtype == np.uint8
+        data, done = memoryview(np.ascontiguousarray(value).tobytes()), 0
         try:
-            os.pwrite(self._fd, np.ascontiguousarray(value).tobytes(), index * self.record)
+            while done < self.record:  # a nearly full disk takes a part, and refuses the rest
+                done += os.pwrite(self._fd, data[done:], index * self.record + done)
         except OSError as error:
             raise Fault(
                 "disk-full",

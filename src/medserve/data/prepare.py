@@ -294,11 +294,14 @@ def _first_picture(item: Item, volume: bool, max_pixels: int) -> Picture:
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:
-    """Up to three times `most` items, evenly spaced; only early rows of array files, which are read in one pass."""
+    """Up to three times `most` items; only early rows of array files, which are read in one pass.
+
+    Files stand in three sweeps, each evenly spaced over the whole data set: the first usually suffices.
+    """
     arrays = [i for i in items if i.row is not None][:most]
     files = [i for i in items if i.row is None]
-    step = max(1, len(files) // (3 * most))
-    return arrays + files[::step]
+    some = files[:: max(1, len(files) // (3 * most))]
+    return arrays + [item for sweep in range(3) for item in some[sweep::3]]
 
 
 def _intern(text: str | None) -> str | None:

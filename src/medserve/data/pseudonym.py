@@ -10,12 +10,11 @@ Source: ENISA, Pseudonymisation techniques and best practices (2019), section 5.
 
 import hashlib
 import hmac
-import os
 import secrets
 
 from medserve.errors import Fault
 from medserve.settings import Settings
-from medserve.store.files import cannot_write
+from medserve.store.files import write_once
 
 KEY_BYTES = 32
 DEFAULT_KEY = b"medserve: no key was given, not secret"
@@ -33,20 +32,15 @@ def pseudonym_key(settings: Settings) -> bytes:
     Raises: Fault "key-damaged": the file is there but is not a key; restore it, or old pseudonyms are lost.
     """
     path = settings.folder("keys") / "pseudonym.key"
+    write_once(path, secrets.token_bytes(KEY_BYTES))
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
         key = path.read_bytes()
-        if len(key) != KEY_BYTES:
-            raise Fault(
-                "key-damaged",
-                f"{path} does not hold a key of {KEY_BYTES} bytes.",
-                hint="Restore it from a backup, or remove it to start with new pseudonyms.",
-            ) from None
-        return key
     except OSError as error:
-        raise cannot_write(path, error) from error
-    key = secrets.token_bytes(KEY_BYTES)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key)
+        raise Fault("key-damaged", f"Cannot read {path}: {error.strerror}.", hint="Check its owner.") from error
+    if len(key) != KEY_BYTES:
+        raise Fault(
+            "key-damaged",
+            f"{path} does not hold a key of {KEY_BYTES} bytes.",
+            hint="Restore it from a backup, or remove it to start with new pseudonyms.",
+        )
     return key

@@ -26,6 +26,7 @@ from medserve.models.spec import OutOfDistribution
 from medserve.types import Array, Samples
 
 MIN_CASES = 20
+MIN_BEHIND = 10  # cases behind every centre that a package carries
 GRID = 8  # at most this many cells a side
 NAMES = ("shift", "scale", "whiten", "centres")
 
@@ -61,7 +62,7 @@ class Distance(nn.Module):
     """Mahalanobis distance to the nearest class of the training data, per feature (near 1 for a training picture).
 
     shift, scale: (F,) bring each feature to unit spread. whiten: (F, F). centres: (K, F) whitened class means.
-    No patient is in here: means and one covariance of the whole training part.
+    No patient is in here: means of at least 10 cases each, and one covariance of the whole training part.
     """
 
     def __init__(self, shift: Tensor, scale: Tensor, whiten: Tensor, centres: Tensor) -> None:
@@ -119,7 +120,8 @@ def fit(embeddings: Array, pictures: Array, labels: Array | None = None) -> Dist
 
     Args:
         embeddings, pictures: (N, E) and (N, P), as `describe` gives them.
-        labels: (N,) classes, for a mean of each class (binary, multiclass, ordinal); None for one mean.
+        labels: (N,) classes, for a mean of each class (binary, multiclass, ordinal); classes of fewer than 10 cases
+            share one. None for one mean.
 
     Raises: BadData "too-few-for-distance": fewer than 20 cases.
     """
@@ -136,7 +138,10 @@ def fit(embeddings: Array, pictures: Array, labels: Array | None = None) -> Dist
     scale = 1 / np.maximum(spread, 1e-2 * max(float(np.median(spread)), 1e-6))  # a constant feature stays bounded
     z = (x - shift) * scale
     groups = [z] if labels is None else [z[labels == k] for k in np.unique(labels)]
-    groups = [group for group in groups if len(group) >= 2] or [z]
+    rare = [group for group in groups if len(group) < MIN_BEHIND]
+    groups = [group for group in groups if len(group) >= MIN_BEHIND]
+    if sum(len(group) for group in rare) >= MIN_BEHIND or not groups:
+        groups.append(np.concatenate(rare))
     means = np.stack([group.mean(0) for group in groups])
     centred = np.concatenate([group - group.mean(0) for group in groups])
     values, vectors = np.linalg.eigh(LedoitWolf(assume_centered=True).fit(centred).covariance_)

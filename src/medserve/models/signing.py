@@ -9,7 +9,6 @@ A package from elsewhere is accepted once its signer's public key stands in MEDS
 
 import base64
 import binascii
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from medserve.errors import BadPackage, Fault
 from medserve.settings import Settings
+from medserve.store.files import write_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,19 @@ class Signer:
 
     @classmethod
     def load(cls, settings: Settings) -> "Signer":
-        """Raises: Fault "key-exposed": others can read the private key."""
+        """Raises: Fault "key-exposed": others can read the private key. Fault "key-unreadable"."""
         path = settings.folder("keys") / "signing.pem"
         if not path.exists():
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            try:
-                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(pem)
-            except FileExistsError:
-                pass  # another process made it first; its key is the one
+            write_once(path, pem)
         if path.stat().st_mode & 0o077:
             raise Fault("key-exposed", f"{path} can be read by others.", hint=f"Run: chmod 600 {path}")
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (ValueError, TypeError):
+            key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise Fault("key-unreadable", f"{path} is not an Ed25519 key.", hint="Move it away; a new one is made.")
         return cls(key)

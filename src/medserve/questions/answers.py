@@ -143,17 +143,17 @@ def decide(spec: ModelSpec, probs: Array) -> dict[str, Any]:
 def check_scope(spec: ModelSpec, picture: Picture) -> None:
     """Refuse a picture the signature does not name, before any score.
 
-    Raises: Refusal "wrong-kind", "wrong-modality", "wrong-colour", "image-blank".
+    Raises: Refusal "wrong-kind", "wrong-modality", "wrong-unit", "wrong-colour", "image-blank".
     """
     want = spec.inputs[0]
     if picture.volume != (want.kind == "volume"):
         given = "volume" if picture.volume else "image"
         raise Refusal("wrong-kind", f"The model takes one {want.kind}; this is one {given}.")
     blank = not float(picture.values.max()) > float(picture.values.min())
-    check_facts(spec, modality=picture.modality, colour=picture.colour, blank=blank)
+    check_facts(spec, modality=picture.modality, unit=picture.unit, colour=picture.colour, blank=blank)
 
 
-def check_facts(spec: ModelSpec, *, modality: str | None, colour: bool, blank: bool) -> None:
+def check_facts(spec: ModelSpec, *, modality: str | None, unit: str | None, colour: bool, blank: bool) -> None:
     """The part of `check_scope` that needs no pixels; evaluation asks it of every case."""
     want = spec.inputs[0]
     if want.modalities is not None and modality is not None and modality not in want.modalities:
@@ -161,6 +161,12 @@ def check_facts(spec: ModelSpec, *, modality: str | None, colour: bool, blank: b
             "wrong-modality",
             f"Modality {modality}; the model takes {', '.join(want.modalities)}.",
             hint="Send it to a model of its own modality: list them with GET /v1/models.",
+        )
+    if want.unit is not None and unit != want.unit:
+        raise Refusal(
+            "wrong-unit",
+            f"The values are in {unit or 'no known unit'}; the model takes {want.unit}.",
+            hint="Send the original DICOM file, not an export of it.",
         )
     if colour and not want.colour:
         raise Refusal(

@@ -10,27 +10,25 @@ The record is signed and kept under MEDSERVE_HOME/evaluations, by the model's di
 import json
 import tempfile
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medserve.data.cohort import Case, Cohort
+from medserve.data.cohort import Cohort
 from medserve.data.pseudonym import pseudonym_key
 from medserve.data.seal import open_test
 from medserve.data.split import PartView, has_label
-from medserve.errors import BadData, Refusal
+from medserve.errors import BadData
 from medserve.evaluation.evaluate import evaluate
 from medserve.models.package import ALTERNATIVE
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
-from medserve.questions.answers import check_facts
 from medserve.road.build import score, who
 from medserve.road.collect import list_data, read_data
-from medserve.road.finish import groups_of
+from medserve.road.finish import groups_of, in_scope
 from medserve.road.membership import case_hash, parts_by_hash
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
@@ -69,8 +67,7 @@ def evaluate_package(
         known = parts_by_hash(model.package.split)
         key = pseudonym_key(settings)
         of = [known.get(case_hash(key, case)) for case in cohort.cases]
-        rows, refused = _rows(cohort, of, part, spec, data)
-        view = PartView(part, cohort, rows)
+        view, refused = _view(cohort, of, part, spec, data)
         sealed = [r for r, p in enumerate(of) if p == "test" and has_label(cohort.cases[r])]
         openings = None
         if sealed and part in ("test", "all"):  # the whole part, as training knew it, whatever is refused of it
@@ -96,7 +93,7 @@ def evaluate_package(
             "digest": cohort.digest,
             "files": cohort.files,
             "refused": len(cohort.refused),
-            "seen_in_training": sum(of[row] == "train" for row in rows),
+            "seen_in_training": sum(of[row] == "train" for row in view.rows),
             "source": dict(cohort.source),
         }
         if report is not None:
@@ -131,10 +128,10 @@ def _beside(
     return found
 
 
-def _rows(
+def _view(
     cohort: Cohort, of: list[str | None], part: str, spec: ModelSpec, data: Path
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows of the part that the model can be asked about, and how many were refused by code."""
+) -> tuple[PartView, dict[str, int]]:
+    """The cases of the part that the model can be asked about, and how many were refused by code."""
     wanted = [row for row, case in enumerate(cohort.cases) if has_label(case) and (part == "all" or of[row] == part)]
     if not wanted and part != "all":
         raise BadData(
@@ -142,29 +139,7 @@ def _rows(
             f"{data.name} holds no case of this model's {part} part.",
             hint="For data that the model was not trained on, use --part all.",
         )
-    refused: Counter[str] = Counter()
-    rows = []
-    for row in wanted:
-        code = _out_of_scope(spec, cohort.cases[row])
-        if code is None:
-            rows.append(row)
-        else:
-            refused[code] += 1
-    if not rows:
-        raise BadData(
-            "nothing-in-scope",
-            f"{data.name} holds no labelled picture that this model takes ({dict(refused) or 'no labels'}).",
-            hint="Compare the model's signature, GET /v1/models/NAME, with `medserve inspect`.",
-        )
-    return np.asarray(rows, np.int64), dict(refused)
-
-
-def _out_of_scope(spec: ModelSpec, case: Case) -> str | None:
-    try:
-        check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
-    except Refusal as error:
-        return error.code
-    return None
+    return in_scope(spec, PartView(part, cohort, np.asarray(wanted, np.int64)))
 
 
 def _relabel(cohort: Cohort, spec: ModelSpec) -> Cohort:

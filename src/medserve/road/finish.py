@@ -7,6 +7,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from medserve.data.pseudonym import pseudonym_key
 from medserve.data.seal import open_test
 from medserve.data.split import PartView
+from medserve.errors import BadData, Refusal
 from medserve.evaluation.card import describe_part, make_card
 from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import write_report
@@ -25,6 +27,7 @@ from medserve.models.package import ALTERNATIVE, CARD, GRAPH, MODEL, SELFCHECK, 
 from medserve.models.signing import Signer
 from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
+from medserve.questions.answers import check_facts
 from medserve.road.build import Built, score, who
 from medserve.road.gallery import make_gallery
 from medserve.road.membership import split_record
@@ -55,19 +58,20 @@ def finish(
     rest = write_model(folder / ALTERNATIVE, other.spec, other)
     openings = open_test(parts.test, settings, digest)
     progress.say(f"The sealed test part was opened; openings so far: {openings}.")
-    scores: dict[str, Scores] = {b.candidate.role: score(b.engine, parts.test, progress) for b in (offered, other)}
+    test, refused = in_scope(spec, parts.test)
+    scores: dict[str, Scores] = {b.candidate.role: score(b.engine, test, progress) for b in (offered, other)}
     for target, chosen, compared, chosen_spec, its_digest in (
         (folder / ALTERNATIVE, other, offered, other.spec, rest),
         (folder, offered, other, spec, digest),
     ):
         mine = chosen is offered
-        result = judge_test(chosen, compared, chosen_spec, scores, prepared, openings, options)
+        result = judge_test(chosen, compared, chosen_spec, scores, prepared, test, refused, openings, options)
         gallery = None
         if mine:
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
-            gallery = make_gallery(chosen, spec, test_scores, parts.test, public=public, folder=where)
+            gallery = make_gallery(chosen, spec, test_scores, test, public=public, folder=where)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip
         seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options))
@@ -145,19 +149,21 @@ def judge_test(
     spec: ModelSpec,
     scores: dict[str, Scores],
     prepared: Prepared,
+    test: PartView,
+    refused: dict[str, int],
     openings: int,
     options: Options,
 ) -> dict[str, Any]:
-    """The sealed part's figures; the other candidate stands beside it on the same draws."""
+    """The figures of the sealed part's cases in scope; the other candidate stands beside it on the same draws."""
     parts = prepared.parts
-    involved = np.isin(parts.test.rows, np.asarray(prepared.removed.involved, np.int64))
+    involved = np.isin(test.rows, np.asarray(prepared.removed.involved, np.int64))
     return evaluate(
         spec,
         scores[built.candidate.role],
-        parts.test.targets,
+        test.targets,
         part="test",
-        patients=None if parts.cohort.independent else who(parts.test),
-        groups=groups_of(parts.test),
+        patients=None if parts.cohort.independent else who(test),
+        groups=groups_of(test),
         baseline=scores[other.candidate.role],
         baseline_spec=other.spec,
         role=built.candidate.role,
@@ -165,9 +171,31 @@ def judge_test(
         calibration=(built.scores["calibration"], parts.calibration.targets),
         leaky=involved if involved.any() else None,
         openings=openings,
+        refused=refused,
         decision_range=options.decision,
         seed=options.seed,
     )
+
+
+def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]:
+    """The cases of a part that the service would answer for, and how many it would refuse, by code.
+
+    Raises: BadData "nothing-in-scope".
+    """
+    refused: dict[int, str] = {}
+    for row, case in zip(part.rows.tolist(), part.cases, strict=True):
+        try:
+            check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
+        except Refusal as error:
+            refused[row] = error.code
+    counts = dict(Counter(refused.values()))
+    if len(refused) == len(part):
+        raise BadData(
+            "nothing-in-scope",
+            f"The {part.name} part holds no labelled picture that this model takes ({counts or 'no labels'}).",
+            hint="Compare the model's signature, GET /v1/models/NAME, with `medserve inspect`.",
+        )
+    return part.without(refused), counts
 
 
 def groups_of(part: PartView) -> dict[str, np.ndarray]:

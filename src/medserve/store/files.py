@@ -7,6 +7,7 @@ with new_folder(out) as work: ...        # `out` appears only when the block end
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,28 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
         raise cannot_write(path, error) from error
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """A secret of its owner alone (0600), whole or absent; what stands there already stays, also when two
+    processes start at once.
+
+    Raises: Fault "disk-full" or "file-unwritable".
+    """
+    if path.exists():
+        return
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process made it first; its content is the one
+            os.link(work, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        work.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
