@@ -175,6 +175,17 @@ def test_probe_sees_size_colour_and_modality(tmp_path):
     assert caught.value.code == "nothing-readable"
 
 
+def test_probe_looks_at_the_whole_data_set(tmp_path):
+    """A folder per class is listed class by class; the last class counts as much as the first."""
+    from PIL import Image
+
+    for name, mode in (("a", "L"), ("b", "L"), ("c", "RGB")):
+        (tmp_path / name).mkdir()
+        for k in range(40):
+            Image.new(mode, (16, 16), k if mode == "L" else (k, 2, 3)).save(tmp_path / name / f"{k}.png")
+    assert probe(list_items(tmp_path)).colour
+
+
 @pytest.mark.parametrize("kind", ["image", "volume"])
 def test_nifti_with_a_table(tmp_path, kind):
     """A folder of NIfTI and a table: slices of one patient by default, whole volumes when declared."""

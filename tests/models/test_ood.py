@@ -121,6 +121,14 @@ def test_too_few_training_cases_are_refused():
     assert error.value.code == "too-few-for-distance" and error.value.hint
 
 
+def test_no_centre_stands_for_fewer_than_ten_cases():
+    """A class of two patients has no mean of its own in a package; rare classes share one, or have none."""
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    centres = [len(ood.fit(x, x[:, :3], np.repeat([0, 1, 2, 3], counts)).centres)
+               for counts in ([30, 26, 2, 2], [30, 14, 8, 8], [15, 15, 15, 15])]  # fmt: skip
+    assert centres == [2, 3, 4]
+
+
 def test_a_feature_that_never_varied_stays_bounded():
     """A constant training feature (no white pixel ever) must not turn the first white pixel into infinity."""
     rng = np.random.default_rng(0)

@@ -131,3 +131,12 @@ def test_an_exposed_private_key_is_refused(home):
     with pytest.raises(Fault) as caught:
         Signer.load(home)
     assert caught.value.code == "key-exposed" and "chmod 600" in caught.value.hint
+
+
+def test_a_broken_private_key_is_a_coded_fault(home):
+    """A key file that was cut short is named, with the next step."""
+    Signer.load(home)
+    (home.home / "keys" / "signing.pem").write_bytes(b"")
+    with pytest.raises(Fault) as caught:
+        Signer.load(home)
+    assert caught.value.code == "key-unreadable" and caught.value.hint

@@ -9,6 +9,7 @@ from medserve.data.forms import list_items
 from medserve.errors import BadData, BadPackage, Usage
 from medserve.models.package import ALTERNATIVE, open_package
 from medserve.models.signing import Signer, Trust
+from medserve.progress import SILENT
 from medserve.road.evaluate import evaluate_package
 from medserve.road.run import Options
 from medserve.road.train import train_package
@@ -135,3 +136,60 @@ def test_the_graph_and_the_weights_are_the_same_model(run):
     ours, theirs = served.scores(images), model.score(images, cam=True)
     for name in ("logits", "distance", "cam"):
         assert np.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-3, rtol=1e-3), name
+
+
+def test_any_look_at_the_sealed_part_is_counted(run):
+    """`--part all` on the training data opens the test part too; another part does not."""
+    first = evaluate_package(run.package, run.data, "test", settings=run.settings, draws=50)["openings"]
+    assert evaluate_package(run.package, run.data, "val", settings=run.settings, draws=50)["openings"] is None
+    assert evaluate_package(run.package, run.data, "all", settings=run.settings, draws=50)["openings"] == first + 1
+
+
+def test_two_runs_do_not_share_a_folder(run, tmp_path):
+    """The same command given twice at once: the second is told so, and the first one's files stay."""
+    import fcntl
+    import os
+
+    work = tmp_path / ".model.training"
+    work.mkdir()
+    (work / "images.shelf").write_bytes(b"of the first run")
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(Usage) as caught:
+            train_package(run.data, tmp_path / "model", settings=run.settings, options=Options())
+    finally:
+        os.close(handle)
+    assert caught.value.code == "run-in-progress"
+    assert (work / "images.shelf").read_bytes() == b"of the first run"
+
+
+@pytest.mark.parametrize(("recipe", "code"), [("frozen-features", "weights-missing"), ("article-cnn", "recipe-task")])
+def test_a_recipe_that_cannot_answer_is_refused_before_the_files_are_read(run, tmp_path, recipe, code):
+    """Not after an hour: the task is not the recipe's, or its weights are not named."""
+    data = np.random.default_rng(0).integers(0, 255, (30, 16, 16), np.uint8)
+    np.savez(tmp_path / "three.npz", train_images=data, train_labels=np.arange(30)[:, None] % 3)
+    with pytest.raises(Usage) as caught:
+        train_package(tmp_path / "three.npz", tmp_path / "model", settings=run.settings, options=Options(recipe=recipe))
+    assert caught.value.code == code and not (tmp_path / "model").exists()
+
+
+def test_cases_that_the_service_refuses_are_not_in_its_figures(run, tmp_path):
+    """Another modality, another unit or a blank picture is counted as refused, never scored."""
+    from dataclasses import replace
+
+    from medserve.data.split import PartView
+    from medserve.road.collect import list_data, read_data
+    from medserve.road.finish import in_scope
+
+    spec = LoadedModel.open(run.package, Trust.load(run.settings)).spec
+    listing = list_data(run.data, run.settings)
+    cohort = read_data(listing, spec.transforms, spec.inputs[0].shape, tmp_path, SILENT)
+    some = list(cohort.cases[:4])
+    some[1], some[2] = replace(some[1], modality="US"), replace(some[2], blank=True)
+    view, refused = in_scope(spec, PartView("test", replace(cohort, cases=tuple(some)), np.arange(4)))
+    assert view.rows.tolist() == [0, 3] and refused == {"wrong-modality": 1, "image-blank": 1}
+    spec.inputs[0].unit = "HU"
+    with pytest.raises(BadData) as caught:
+        in_scope(spec, view)
+    assert caught.value.code == "nothing-in-scope" and "wrong-unit" in caught.value.message

@@ -300,7 +300,8 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
     """
     arrays = [i for i in items if i.row is not None][:most]
     files = [i for i in items if i.row is None]
-    some = files[:: max(1, len(files) // (3 * most))]
+    count = min(len(files), 3 * most)
+    some = [files[k * len(files) // count] for k in range(count)]
     return arrays + [item for sweep in range(3) for item in some[sweep::3]]
 
 

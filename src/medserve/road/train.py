@@ -7,9 +7,13 @@ calibrate on the calibration part; open the sealed test part once, to report. Wh
 stand in a folder beside `out` until the package is complete.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +38,13 @@ from medserve.road.collect import list_data, read_data
 from medserve.road.finish import finish
 from medserve.road.run import Options, Prepared, check_options, slug
 from medserve.settings import Settings
-from medserve.store.files import new_folder, write_bytes
+from medserve.store.files import cannot_write, new_folder, write_bytes
 from medserve.types import Named, Samples
+
+MEDIA = {
+    "image": ["image/png", "image/jpeg", "application/dicom"],
+    "volume": ["application/x-nifti", "application/dicom"],
+}
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +68,15 @@ def train_package(
         raise Usage("out-exists", f"{out} already exists and is not empty.", hint="Choose another --out, or remove it.")
     listing = list_data(data, settings)
     work = out.parent / f".{out.name}.training"
+    with _alone(work):
+        return _train(data, listing, out, work, settings, options, progress, started)
+
+
+def _train(
+    data: Path, listing: "Listing", out: Path, work: Path, settings: Settings, options: Options, progress: Progress,
+    started: float,
+) -> dict[str, Any]:  # fmt: skip
+    """The run itself, in a folder that is this process's alone."""
     fresh = _claim(work, data, options)
     try:
         prepared = collect(listing, work, settings, options, progress)
@@ -102,6 +120,16 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
     seen = probe(listing)
     name = options.recipe or default_recipe(task=listing.task, n=len(listing), shape=seen.shape)  # type: ignore[arg-type]
     recipe = RECIPES[name]
+    if listing.task not in recipe.tasks:
+        raise Usage(
+            "recipe-task",
+            f"Recipe {name} answers {', '.join(recipe.tasks)}; this data asks for {listing.task}.",
+            hint="Rank the recipes for it: medserve models --for DATA",
+        )
+    if recipe.pretrained and options.weights is None:
+        raise Usage(
+            "weights-missing", f"Recipe {name} needs pretrained weights.", hint="Name them: --weights FILE.safetensors"
+        )
     shape = recipe.input_shape(seen.shape, seen.colour)
     colour = shape[0] == 3 and seen.colour
     transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
@@ -119,6 +147,7 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
         colour=colour,
         modalities=sorted({c.modality for c in parts.train.cases if c.modality}) or None,
         unit=seen.unit,
+        media_types=MEDIA[listing.kind],
     )
     plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, transforms, options.question)
     return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
@@ -240,6 +269,29 @@ def _naming(data: Path, error: MedServeError) -> MedServeError:
     return BadData(error.code, f"{data.name}: {error.message}", hint=error.hint)
 
 
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder of a run; the system lets it go when the process ends, however it ends.
+
+    Raises: Usage "run-in-progress": another process trains in it now. Fault "file-unwritable".
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        handle = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(work, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Usage(
+                "run-in-progress", f"Another process trains in {work}.", hint="Wait for it, or choose another --out."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def _claim(work: Path, data: Path, options: Options) -> bool:
     """Make the folder of this run; what another data set or other options left there is removed.
 
@@ -250,7 +302,10 @@ def _claim(work: Path, data: Path, options: Options) -> bool:
     mark = work / "run.json"
     if mark.is_file() and mark.read_text() == asked:
         return False
-    if work.exists():
-        shutil.rmtree(work)
+    for left in work.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
     write_bytes(mark, asked.encode())
     return True
