@@ -1,4 +1,4 @@
-"""One small run of the whole road, shared by the tests that look at its result."""
+"""One small run of the whole road, shared by the tests of `road` and `cli` that look at its result."""
 
 from dataclasses import dataclass
 from pathlib import Path
