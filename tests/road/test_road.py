@@ -1,6 +1,8 @@
 """The road from a folder of files to a package that answers, on generated phantoms."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,11 +77,24 @@ def test_every_part_is_recognised_and_foreign_data_is_not(run, tmp_path):
     assert result["n"] == 40 and result["data"]["seen_in_training"] == 0
 
 
+def test_training_pictures_under_other_names_are_recognised(run, tmp_path):
+    """A folder that somebody renamed is no foreign data: what was trained on is counted by its pixels."""
+    moved = shutil.copytree(run.data, tmp_path / "moved")
+    table = moved / "labels.csv"
+    lines = table.read_text().splitlines()
+    for number, line in enumerate(lines[1:], 1):
+        path, _, rest = line.partition(",")
+        new = Path(path).with_name(f"x{number}{Path(path).suffix}")
+        (moved / path).rename(moved / new)
+        lines[number] = f"{new},{rest}"
+    table.write_text("\n".join(lines) + "\n")
+    result = evaluate_package(run.package, moved, "all", settings=run.settings, draws=50)
+    assert result["data"]["seen_in_training"] == run.result["parts"]["train"]
+
+
 def test_the_record_of_an_evaluation_is_signed_and_stands_outside_the_package(run):
     """A later evaluation leaves the package as it was signed."""
     result = evaluate_package(run.package, run.data, "val", settings=run.settings, draws=50)
-    from pathlib import Path
-
     record = Path(result["record"])
     assert run.package not in record.parents
     signer = Signer.load(run.settings)

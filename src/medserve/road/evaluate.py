@@ -29,7 +29,7 @@ from medserve.progress import SILENT, Progress
 from medserve.road.build import score, who
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
-from medserve.road.membership import case_hash, parts_by_hash
+from medserve.road.membership import case_hash, parts_by_hash, picture_hash
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
@@ -66,6 +66,7 @@ def evaluate_package(
         cohort = _relabel(cohort, spec)
         known = parts_by_hash(model.package.split)
         key = pseudonym_key(settings)
+        trained_on = frozenset(model.package.split.get("trained_on", ()))
         of = [known.get(case_hash(key, case)) for case in cohort.cases]
         view, refused = _view(cohort, of, part, spec, data)
         sealed = [r for r, p in enumerate(of) if p == "test" and has_label(cohort.cases[r])]
@@ -93,7 +94,7 @@ def evaluate_package(
             "digest": cohort.digest,
             "files": cohort.files,
             "refused": len(cohort.refused),
-            "seen_in_training": sum(of[row] == "train" for row in view.rows),
+            "seen_in_training": sum(picture_hash(key, case) in trained_on for case in view.cases),
             "source": dict(cohort.source),
         }
         if report is not None:

@@ -23,8 +23,13 @@ def case_hash(key: bytes, case: Case) -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()[:32]
 
 
+def picture_hash(key: bytes, case: Case) -> str:
+    """HMAC-SHA256 of what the picture shows, whatever its file is called, 128 bits in hex."""
+    return hmac.new(key, b"picture\0" + case.pixels, hashlib.sha256).hexdigest()[:32]
+
+
 def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:
-    """What `split.json` holds: the rule, the seed, and each part's cases as keyed hashes."""
+    """What `split.json` holds: the rule, the seed, each part's cases and the pictures trained on, as keyed hashes."""
     cases = parts.cohort.cases
     return {
         "format": "medserve-split/1",
@@ -32,6 +37,7 @@ def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:
         "key": hashlib.sha256(b"split key\0" + key).hexdigest()[:16],
         "parts": {part.name: sorted(case_hash(key, case) for case in part.cases) for part in parts},
         "removed": sorted(case_hash(key, cases[row]) for row in removed.rows),
+        "trained_on": sorted({picture_hash(key, case) for case in parts.train.cases}),
     }
 
 
