@@ -7,6 +7,7 @@ answer   = await service.predict(data, explain=None, deadline=..., trace=...)
 
 import asyncio
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,8 @@ class Service:
             name=f"engine-{model.name}",
         )
         self._probe_image = np.asarray(model.package.tensors(SELFCHECK)["image"])[0]
-        self._probed_at, self._probe_ok = 0.0, False
+        self._probed_at, self._probe_ok = -math.inf, False
+        self._probing = asyncio.Lock()
 
     @property
     def promised_s(self) -> float:
@@ -107,18 +109,19 @@ class Service:
         return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored)
 
     async def ready(self) -> bool:
-        """A real inference passed through the engine within the last seconds."""
-        if time.monotonic() - self._probed_at < PROBE_FRESH_S:
-            return self._probe_ok and self._batcher.alive
-        try:
-            await self._batcher.submit(self._probe_image, deadline=time.monotonic() + 5)
-            self._probe_ok = True
-        except Busy:  # full of accepted work is not broken
-            self._probe_ok = self._batcher.alive
-        except Exception:
-            self._probe_ok = False
-        self._probed_at = time.monotonic()
-        return self._probe_ok
+        """A real inference passed through the engine within the last seconds; however many ask, one runs."""
+        async with self._probing:
+            if time.monotonic() - self._probed_at < PROBE_FRESH_S:
+                return self._probe_ok and self._batcher.alive
+            try:
+                await self._batcher.submit(self._probe_image, deadline=time.monotonic() + 5)
+                self._probe_ok = True
+            except Busy:  # full of accepted work is not broken
+                self._probe_ok = self._batcher.alive
+            except Exception:
+                self._probe_ok = False
+            self._probed_at = time.monotonic()
+            return self._probe_ok
 
     def summary(self) -> dict[str, Any]:
         """What a client needs to choose and to call; no figures (they are in the card)."""
