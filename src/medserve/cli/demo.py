@@ -210,4 +210,5 @@ def _one_line(answer: dict[str, Any]) -> str:
     if "error" in answer:
         return f"refused ({answer['error']['code']})"
     best = max(answer["outputs"], key=lambda o: o.get("probability") or 0)
-    return f"{answer['status']}: {best['label']} {best['probability']:.2f}"
+    said = best["value"] if best.get("probability") is None else best["probability"]
+    return f"{answer['status']}: {best['label']} {said:.2f}"

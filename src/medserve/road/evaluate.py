@@ -20,7 +20,7 @@ from medserve.data.cohort import Cohort
 from medserve.data.pseudonym import pseudonym_key
 from medserve.data.seal import open_test
 from medserve.data.split import PartView, has_label
-from medserve.errors import BadData
+from medserve.errors import BadData, BadPackage
 from medserve.evaluation.evaluate import evaluate
 from medserve.models.package import ALTERNATIVE
 from medserve.models.signing import Signer, Trust
@@ -120,6 +120,12 @@ def _beside(
     folder = model.package.path(ALTERNATIVE)
     if folder.is_dir():
         other = LoadedModel.open(folder, Trust.load(settings))
+        if other.digest != model.package.lineage.get("alternative"):
+            raise BadPackage(
+                "package-altered",
+                f"{folder} is not the alternative that was signed with its package.",
+                hint="Fetch the package again, or remove that folder.",
+            )
         found |= {"baseline": score(other.engine, view, progress), "baseline_spec": other.spec}
     for name in ("val", "calibration"):
         rows = [row for row, part in enumerate(of) if part == name]

@@ -74,7 +74,8 @@ def finish(
             gallery = make_gallery(chosen, spec, test_scores, test, public=public, folder=where)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip
-        seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options))
+        beside = {"alternative": rest} if mine else {}
+        seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options) | beside)
     return {
         "model": {"name": spec.name, "version": spec.version, "digest": digest},
         "openings": openings,

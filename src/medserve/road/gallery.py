@@ -50,7 +50,8 @@ def make_gallery(
             cases.append(_draw(built, spec, part, rows[at], kind, probs[rows[at]], method))
     if not public:
         _keep(cases, folder)
-    return {"public": public, "where": str(folder), "cases": cases}
+    where = f"MEDSERVE_HOME/{folder.parent.name}/{folder.name}"  # a report does not tell whose home
+    return {"public": public, "where": where, "cases": cases}
 
 
 def _kinds(spec: ModelSpec, scores: Scores, probs: np.ndarray, part: PartView) -> list[str]:

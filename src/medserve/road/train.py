@@ -84,6 +84,7 @@ def _train(
         if fresh and error.exit_code == 2:  # bad input: there is nothing to go on with
             shutil.rmtree(work, ignore_errors=True)
         raise _naming(data, error) from error
+    _same_data(work, prepared.cohort.digest)
     recipe, parts = prepared.recipe, prepared.parts
     progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.inputs[0].shape}")
     candidates = train_candidates(prepared, work, settings, options, progress)
@@ -290,6 +291,15 @@ def _alone(work: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _same_data(work: Path, digest: str) -> None:
+    """Checkpoints of a data set that has changed since are removed: the run starts over."""
+    mark = work / "data.txt"
+    if mark.is_file() and mark.read_text() != digest:
+        for left in [work / "recipe", *work.glob("fold-*")]:
+            shutil.rmtree(left, ignore_errors=True)
+    write_bytes(mark, digest.encode())
 
 
 def _claim(work: Path, data: Path, options: Options) -> bool:
