@@ -1,20 +1,27 @@
 """Recipe or baseline: decided on held-out training-side data, never on the test part.
 
-    verdict = choose(output, recipe_logits, baseline_logits, targets, patients, on="val")
+    verdict = choose(output, recipe_logits, baseline_logits, targets, patients, on="val and calibration")
     verdict["chosen"]            # "recipe" only where the interval of the difference excludes 0
 
-The simpler model is offered unless the other is shown to be better. The criterion is the mean log loss per class
-(squared error for a number), a proper score that class imbalance does not sway.
+The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
+the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
+labels.
+
+The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
+choice between two models, which loosens the conformal guarantee by at most that much.
 """
 
 from typing import Any
 
 import numpy as np
 
-from medserve.evaluation.calibrate import case_loss
+from medserve.evaluation.calibrate import bare, case_loss
 from medserve.evaluation.intervals import bootstrap, strata_of
 from medserve.models.spec import OutputSpec
+from medserve.questions.answers import probabilities
 from medserve.types import Array
+
+_METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss"}
 
 
 def choose(
@@ -28,10 +35,10 @@ def choose(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Paired bootstrap by patient of baseline loss minus recipe loss, both before calibration.
+    """Paired bootstrap by patient of the baseline's mean loss minus the recipe's, both before calibration.
 
     Args:
-        on: what the cases are ("val", "5-fold cross-validation"), for the record.
+        on: what the cases are ("val and calibration", "5-fold cross-validation"), for the record.
 
     Returns: {"chosen": "recipe" | "baseline", "on", "n", "metric", "recipe", "baseline", "difference": {value, low,
         high}}; a positive difference favours the recipe.
@@ -54,12 +61,15 @@ def choose(
         "chosen": "recipe" if low is not None and low > 0 else "baseline",
         "on": on,
         "n": len(targets),
-        "metric": "squared error" if output.task == "number" else "class-balanced log loss",
+        "metric": _METRIC.get(output.task, "balanced error"),
         **figures,
     }
 
 
 def _losses(output: OutputSpec, logits: Array, targets: Array) -> Array:
+    """(N,) what each case costs; averaged within each class first."""
     if output.task == "number":
         return (np.asarray(logits, np.float64)[:, 0] - (targets - output.mean) / output.sd) ** 2
-    return case_loss(output, logits, targets, 1.0)
+    if output.task == "multilabel":
+        return case_loss(output, logits, targets, 1.0)
+    return (probabilities(bare(output), logits).argmax(axis=1) != targets).astype(np.float64)

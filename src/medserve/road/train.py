@@ -229,12 +229,14 @@ def _decide(
 ) -> dict[str, Any]:
     """Which candidate is offered, and on what evidence."""
     recipe, baseline = built
-    output, val = prepared.plain.output, prepared.parts.val
     if options.folds:
         verdict = _cross_validate(prepared, work, settings, options, progress)
     else:
-        a, b = recipe.scores["val"].logits, baseline.scores["val"].logits
-        verdict = choose(output, a, b, val.targets, who(val), on="val", seed=options.seed)
+        sides = (prepared.parts.val, prepared.parts.calibration)
+        a, b = (np.concatenate([one.scores[part.name].logits for part in sides]) for one in (recipe, baseline))
+        targets, patients = np.concatenate([p.targets for p in sides]), np.concatenate([who(p) for p in sides])
+        on = "val and calibration"
+        verdict = choose(prepared.plain.output, a, b, targets, patients, on=on, seed=options.seed)
     if options.keep is not None:
         verdict |= {"chosen": options.keep, "asked": True}
     return verdict
