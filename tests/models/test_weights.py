@@ -105,6 +105,33 @@ def test_a_download_needs_its_hash(settings):
     assert error.value.code == "weights-source"
 
 
+def test_weights_come_over_the_network_once(tmp_path, settings, whole):
+    """Over loopback: what is loaded has the named sha256, a second run needs no server, a lie is refused."""
+    import functools
+    import http.server
+    import threading
+
+    (tmp_path / "www").mkdir()
+    path = tmp_path / "www" / "lite0.safetensors"
+    save_file(whole, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=path.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/lite0.safetensors"
+        with pytest.raises(BadData) as error:
+            load_pretrained(frozen(), url, settings=settings, sha256="0" * 64)
+        assert error.value.code == "checksum-mismatch"
+        assert load_pretrained(frozen(), url, settings=settings, sha256=digest.upper()).sha256 == digest
+        server.shutdown()
+    assert load_pretrained(frozen(), url, settings=settings, sha256=digest).tensors == len(whole)
+
+
 def test_what_is_no_weights_file_is_refused(tmp_path, settings):
     """A pickle by name, a broken file, another hash, a missing file, an unknown package: each its own code."""
     pickled = tmp_path / "w.pth"
