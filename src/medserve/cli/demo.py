@@ -133,7 +133,7 @@ def _start(folder: Path, port: int, settings: Settings) -> tuple[str, int]:
     (folder / _PID).write_text(str(child.pid))
     url = f"http://127.0.0.1:{port}"
     with Client(url, "") as client:
-        for _ in range(300):
+        for _ in range(1200):  # two minutes: a busy machine starts slowly
             if child.poll() is not None:
                 break
             try:
