@@ -71,6 +71,14 @@ def test_errors_come_back_as_they_were_raised(client, ask, kind, code):
     assert caught.value.__notes__[0].startswith("trace: ")
 
 
+def test_readiness_needs_no_key(server):
+    """Health is open; everything else is denied without a key."""
+    with Client(server.url, "") as client:
+        assert client.ready()
+        with pytest.raises(Denied):
+            client.models()
+
+
 def test_a_wrong_key_is_denied(server):
     """Denied, not an empty list."""
     with Client(server.url, "msk_wrong") as client, pytest.raises(Denied):

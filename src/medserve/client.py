@@ -45,7 +45,7 @@ class Client:
     ) -> None:
         self._http = httpx2.Client(
             base_url=url,
-            headers={"authorization": f"Bearer {key}"},
+            headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(timeout_s, connect=5.0),
             transport=transport,
             follow_redirects=False,
