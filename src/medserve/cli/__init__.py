@@ -113,7 +113,9 @@ def _plain(error: CycloptsError) -> str:
 def _print(answer: Answer, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(answer.data, allow_nan=False) + "\n")
-    elif answer.shown:
+    elif isinstance(answer.shown, str):
+        sys.stdout.write(answer.shown + "\n" if answer.shown else "")  # never wrapped: lines may be copied
+    else:
         Console(highlight=False, markup=False).print(answer.shown)
 
 
