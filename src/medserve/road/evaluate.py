@@ -22,6 +22,7 @@ from medserve.data.seal import open_test
 from medserve.data.split import PartView, has_label
 from medserve.errors import BadData, BadPackage
 from medserve.evaluation.evaluate import evaluate
+from medserve.evaluation.report import write_report
 from medserve.models.package import ALTERNATIVE
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
@@ -98,9 +99,7 @@ def evaluate_package(
             "source": dict(cohort.source),
         }
         if report is not None:
-            from medserve.road.pages import evaluation_page
-
-            evaluation_page(report, result, model)
+            write_report(report, evaluation=result, model=model.card)
             result["report"] = str(report)
     result["record"] = str(_keep(result, settings))
     return result
