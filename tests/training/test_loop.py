@@ -111,7 +111,9 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
 
 def test_every_checkpoint_continues_to_the_same_end(tmp_path, monkeypatch):
     """Stopped after any epoch, with any optimizer and with or without the average, the end is the same."""
-    for plan in (QUICK, msgspec.structs.replace(QUICK, optimizer="adam", schedule="constant", ema=0.0, augment=None)):
+    plain = msgspec.structs.replace(QUICK, optimizer="adam", schedule="constant", ema=0.0, augment=None)
+    half = msgspec.structs.replace(QUICK, precision="bfloat16")  # another memory layout, on any machine
+    for name, plan in (("quick", QUICK), ("plain", plain), ("half", half)):
         kept, real = [], checkpoint.save
 
         def keep(folder, tensors, state, kept=kept, real=real):
@@ -120,10 +122,10 @@ def test_every_checkpoint_continues_to_the_same_end(tmp_path, monkeypatch):
             return path
 
         monkeypatch.setattr(checkpoint, "save", keep)
-        whole, _ = train(plan, folder=tmp_path / "whole" / plan.optimizer)
+        whole, _ = train(plan, folder=tmp_path / "whole" / name)
         monkeypatch.setattr(checkpoint, "save", real)
         for index in (0, 2) if plan.ema else (1,):
-            folder = tmp_path / plan.optimizer / str(index)
+            folder = tmp_path / name / str(index)
             folder.mkdir(parents=True)
             shutil.copy(kept[index], folder / checkpoint.FILE)
             assert same(whole, train(plan, folder=folder)[0])

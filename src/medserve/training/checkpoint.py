@@ -74,11 +74,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Each moment takes the memory layout of its parameter: the fused kernels walk both in storage order."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, what = name.split(".", 2)
-            state.setdefault(int(index), {})[what] = value
+            like = parameters[int(index)]
+            moment = value if value.shape != like.shape else torch.empty_like(like, dtype=value.dtype).copy_(value)
+            state.setdefault(int(index), {})[what] = moment.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
