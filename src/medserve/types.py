@@ -88,6 +88,40 @@ class Picture:
         return self.values.ndim == 3 and self.header.get("layout") == "volume"
 
 
+class Event(msgspec.Struct, array_like=True, frozen=True):
+    """One thing that happened to a patient, as every reader of records tells it.
+
+    time: hours from the start of the record (or from the epoch, until the prediction time is known).
+    code: as the source says it, with its system where there is one ("loinc|2160-0", "HR").
+    value: a number in `unit`, or None for something that only happened; `text`: a coded or worded result.
+    """
+
+    time: float
+    code: str
+    value: float | None = None
+    unit: str | None = None
+    text: str | None = None
+
+
+class Wave(msgspec.Struct, array_like=True, frozen=True):
+    """A waveform in physical units. data: little-endian float32, (leads, samples), row-major; NaN where not recorded."""
+
+    leads: list[str]
+    hz: float
+    data: bytes
+    unit: str = "mV"
+
+    @property
+    def values(self) -> Array:
+        """(leads, samples) float32."""
+        return np.frombuffer(self.data, "<f4").reshape(len(self.leads), -1)
+
+    @classmethod
+    def of(cls, values: Array, leads: "list[str]", hz: float, unit: str = "mV") -> "Wave":
+        """From an array (leads, samples)."""
+        return cls(list(leads), float(hz), np.ascontiguousarray(values, "<f4").tobytes(), unit)
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Raw outputs of a model for a batch, before calibration.

@@ -17,7 +17,8 @@ def verdict(low, value):
     [
         (-0.01, 0.02, Options(), 1),  # better, but not for certain
         (0.01, 0.02, Options(), 0),  # decided for the network
-        (-0.05, -0.01, Options(), 0),  # the baseline is no worse: nothing to look for
+        (-0.05, -0.01, Options(), 1),  # worse, but not for certain either
+        (-0.25, -0.15, Options(), 0),  # decided for the baseline
         (-0.01, 0.02, Options(max_train_s=20.0), 0),  # a promised time is kept
         (-0.01, 0.02, Options(keep="recipe"), 0),  # a person decided
     ],

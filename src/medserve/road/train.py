@@ -248,9 +248,9 @@ def _decide(
 
 
 def _undecided(verdict: dict[str, Any]) -> bool:
-    """The recipe looks better, but the interval of the difference includes 0."""
-    difference = verdict["difference"]
-    return difference["low"] is not None and difference["low"] <= 0 < difference["value"]
+    """The interval of the difference includes 0: neither is shown to be better."""
+    low, high = (verdict["difference"][side] for side in ("low", "high"))
+    return low is not None and low <= 0 <= high
 
 
 def _cross_validate(

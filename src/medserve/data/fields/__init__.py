@@ -1,0 +1,177 @@
+"""Fields: the inputs of a case on their way into its record.
+
+    fields  = [Number("age", unit="a", low=0, high=120), Category("sex")]      # as declared or guessed
+    value   = fields[0].parse("63")                     # in the field's own unit; a Refusal says what is wrong
+    fields  = [field.fit(train_values) for ...]         # on the training part, nothing else
+    record  = Records(fields)({"age": "63", "sex": "F"})        # (F,) float32, NaN where nothing is known
+
+A case that is not one picture is a mapping from input names to raw values. Each input has a field; the fields' arrays,
+end to end, are the record. Models see records only, as blocks; whatever else they need (scaling, imputation,
+embedding) stands in their graph. A new kind of input is one class registered in `FIELDS`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self
+
+import msgspec
+import numpy as np
+
+from medserve.catalog import Catalog
+from medserve.data.declaration import Input
+from medserve.types import Array, Named
+
+
+class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a field's array stands in the record, and what a model must know of it.
+
+    shape: of the array; it takes prod(shape) places from `start`. facts: plain JSON, such as {"levels": 7}.
+    """
+
+    name: str
+    kind: str
+    start: int
+    shape: tuple[int, ...]
+    facts: dict[str, Any] = {}
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+class Field(Protocol):
+    """One input. Frozen; plain JSON parameters; equal parameters and value, equal bytes."""
+
+    kind: ClassVar[str]
+    name: str
+
+    @classmethod
+    def declare(cls, name: str, said: Input) -> Self:
+        """Not fitted yet; `parse` already works."""
+        ...
+
+    def parse(self, raw: Any) -> Any:
+        """What a table, a file or the wire says -> the value in the field's unit; None: missing.
+
+        The value is plain: what `msgspec.msgpack` can write and `restore` brings back.
+
+        Raises: Refusal, naming the field and what was expected.
+        """
+        ...
+
+    def restore(self, stored: Any) -> Any:
+        """A value again, from what `msgspec.msgpack` made of it."""
+        ...
+
+    def fit(self, values: Iterable[Any]) -> Self:
+        """The field as it stands in a package. values: of the TRAINING part, None where missing; may be long."""
+        ...
+
+    def check(self, value: Any) -> None:
+        """Raises: Refusal: the value can be read, but the model must not answer on it ("unknown-code" ...)."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array that `encode` gives; known once fitted."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model must know beyond the shape."""
+        ...
+
+    def encode(self, value: Any) -> Array:
+        """float32 of `shape`, NaN where missing; never fails on a value that `parse` gave."""
+        ...
+
+    def example(self, random: np.random.Generator) -> Array:
+        """Something that `encode` could have given, made up from the parameters alone: no patient's value."""
+        ...
+
+    def named(self) -> Named:
+        """The transform as a package stores it: Named(kind, parameters)."""
+        ...
+
+
+FIELDS: Catalog[Any] = Catalog("kind of input")  # kind -> class with `declare` and keyword parameters
+
+
+@dataclass(frozen=True)
+class Records:
+    """Fitted fields in order: a case's values in, its record out."""
+
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        found, start = [], 0
+        for field in self.fields:
+            block = Block(field.name, field.kind, start, tuple(field.shape), field.facts)
+            found.append(block)
+            start += block.size
+        return tuple(found)
+
+    @property
+    def length(self) -> int:
+        return sum(block.size for block in self.blocks)
+
+    def encode(self, values: Mapping[str, Any]) -> Array:
+        """(length,) float32 from parsed values."""
+        parts = [np.asarray(field.encode(values.get(field.name)), np.float32).ravel() for field in self.fields]
+        return np.concatenate(parts)
+
+    def parse(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Every input parsed and checked. Raises: Refusal "input-unknown", and those of the fields."""
+        known = {field.name for field in self.fields}
+        for name in raw:
+            if name not in known:
+                raise unknown_input(name, known)
+        values = {field.name: field.parse(raw.get(field.name)) for field in self.fields}
+        for field in self.fields:
+            field.check(values[field.name])
+        return values
+
+    def __call__(self, raw: Mapping[str, Any]) -> Array:
+        return self.encode(self.parse(raw))
+
+    def examples(self, count: int, seed: int = 0) -> Array:
+        """(count, length) float32, made up."""
+        random = np.random.default_rng(seed)
+        rows = [[np.ravel(field.example(random)) for field in self.fields] for _ in range(count)]
+        return np.stack([np.concatenate(row) for row in rows]).astype(np.float32)
+
+    def named(self) -> list[Named]:
+        return [field.named() for field in self.fields]
+
+    @classmethod
+    def build(cls, named: Sequence[Named]) -> "Records":
+        """From a package. Raises: NotFound, Usage "transform-parameters"."""
+        register_all()
+        return cls(tuple(_make(entry) for entry in named))
+
+
+def _make(entry: Named) -> Field:
+    from medserve.errors import Usage
+
+    try:
+        made: Field = FIELDS[entry.name](**entry.params)
+    except TypeError as error:
+        raise Usage("transform-parameters", f"{entry.name}: {error}.") from error
+    return made
+
+
+def unknown_input(name: str, known: Iterable[str]) -> Exception:
+    from medserve.errors import Refusal, neighbours
+
+    return Refusal(
+        "input-unknown",
+        f"The model takes no input {name!r} ({neighbours(name, sorted(known))}).",
+        hint="GET /v1/models/NAME lists the inputs.",
+    )
+
+
+def register_all() -> None:
+    """Import every module that registers a kind; none of them is heavy."""
+    from medserve.data.fields import category, number  # noqa: F401
