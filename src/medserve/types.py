@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Part = Literal["train", "val", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
-Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number"]
+Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival"]
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -29,7 +29,8 @@ class Samples(Protocol):
     """What training, audits and evaluation draw batches from; a part of a cohort, or arrays in memory.
 
     targets: (N,) int64 for binary, multiclass and ordinal; (N, K) float32 with NaN where unknown for multilabel;
-        (N,) float32 for number.
+        (N,) float32 for number; (N, 2) float32 for survival: time of the event or of the end of observation, and 1
+        where the event happened, 0 where it was not seen (censored); NaN where unknown.
     """
 
     @property
@@ -104,7 +105,7 @@ class Event(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Wave(msgspec.Struct, array_like=True, frozen=True):
-    """A waveform in physical units. data: little-endian float32, (leads, samples), row-major; NaN where not recorded."""
+    """A waveform in physical units. data: little-endian float32, (leads, samples), row-major; NaN: not recorded."""
 
     leads: list[str]
     hz: float
@@ -126,7 +127,7 @@ class Wave(msgspec.Struct, array_like=True, frozen=True):
 class Scores:
     """Raw outputs of a model for a batch, before calibration.
 
-    logits: (B, K) float32 (binary and number: K == 1; ordinal: K == labels - 1).
+    logits: (B, K) float32 (binary, number and survival: K == 1; ordinal: K == labels - 1).
     distance: (B,) float32, distance to the training data in feature space; None where the model has none.
     cam: (B, K, h, w) float32 class activation maps; None where the architecture has none.
     """

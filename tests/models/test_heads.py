@@ -9,6 +9,8 @@ from medserve.errors import Usage
 from medserve.models.heads import Head
 from medserve.models.spec import OutputSpec
 
+PAIRS = ("multilabel", "survival")
+
 
 def head(task: str, labels: int = 2, **more) -> Head:
     return Head(OutputSpec(task=task, labels=[f"c{i}" for i in range(labels)], **more))
@@ -62,13 +64,13 @@ def test_a_number_is_compared_in_standard_deviations():
     assert each.tolist() == pytest.approx([0.5, 4.5])
 
 
-@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "ordinal", "number"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "ordinal", "number", "survival"])
 def test_weights_choose_the_samples(task):
     """The weighted loss with weights 1 and 0 is the loss of the first sample, for every task."""
-    one = head(task, 1 if task == "number" else 3 if task in ("multiclass", "ordinal") else 2)
+    one = head(task, 1 if task in ("number", "survival") else 3 if task in ("multiclass", "ordinal") else 2)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, one.width, generator=generator)
-    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]]) if task == "multilabel" else torch.tensor([1, 0])
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]]) if task in PAIRS else torch.tensor([1, 0])
     first = one.loss(logits[:1], targets[:1]).item()
     assert one.loss(logits, targets, weight=torch.tensor([2.0, 0.0])).item() == pytest.approx(first)
 
@@ -86,3 +88,44 @@ def test_columns_that_do_not_fit_are_named():
     with pytest.raises(Usage) as error:
         head("binary").loss(torch.zeros(4, 2), torch.zeros(4))
     assert error.value.code == "head-shape" and "OutputSpec.width" in error.value.hint
+
+
+def test_the_survival_loss_is_the_partial_likelihood():
+    """Events at 1 and at 2 (twice, tied), censored at 3: each event against all still under observation, by hand."""
+    z = [0.5, -1.0, 2.0, 0.0]
+    targets = torch.tensor([[1.0, 1.0], [2.0, 1.0], [2.0, 1.0], [3.0, 0.0]])
+    e = [math.exp(v) for v in z]
+    wanted = (math.log(sum(e)) - z[0] + 2 * math.log(sum(e[1:])) - z[1] - z[2]) / 3
+    logits = torch.tensor(z)[:, None]
+    survival = head("survival", 1)
+    assert survival.loss(logits, targets).item() == pytest.approx(wanted, rel=1e-5)
+    assert survival.loss(logits + 7, targets).item() == pytest.approx(wanted, rel=1e-5)  # only ratios count
+    swap = torch.tensor([3, 1, 0, 2])
+    assert survival.loss(logits[swap], targets[swap]).item() == pytest.approx(wanted, rel=1e-5)
+    each = survival.loss(logits, targets, per_sample=True)
+    assert each.sum().item() == pytest.approx(3 * (wanted + 1), rel=1e-5)
+    assert survival.loss(logits[swap], targets[swap], per_sample=True).tolist() == pytest.approx(each[swap].tolist())
+
+
+def test_a_weight_is_a_repeated_survival_case():
+    """Weight 2 on a case is the case twice."""
+    generator = torch.Generator().manual_seed(0)
+    logits, time = torch.randn(6, 1, generator=generator), torch.tensor([5.0, 1, 4, 2, 3, 6])
+    targets = torch.stack([time, torch.tensor([1.0, 1, 0, 1, 1, 0])], 1)
+    twice = torch.tensor([0, 1, 1, 2, 3, 4, 5])
+    weighted = head("survival", 1).loss(logits, targets, weight=torch.tensor([1.0, 2, 1, 1, 1, 1]))
+    assert weighted.item() == pytest.approx(head("survival", 1).loss(logits[twice], targets[twice]).item(), rel=1e-5)
+
+
+def test_survival_cases_without_an_end_or_without_events_add_nothing():
+    """NaN is in nobody's risk set; a batch of censored cases gives 0 with a slope of 0."""
+    survival = head("survival", 1)
+    logits = torch.tensor([[1.0], [0.0], [50.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, 1.0], [2.0, 0.0], [float("nan"), float("nan")]])
+    loss = survival.loss(logits, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(math.e + 1) - 1, rel=1e-5)
+    assert logits.grad[2].item() == 0 and torch.isfinite(logits.grad).all()
+    assert survival.loss(logits, targets, per_sample=True)[2].item() == 0
+    censored = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    assert survival.loss(logits, censored).item() == 0

@@ -6,8 +6,10 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
+from medserve.evaluation.calibrate import bare
 from medserve.models.spec import Calibration, InputSpec, ModelSpec, OperatingPoint, OutputSpec
 from medserve.questions.metrics import METRICS, Judged, decisions, judge, measure, point
+from medserve.questions.survival import with_baseline
 from medserve.questions.weighted import calibration_line, expected_calibration_error, logit
 from medserve.types import Named
 
@@ -33,6 +35,12 @@ def drawn(task, n=300, k=4, seed=0):
         y = rng.integers(0, 2, n)
         p = np.round(1 / (1 + np.exp(-(2 * y - 1 + rng.normal(size=n) * 1.5))), 2)
         return Judged(task, ("no", "yes"), y, np.stack([1 - p, p], 1), (p >= 0.4).astype(np.int64))
+    if task == "survival":
+        z = rng.normal(size=n)
+        t, c = rng.exponential(30 / np.exp(z)), rng.uniform(1, 60, n)
+        y = np.stack([np.maximum(np.round(np.minimum(t, c)), 1), t <= c], 1).astype(float)
+        output = with_baseline(OutputSpec(task=task, labels=["death"]), z[:, None], y)
+        return judge(bare(output), np.round(z, 1)[:, None], y)
     labels = tuple("abcd"[:k])
     if task == "multilabel":
         y = rng.integers(0, 2, (n, k)).astype(float)

@@ -6,6 +6,7 @@
 
 The columns of the logits are those of `OutputSpec.width`, so that `questions.answers.probabilities` reads the same
 numbers back when serving. A missing label is NaN and adds nothing: it is never a negative.
+Source for survival: Cox 1972, partial likelihood; Breslow 1974 for tied times.
 """
 
 from dataclasses import dataclass
@@ -46,15 +47,17 @@ class Head:
         Args:
             logits: (B, width).
             targets: (B,) int for binary, multiclass and ordinal; (B, K) float with NaN where unknown for multilabel;
-                (B,) float in the target's own unit for number.
+                (B,) float in the target's own unit for number; (B, 2) float (time, event) for survival.
             weight: (B,) weights >= 0 of the samples; the mean is then the weighted mean.
-            label_smoothing: share of the target spread evenly over the labels (0 for a number, which has none).
+            label_smoothing: share of the target spread evenly over the labels (none for a number or a time).
             per_sample: return one loss a sample; `weight` is then not applied.
 
         Returns: scalar, or (B,). binary: cross-entropy of one logit. multiclass: cross-entropy. multilabel: mean
             cross-entropy of the known labels; a sample (or batch) with none known gives 0. ordinal: mean
             cross-entropy of the cumulative questions "above level k". number: Huber loss of the standardised
-            target.
+            target. survival: minus the log partial likelihood per event, each event against the cases of this batch
+            that were still under observation; 0 without an event. A sample's own loss is its estimated cumulative
+            hazard plus, where the event happened, its term of the likelihood: their sum is (loss + 1) x events.
         Raises: Usage "head-shape": the columns do not fit the output.
         """
         if logits.ndim != 2 or logits.shape[1] != self.width:
@@ -64,6 +67,9 @@ class Head:
                 f"takes (B, {self.width}).",
                 hint="Build the network with outputs=OutputSpec.width.",
             )
+        if self.output.task == "survival":
+            each, total = _partial_likelihood(logits.float()[:, 0], targets, weight)
+            return each if per_sample else total
         each, known = self._terms(logits.float(), targets, label_smoothing)
         if per_sample:
             return (each * known).sum(1) / known.sum(1).clamp_min(1.0)
@@ -91,3 +97,37 @@ class Head:
         known = torch.isfinite(wanted).to(logits.dtype)
         wanted = torch.nan_to_num(wanted) * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), known
+
+
+def _partial_likelihood(logit: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cox's loss of a batch.
+
+    Args:
+        logit: (B,) log hazard ratios. targets: (B, 2) time and event. weight: (B,) of the cases, in the loss alone.
+
+    Returns: one loss a sample (B,), unweighted; and the scalar.
+    """
+    time, event = targets[:, 0].to(logit.dtype), targets[:, 1].to(logit.dtype)
+    known = torch.isfinite(time) & torch.isfinite(event)
+    time, event = torch.where(known, time, -torch.inf), torch.where(known, event, 0.0)
+    order = torch.argsort(time, descending=True)  # unknown cases last: in nobody's risk set
+    rising = -time[order]  # ascending: the risk set of place k is everybody up to the last of its own time
+    last = torch.searchsorted(rising, rising, right=True) - 1
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+
+    def risk_set(heft: Tensor) -> Tensor:
+        """(B,) log of the summed hazard ratios of all who were under observation at each case's time."""
+        return torch.logcumsumexp((logit + heft)[order], 0)[last][place]
+
+    plain = risk_set(torch.zeros_like(logit))
+    steps = (event * torch.exp(-plain.clamp(-60, 60)))[order].flip(0).cumsum(0).flip(0)
+    first = torch.searchsorted(rising, rising)  # and its hazard steps are those from the first of its own time on
+    spent = steps[first][place] * torch.exp(logit.clamp(-60, 60))
+    each = torch.where(known, spent + event * (plain - logit), 0.0)
+    if weight is None:
+        against, counted = plain, event
+    else:
+        heft = weight.to(logit.dtype)
+        against, counted = risk_set(torch.log(heft.clamp_min(torch.finfo(logit.dtype).tiny))), event * heft
+    return each, (counted * (against - logit)).sum() / counted.sum().clamp_min(torch.finfo(logit.dtype).tiny)

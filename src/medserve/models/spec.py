@@ -4,6 +4,7 @@
 code: transforms and architectures are known by catalog name and parameters.
 """
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -13,14 +14,20 @@ from medserve.types import Named, Task
 
 
 class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One input. `modalities` None means the training data did not say (PNG, NPZ), so none is refused for it."""
+    """One input. `modalities` None means the training data did not say (PNG, NPZ), so none is refused for it.
+
+    A model of pictures has one, and its `shape` (C, H, W) or (C, D, H, W) enters the graph as uint8. A model of records
+    has one for each field, whose arrays stand end to end in one float32 vector; the transform of the same name says how.
+    """
 
     name: str = "image"
-    kind: Literal["image", "volume"] = "image"
-    shape: tuple[int, ...]  # (C, H, W), or (C, D, H, W) for a volume; what enters the graph, uint8
+    kind: Literal["image", "volume", "number", "category", "text", "timeline", "waveform"] = "image"
+    shape: tuple[int, ...]
     colour: bool = False  # grey models refuse colour pictures
     modalities: list[str] | None = None
-    unit: str | None = None  # "HU" for CT
+    unit: str | None = None  # "HU" for CT; UCUM for a number
+    range: tuple[float | None, float | None] | None = None  # outside: refused
+    words: list[str] | None = None  # of a category with a closed list
     media_types: list[str] = msgspec.field(default_factory=lambda: ["image/png", "image/jpeg", "application/dicom"])
 
 
@@ -29,8 +36,28 @@ class Code(msgspec.Struct, forbid_unknown_fields=True):
     code: str
 
 
+class Survival(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The baseline of a hazard model: how an event comes about for a case whose logit is 0.
+
+    times, hazard: rising times in the output's unit, and the cumulative hazard at each; 0 at time 0, straight lines in
+        between, nothing is known beyond the last. At least 10 events of the training part stand behind each step.
+    horizons: the times by which the risk is stated.
+    n, events: cases and events of the training part.
+    """
+
+    times: list[float]
+    hazard: list[float]
+    horizons: list[float]
+    n: int
+    events: int
+
+
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """binary: labels are (negative, positive), one logit. number: one label, its name; value = logit * sd + mean."""
+    """binary: labels are (negative, positive), one logit. number: one label, its name; value = logit * sd + mean.
+
+    survival: one label, the event; the logit is the log hazard ratio, `unit` the unit of time, and `baseline` what
+    turns it into risks.
+    """
 
     task: Task
     labels: list[str]
@@ -38,11 +65,14 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     unit: str | None = None
     mean: float = 0.0
     sd: float = 1.0
+    baseline: Survival | None = None
 
     @property
     def width(self) -> int:
         """Columns of the logits."""
-        return {"binary": 1, "number": 1, "ordinal": len(self.labels) - 1}.get(self.task, len(self.labels))
+        return {"binary": 1, "number": 1, "survival": 1, "ordinal": len(self.labels) - 1}.get(
+            self.task, len(self.labels)
+        )
 
 
 class Conformal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -58,10 +88,14 @@ class Conformal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Calibration(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Fitted on the calibration part only; `method` "none" means the answer says "not calibrated"."""
+    """Fitted on the calibration part only; `method` "none" means the answer says "not calibrated".
 
-    method: Literal["temperature", "none"] = "none"
+    hazard (survival): the log hazard ratio becomes logit / temperature + shift, slope and level of the hazard.
+    """
+
+    method: Literal["temperature", "hazard", "none"] = "none"
     temperature: float = 1.0
+    shift: float = 0.0
     n: int = 0
     cross_fitted: bool = False
     conformal: Conformal | None = None
@@ -106,6 +140,18 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     operating_points: list[OperatingPoint] = []
     ood: OutOfDistribution | None = None
     explanations: list[Method] = []
+
+    @property
+    def is_record(self) -> bool:
+        """Whether cases are records rather than one picture."""
+        return len(self.inputs) > 1 or self.inputs[0].kind not in ("image", "volume")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one case as it enters the graph: (C, H, W) or (C, D, H, W) uint8, or (F,) float32 for a record."""
+        if not self.is_record:
+            return tuple(self.inputs[0].shape)
+        return (sum(math.prod(i.shape) for i in self.inputs),)
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1)

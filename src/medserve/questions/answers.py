@@ -13,6 +13,7 @@ import numpy as np
 
 from medserve.errors import Refusal
 from medserve.models.spec import ModelSpec
+from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
@@ -21,6 +22,9 @@ NOT_CALIBRATED = "not-calibrated"
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """labels and probabilities in the order of the signature; `value` and `interval` for task "number".
+
+    For survival the labels are the horizons ("death by 12 mo"), the probabilities the risks by them, and `curve` is
+    [(time, share free of the event)] with straight lines in between.
 
     prediction_set: the labels that the calibrated guarantee keeps, at `coverage`; None without a guarantee.
     decision: the label at the operating point, None when abstaining.
@@ -36,6 +40,7 @@ class Prediction:
     reasons: tuple[dict[str, str], ...]
     value: float | None = None
     interval: tuple[float, float] | None = None
+    curve: tuple[tuple[float, float], ...] | None = None
 
     @property
     def status(self) -> str:
@@ -50,13 +55,16 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
         temperature: overrides the fitted one (1.0 shows the raw model).
 
     Returns: (B, K) float64 in [0, 1]; binary gives two columns (negative, positive). For a number: (B, 1), the value
-        in its unit.
+        in its unit. For survival: (B, H), the risk by each horizon.
+    Raises: Usage "survival-baseline".
     """
     output = spec.output
     t = spec.calibration.temperature if temperature is None else temperature
     z = np.asarray(logits, np.float64)
     if output.task == "number":
         return z * output.sd + output.mean
+    if output.task == "survival":
+        return risks(baseline_of(output), log_hazard(spec, logits, temperature=temperature))
     z = z / t
     if output.task == "multiclass":
         e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -69,6 +77,13 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
         edge = np.concatenate([np.ones((len(p), 1)), above, np.zeros((len(p), 1))], axis=1)
         return edge[:, :-1] - edge[:, 1:]
     return p  # multilabel: each label on its own
+
+
+def log_hazard(spec: ModelSpec, logits: Array, *, temperature: float | None = None) -> Array:
+    """(B,) calibrated log hazard ratios of a survival model; a given temperature shows the model without its shift."""
+    cal = spec.calibration
+    slope, shift = (cal.temperature, cal.shift) if temperature is None else (temperature, 0.0)
+    return np.asarray(np.asarray(logits, np.float64)[:, 0] / slope + shift)
 
 
 def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> Prediction:
@@ -98,6 +113,12 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
         half = None if conformal is None else conformal.quantile
         interval = None if half is None else (value - half, value + half)
         return Prediction(labels, (), None, coverage, False, None, tuple(reasons), value, interval)
+    if spec.output.task == "survival":
+        baseline = baseline_of(spec.output)
+        said = decide(spec, probs) if spec.operating_points else None
+        line = tuple(curve(baseline, eta_of(baseline, probs)))
+        stated = tuple(float(p) for p in probs)
+        return Prediction(horizon_labels(spec.output), stated, None, None, False, said, tuple(reasons), curve=line)
     chosen = prediction_set(spec, probs)
     decision = decide(spec, probs)
     abstained = False
@@ -121,7 +142,7 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
 def prediction_set(spec: ModelSpec, probs: Array) -> tuple[str, ...] | None:
     """Labels whose conformity score 1 - p is within the fitted quantile; None without a fitted one."""
     conformal = spec.calibration.conformal
-    if conformal is None or spec.output.task in ("number", "multilabel"):
+    if conformal is None or spec.output.task in ("number", "multilabel", "survival"):
         return None
     labels = spec.output.labels
     limit = [(conformal.by_label or {}).get(label, conformal.quantile) for label in labels]
@@ -129,7 +150,10 @@ def prediction_set(spec: ModelSpec, probs: Array) -> tuple[str, ...] | None:
 
 
 def decide(spec: ModelSpec, probs: Array) -> dict[str, Any]:
-    """The label at the operating point: a threshold for binary, each label's own for multilabel, else the likeliest."""
+    """The label at the operating point: a threshold for binary, each label's own for multilabel, else the likeliest.
+
+    Survival: the horizons whose own threshold the risk reaches; a horizon without a threshold is never named.
+    """
     labels, points = spec.output.labels, {p.label: p.threshold for p in spec.operating_points}
     if spec.output.task == "binary":
         threshold = points.get(labels[1], 0.5)
@@ -137,6 +161,9 @@ def decide(spec: ModelSpec, probs: Array) -> dict[str, Any]:
     if spec.output.task == "multilabel":
         chosen = [label for label, p in zip(labels, probs, strict=True) if p >= points.get(label, 0.5)]
         return {"labels": chosen, "thresholds": {label: points.get(label, 0.5) for label in labels}}
+    if spec.output.task == "survival":
+        named = [(label, p) for label, p in zip(horizon_labels(spec.output), probs, strict=True) if label in points]
+        return {"labels": [label for label, p in named if p >= points[label]], "thresholds": points}
     return {"label": labels[int(np.argmax(probs))]}
 
 

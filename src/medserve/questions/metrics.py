@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medserve.models.spec import ModelSpec
-from medserve.questions.answers import decide, probabilities
+from medserve.models.spec import ModelSpec, Survival
+from medserve.questions import censored
+from medserve.questions.answers import decide, log_hazard, probabilities
+from medserve.questions.survival import baseline_of, cumulative_hazard, horizon_labels, main_horizon, risks
 from medserve.questions.weighted import (
     average_precision,
     calibration_in_the_large,
@@ -29,6 +31,7 @@ from medserve.questions.weighted import (
 from medserve.types import Array, Task
 
 ECE_BINS = 15
+BRIER_GRID = 32
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -36,9 +39,11 @@ _EPS = float(np.finfo(np.float64).eps)
 class Judged:
     """Answers of one part beside the truth.
 
-    targets: (N,) int64, (N, K) float with NaN where unknown (multilabel), or (N,) float (number).
-    probs: (N, K) calibrated probabilities; (N, 1) values for a number.
-    chosen: (N,) index of the served decision; (N, K) bool for multilabel; unused for a number.
+    targets: (N,) int64, (N, K) float with NaN where unknown (multilabel), (N,) float (number), or (N, 2) float time
+        and event (survival).
+    probs: (N, K) calibrated probabilities; (N, 1) values for a number; (N, H) risks by each horizon for survival.
+    chosen: (N,) index of the served decision; (N, K) bool for multilabel; unused for a number and for survival.
+    eta, baseline: of survival: (N,) calibrated log hazard ratios, and what they multiply.
     """
 
     task: Task
@@ -46,13 +51,18 @@ class Judged:
     targets: Array
     probs: Array
     chosen: Array
+    eta: Array | None = None
+    baseline: Survival | None = None
 
     def __len__(self) -> int:
         return len(self.probs)
 
     def keep(self, rows: Array) -> "Judged":
         """The same for some rows (a mask or positions)."""
-        return Judged(self.task, self.labels, self.targets[rows], self.probs[rows], self.chosen[rows])
+        eta = None if self.eta is None else self.eta[rows]
+        return Judged(
+            self.task, self.labels, self.targets[rows], self.probs[rows], self.chosen[rows], eta, self.baseline
+        )
 
 
 Metric = Callable[[Judged, Array], Array]
@@ -66,15 +76,25 @@ def judge(spec: ModelSpec, logits: Array, targets: Array, *, temperature: float 
         temperature: overrides the fitted one (1.0 shows the raw model).
     """
     probs = probabilities(spec, logits, temperature=temperature)
+    if spec.output.task == "survival":
+        return Judged(
+            "survival",
+            horizon_labels(spec.output),
+            np.asarray(targets, np.float64),
+            probs,
+            decisions(spec, probs),
+            log_hazard(spec, logits, temperature=temperature),
+            baseline_of(spec.output),
+        )
     return Judged(
         spec.output.task, tuple(spec.output.labels), np.asarray(targets), probs, decisions(spec, np.asarray(probs))
     )
 
 
 def decisions(spec: ModelSpec, probs: Array) -> Array:
-    """Served decisions as indices: (N,) int64, or (N, K) bool for multilabel; zeros for a number."""
+    """Served decisions as indices: (N,) int64, or (N, K) bool for multilabel; zeros for a number or survival."""
     labels, task = spec.output.labels, spec.output.task
-    if task == "number":
+    if task in ("number", "survival"):
         return np.zeros(len(probs), np.int64)
     if task == "multilabel":
         chosen = [set(decide(spec, row)["labels"]) for row in probs]
@@ -270,6 +290,62 @@ def _spearman(j: Judged, w: Array) -> Array:
     return pearson(ranks(j.probs[:, 0], w), ranks(j.targets, w), w)
 
 
+# -- a time that is not always seen ----------------------------------------------------------------------------------
+
+
+def seen(j: Judged) -> tuple[Array, Array, Array, Survival]:
+    """Times, events (bool), log hazard ratios and baseline of a survival part."""
+    assert j.eta is not None and j.baseline is not None
+    return j.targets[:, 0], j.targets[:, 1] == 1, j.eta, j.baseline
+
+
+def _c_index(j: Judged, w: Array) -> Array:
+    times, events, eta, _ = seen(j)
+    return censored.concordance(times, events, eta, w)
+
+
+def _c_uno(j: Judged, w: Array) -> Array:
+    times, events, eta, baseline = seen(j)
+    return censored.uno(times, events, eta, w, baseline.horizons[-1])
+
+
+def _auroc_at(j: Judged, w: Array) -> Array:
+    times, events, eta, baseline = seen(j)
+    return censored.auroc_at(times, events, eta, main_horizon(baseline), w)
+
+
+def _brier_at(j: Judged, w: Array) -> Array:
+    times, events, eta, baseline = seen(j)
+    at = np.array([main_horizon(baseline)])
+    return censored.brier(times, events, risks(baseline, eta, at), at, w)[:, 0]
+
+
+def _integrated_brier(j: Judged, w: Array) -> Array:
+    """Mean Brier score from 0 to the last horizon."""
+    times, events, eta, baseline = seen(j)
+    grid = np.linspace(0, baseline.horizons[-1], BRIER_GRID + 1)[1:]
+    each = censored.brier(times, events, risks(baseline, eta, grid), grid, w)
+    each = np.concatenate([np.zeros((len(w), 1)), each], axis=1)  # at time 0 nobody has had it, and nobody is said to
+    return np.asarray((each[:, 1:] + each[:, :-1]).mean(axis=1) / 2)
+
+
+def spent(j: Judged) -> tuple[Array, Array, Array]:
+    """(N,) each: baseline hazard up to the case's own time, log hazard ratio, event seen; ended where the grid ends."""
+    times, events, eta, baseline = seen(j)
+    end = baseline.times[-1]
+    return cumulative_hazard(baseline, np.minimum(times, end)), eta, events & (times <= end)
+
+
+def _hazard_slope(j: Judged, w: Array) -> Array:
+    base, eta, event = spent(j)
+    return censored.hazard_line(base, eta, event, w)[1]
+
+
+def _expected_observed(j: Judged, w: Array) -> Array:
+    base, eta, event = spent(j)
+    return censored.expected_observed(base * np.exp(np.minimum(eta, 50.0)), event, w)
+
+
 _PROBABILISTIC: dict[str, Metric] = {"log_loss": log_loss, "brier": brier, "ece": ece}
 METRICS: dict[Task, dict[str, Metric]] = {
     "binary": {
@@ -310,8 +386,17 @@ METRICS: dict[Task, dict[str, Metric]] = {
         **_PROBABILISTIC,
     },
     "number": {"mae": _mae, "rmse": _rmse, "r2": _r2, "spearman": _spearman},
+    "survival": {
+        "c_index": _c_index,
+        "c_uno": _c_uno,
+        "auroc_at_horizon": _auroc_at,
+        "brier_at_horizon": _brier_at,
+        "integrated_brier": _integrated_brier,
+        "calibration_slope": _hazard_slope,
+        "expected_observed": _expected_observed,
+    },
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "brier_at_horizon", "integrated_brier"})
 
 
 def point(judged: Judged) -> dict[str, float]:
