@@ -1,0 +1,1 @@
+"""Clinical text: its tokens, its language, its near copies, and files of tagged words."""
