@@ -55,13 +55,14 @@ def _ranked(data: Path, settings: Settings) -> Answer:
     from medserve.road.collect import list_data
 
     listing = list_data(data, settings)
-    seen = probe(listing)
-    ranked = rank_recipes(n=len(listing), shape=seen.shape, task=listing.task)  # type: ignore[arg-type]
+    inputs = {said.kind for said in listing.inputs.values()}
+    shape = (len(listing.inputs),) if listing.kind == "record" else probe(listing).shape
+    ranked = rank_recipes(n=len(listing), shape=shape, task=listing.task, inputs=inputs)  # type: ignore[arg-type]
     rows = [(r["name"], "yes" if r["suits"] else "no", r["reason"], f"{r['expected']} ({r['source']})",
              "-" if r["minutes"] is None else f"{r['minutes']:.1f}") for r in ranked]  # fmt: skip
-    title = f"{listing.name}: {len(listing)} items, {listing.task}, {'x'.join(map(str, seen.shape))}"
+    title = f"{listing.name}: {len(listing)} items, {listing.task}, {'x'.join(map(str, shape))}"
     shown = table(title, "recipe", "suits", "why", "expected elsewhere", "minutes here", rows=rows)
-    return Answer({"data": listing.name, "task": listing.task, "n": len(listing), "shape": list(seen.shape),
+    return Answer({"data": listing.name, "task": listing.task, "n": len(listing), "shape": list(shape),
                    "recipes": ranked}, shown)  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def _packages(folders: list[Path], settings: Settings) -> Answer:
         found.append({
             "package": str(folder), "name": spec.name, "version": spec.version, "digest": package.digest,
             "signer": package.signer, "architecture": spec.architecture.name, "task": spec.output.task,
-            "labels": spec.output.labels, "input": list(spec.inputs[0].shape),
+            "labels": spec.output.labels, "input": list(spec.shape),
             "explanations": {m.name: m.verdict for m in spec.explanations},
         })  # fmt: skip
     columns = ("name", "version", "digest", "architecture", "labels", "explanations", "signer")

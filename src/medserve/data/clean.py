@@ -56,6 +56,7 @@ def find_problems(cohort: Cohort, parts: Parts, pairs: Sequence[Pair]) -> list[P
         *_mixes(cohort),
         *_classes(cohort, parts),
         *_sizes(cohort, parts),
+        *(Problem(t.code, t.message, tuple(t.cases), t.count) for t in cohort.troubles),
         *(Problem("note", str(text), (), 1) for text in cohort.source.get("warnings", ())),
     ]
 

@@ -64,14 +64,14 @@ class Refused:
 
 
 class Shelf:
-    """Fixed-size uint8 records in one file, read by position; nothing is mapped or cached in the process.
+    """Fixed-size records in one file, read by position; nothing is mapped or cached in the process.
 
-    `shape` is one record, for instance (1, 28, 28).
+    `shape` is one record, for instance (1, 28, 28) uint8 for a picture, (37,) float32 for a case of columns.
     """
 
-    def __init__(self, path: Path, shape: Sequence[int], *, write: bool = False) -> None:
-        self.path, self.shape = path, tuple(shape)
-        self.record = int(np.prod(self.shape))
+    def __init__(self, path: Path, shape: Sequence[int], *, write: bool = False, dtype: str = "uint8") -> None:
+        self.path, self.shape, self.dtype = path, tuple(shape), np.dtype(dtype)
+        self.record = int(np.prod(self.shape)) * self.dtype.itemsize  # bytes
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
         try:
             self._fd = os.open(path, flags, 0o600)
@@ -82,7 +82,7 @@ class Shelf:
         return os.fstat(self._fd).st_size // self.record
 
     def put(self, index: int, value: Array) -> None:
-        assert value.shape == self.shape and value.dtype == np.uint8
+        assert value.shape == self.shape and value.dtype == self.dtype
         data, done = memoryview(np.ascontiguousarray(value).tobytes()), 0
         try:
             while done < self.record:  # a nearly full disk takes a part, and refuses the rest
@@ -95,11 +95,11 @@ class Shelf:
             ) from error
 
     def take(self, indices: Sequence[int] | Array) -> Array:
-        """Returns: (B, *shape) uint8, in the order asked."""
-        out = np.empty((len(indices), *self.shape), np.uint8)
+        """Returns: (B, *shape), in the order asked."""
+        out = np.empty((len(indices), *self.shape), self.dtype)
         for row, index in enumerate(indices):
             data = os.pread(self._fd, self.record, int(index) * self.record)
-            out[row] = np.frombuffer(data, np.uint8).reshape(self.shape)
+            out[row] = np.frombuffer(data, self.dtype).reshape(self.shape)
         return out
 
     def close(self) -> None:
@@ -119,6 +119,8 @@ class Cohort:
     """All cases of one data set with where they come from. `thumbs`: (1, 64, 64) grey thumbnails in the same order.
 
     labels: class names in index order; for task "number" the one target name.
+    fields, values, troubles: of record cases: their inputs, the parsed values on disk, and what could not be used. A
+        record cohort has no thumbnails, and no shelf before its fields are fitted.
     """
 
     name: str
@@ -127,11 +129,18 @@ class Cohort:
     cases: tuple[Case, ...]
     refused: tuple[Refused, ...]
     files: int
-    shelf: Shelf
-    thumbs: Shelf
+    shelf: Shelf | None
+    thumbs: Shelf | None
     digest: str  # sha256 over ids, labels and source digests
     source: Mapping[str, Any] = field(default_factory=dict)  # source, licence, citation, public, synthetic ...
-    independent: bool = False  # no patient key was declared: each image counts as its own patient
+    independent: bool = False  # no patient key was declared: each case counts as its own patient
+    fields: tuple[Any, ...] = ()
+    values: Any = None  # data.blobs.Blobs
+    troubles: tuple[Any, ...] = ()  # data.records.Trouble
 
     def __len__(self) -> int:
         return len(self.cases)
+
+    @property
+    def is_records(self) -> bool:
+        return self.values is not None

@@ -4,7 +4,7 @@
     declared.target.classes, declared.patient
 
 One grammar for every kind and question (see `docs/data.md`). A wrong or unknown key is an error that lists
-its neighbours. This version reads the kinds image and volume; other kinds are known words that it does not read yet.
+its neighbours. Molecules and proteins are known words that this version does not read yet.
 """
 
 import re
@@ -16,26 +16,51 @@ import yaml
 from medserve.errors import BadData, neighbours
 
 MAX_BYTES = 2**20
-SUPPORTED = ("image", "volume")
+PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
+SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform")
 KINDS = ("image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein")
-TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number")
-TARGETS = (*TASKS, "survival", "tags")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival")
+TARGETS = (*TASKS, "tags")
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One input. `column` names the table's column of paths; `size` is [H, W], or [D, H, W] for a volume."""
+    """One input.
+
+    column: of the table: the value itself, or the path of a file; by default the input's own name.
+    size: [H, W], or [D, H, W] for a volume. unit: UCUM. range: [lowest, highest] that is possible, in `unit`.
+    classes: the words of a category. language: of a text, "en" or "zh".
+    table, form: where the events of a timeline stand: a table of events, whose columns are named by patient, time,
+        code, value and event_unit; or a known form (fhir-ndjson, fhir-bundle, omop, physionet2012).
+    window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
+    """
 
     kind: str
     column: str | None = None
     size: list[int] | None = None
     unit: str | None = None
     modality: str | None = None
+    range: list[float] | None = None
+    classes: list[str] | None = None
+    language: str | None = None
+    table: str | None = None
+    form: str | None = None
+    patient: str | None = None
+    time: str | None = None
+    code: str | None = None
+    value: str | None = None
+    event_unit: str | None = None
+    window: float | None = None
+    leads: list[str] | None = None
+    hz: float | None = None
+    seconds: float | None = None
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What is to be predicted.
 
-    column: of the table; a list of columns for multilabel; none when the folder or the array holds the label.
+    column: of the table; a list of columns for multilabel; none when the folder or the array holds the label. For
+        survival the time until the event or the end of observation, in `unit`.
+    event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
     """
@@ -45,6 +70,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     classes: list[str] | None = None
     unit: str | None = None
     separator: str = "|"
+    event: str | None = None
 
 
 class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -69,6 +95,7 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     patient: str | None = None
     independent: bool = False
     split: str | Split | None = None
+    prediction_time: str | float | None = None
     inputs: dict[str, Input] = {}
     target: Target | None = None
     subgroups: list[str] = []
@@ -80,6 +107,12 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
         return next(iter(self.inputs.values()), None)
 
     @property
+    def records(self) -> bool:
+        """Whether its cases are records: anything but one picture."""
+        kinds = [said.kind for said in self.inputs.values()]
+        return bool(kinds) and (len(kinds) > 1 or kinds[0] not in PICTURES)
+
+    @property
     def described(self) -> dict[str, Any]:
         """What is printed in the card."""
         given = {k: getattr(self, k) for k in ("source", "licence", "citation", "synthetic")}
@@ -87,7 +120,6 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 
 
 LATER = {  # known words of the grammar that belong to kinds which this version does not read
-    "prediction_time": "timelines",
     "treatment": "treatment recommendation",
 }
 
@@ -147,12 +179,20 @@ def _check_input_kinds(raw: dict[str, Any], name: str) -> None:
 
 def _check(declared: Dataset, name: str) -> Dataset:
     target = declared.target
-    if len(declared.inputs) > 1:
+    if declared.records and any(said.kind == "volume" for said in declared.inputs.values()):
         raise BadData(
             "kind-not-supported",
-            f"{name}: {len(declared.inputs)} inputs; this version reads one image or one volume a case.",
-            hint="Keep one entry under `inputs`.",
+            f"{name}: a volume beside other inputs is not read by this version.",
+            hint="Keep the volume alone, or give an image.",
         )
+    for key, said in declared.inputs.items():
+        if said.range is not None and (len(said.range) != 2 or not said.range[0] < said.range[1]):
+            raise BadData("declaration-value", f"{name}: `inputs.{key}.range` is [lowest, highest].")
+    if target is not None and target.kind == "survival" and target.event is None:
+        raise BadData(
+            "declaration-key", f"{name}: a survival target needs `event`.",
+            hint="Write `target: {kind: survival, column: TIME, event: COLUMN_OF_0_AND_1}`.",
+        )  # fmt: skip
     if target is not None and target.kind is not None and target.kind not in TASKS:
         if target.kind in TARGETS:
             raise BadData(

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from medserve.data.cohort import Case, Shelf
+from medserve.data.cohort import Case, Cohort, Shelf
 from medserve.data.registration import agreement, band_pass, shared_patterns
 from medserve.progress import SILENT, Progress
 from medserve.types import Array
@@ -86,17 +86,19 @@ def exact_kind(a: Case, b: Case) -> Kind:
 
 def find_duplicates(
     cases: Sequence[Case],
-    thumbs: Shelf,
+    thumbs: Shelf | None,
     *,
     parts: Sequence[Hashable] | None = None,
     near: bool = True,
+    texts: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> list[Pair]:
     """Every case that repeats an earlier one.
 
     Args:
         cases: of one cohort.
-        thumbs: its thumbnails, record `case.index`.
+        thumbs: its thumbnails, record `case.index`; None for records, which are compared by value alone.
+        texts: the free text of each case, for near repeats of notes.
         parts: one label a case; neighbours are then sought in each part, so that alike pictures of its own part
             never hide a leak.
         near: also look for near repeats.
@@ -115,7 +117,12 @@ def find_duplicates(
             if row != group[0]:
                 origin = first if first != row else group[0]
                 pairs.append(Pair(origin, row, exact_kind(cases[origin], cases[row]), 1.0))
-    if near:
+    if texts is not None and near:
+        from medserve.data.text.near import near_texts
+
+        notes = [(i, text) for i, text in enumerate(texts) if i not in repeats and text]
+        pairs += [Pair(a, b, "near-duplicate", round(likeness, 4)) for a, b, likeness in near_texts(notes)]
+    if near and thumbs is not None:
         unique = [i for i, case in enumerate(cases) if i not in repeats and not case.blank]
         rows = np.asarray(
             sorted(unique, key=lambda i: (cases[i].pixels, cases[i].id)), np.int64
@@ -124,6 +131,16 @@ def find_duplicates(
         codes = np.asarray([numbers.setdefault(parts[i] if parts else None, len(numbers)) for i in rows], np.int64)
         pairs += _near(cases, thumbs, rows, codes, progress)
     return sorted(pairs, key=lambda p: (p.a, p.b))
+
+
+def texts_of(cohort: Cohort, rows: Sequence[int] | None = None) -> list[str] | None:
+    """The notes of record cases, for `find_duplicates`; None where no input is a text."""
+    names = [field.name for field in cohort.fields if field.kind == "text"]
+    if not names:
+        return None
+    chosen = range(len(cohort)) if rows is None else rows
+    stored = cohort.values.each([cohort.cases[row].index for row in chosen])
+    return ["\n".join(values.get(name) or "" for name in names).strip() for values in stored]
 
 
 def _near(cases: Sequence[Case], thumbs: Shelf, rows: Array, codes: Array, progress: Progress) -> list[Pair]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medserve.data.clean import called, expected, find_problems, part_names, same_label
 from medserve.data.cohort import Cohort
-from medserve.data.duplicates import Pair, find_duplicates
+from medserve.data.duplicates import Pair, find_duplicates, texts_of
 from medserve.data.leaks import find_leaks
 from medserve.data.split import Parts, PartView, TrainPart, has_label, split
 from medserve.progress import SILENT, Progress
@@ -37,7 +37,8 @@ def inspect(cohort: Cohort, *, seed: int = 7, near: bool = True, progress: Progr
     planned = split(cohort, seed=seed, check=False)
     parts = declared(cohort) or planned
     place = part_names(parts)
-    pairs = find_duplicates(cohort.cases, cohort.thumbs, parts=place, near=near, progress=progress)
+    texts = texts_of(cohort)
+    pairs = find_duplicates(cohort.cases, cohort.thumbs, parts=place, near=near, texts=texts, progress=progress)
     leaks = find_leaks(parts, pairs=pairs)
     problems = find_problems(cohort, parts, pairs)
     cases = cohort.cases
@@ -102,6 +103,9 @@ def declared(cohort: Cohort) -> Parts | None:
 def kinds(cohort: Cohort) -> dict[str, dict[str, int]]:
     """How many cases of each layout, colour, modality, format and size."""
     out: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "colour", "modality", "format", "size")}
+    if cohort.is_records:
+        inputs = Counter(f.kind for f in cohort.fields)
+        return {"kind": {"record": len(cohort)}, "inputs": dict(inputs)}
     for case in cohort.cases:
         volume = len(case.shape) == 3 and case.header.get("layout") == "volume"
         out["kind"]["volume" if volume else "image"] += 1
@@ -123,6 +127,10 @@ def _counts(view: PartView) -> dict[str, Any]:
         values = view.targets.astype(np.float64)
         low, middle, high = np.quantile(values, [0, 0.5, 1])
         return out | {"values": {"low": float(low), "median": float(middle), "high": float(high)}}
+    if cohort.task == "survival":
+        time, event = view.targets[:, 0].astype(np.float64), view.targets[:, 1]
+        low, middle, high = (float(q) for q in np.quantile(time, [0, 0.5, 1]))
+        return out | {"values": {"low": low, "median": middle, "high": high}, "events": int(event.sum())}
     if cohort.task == "multilabel":
         present = np.nansum(view.targets, axis=0)
         return out | {"classes": {label: int(n) for label, n in zip(cohort.labels, present, strict=True)}}

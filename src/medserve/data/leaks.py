@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from medserve.data.cohort import Case
-from medserve.data.duplicates import Pair, exact_groups, exact_kind, find_duplicates
+from medserve.data.duplicates import Pair, exact_groups, exact_kind, find_duplicates, texts_of
 from medserve.data.split import Parts, PartView, TrainPart, check_parts
 from medserve.errors import BadData
 from medserve.progress import SILENT, Progress
@@ -110,7 +110,7 @@ def find_leaks(
             twins |= dict.fromkeys(mates, mates)
     if pairs is None and near:
         names = [place[row] for row in rows]
-        here = find_duplicates(cases, cohort.thumbs, parts=names, progress=progress)
+        here = find_duplicates(cases, cohort.thumbs, parts=names, texts=texts_of(cohort, rows), progress=progress)
         pairs = [replace(pair, a=rows[pair.a], b=rows[pair.b]) for pair in here]
     for pair in pairs or ():
         a, b = pair.a, pair.b

@@ -158,7 +158,7 @@ def _classes(cohort: Cohort) -> list[tuple[str, int, list[Shown]]]:
 def _names(cohort: Cohort, case: Case) -> list[str]:
     if case.label is None:
         return ["no label"]
-    if cohort.task == "number":
+    if cohort.task in ("number", "survival"):
         return ["all"]
     if cohort.task == "multilabel":
         values = np.asarray(case.label, np.float64)
@@ -168,13 +168,28 @@ def _names(cohort: Cohort, case: Case) -> list[str]:
 
 def _shown(cohort: Cohort, rows: Sequence[int]) -> list[Shown]:
     cases = [cohort.cases[row] for row in rows]
-    thumbs = cohort.thumbs.take([case.index for case in cases])[:, 0]
+    if cohort.thumbs is None:
+        thumbs = [sketch(cohort.values.get(case.index), [f.name for f in cohort.fields]) for case in cases]
+    else:
+        thumbs = list(cohort.thumbs.take([case.index for case in cases])[:, 0])
     return [Shown(_png(thumb), called(case), _value(cohort, case)) for thumb, case in zip(thumbs, cases, strict=True)]
+
+
+def sketch(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """(64, 64) uint8: one column an input, from the left in their order; black where it is missing, light where known,
+    so that gaps show at a glance."""
+    known = np.array([values.get(name) is not None for name in names], bool)
+    columns = np.linspace(0, len(known), 64, endpoint=False).astype(int)
+    out = np.full((64, 64), 24, np.uint8)
+    out[8:56] = np.where(known[columns], 190, 24)[None].astype(np.uint8)
+    return out
 
 
 def _value(cohort: Cohort, case: Case) -> str:
     if cohort.task == "number" and case.label is not None:
         return f"{float(case.label):g}"  # type: ignore[arg-type]
+    if cohort.task == "survival" and isinstance(case.label, tuple):
+        return f"{case.label[0]:g}, {'event' if case.label[1] else 'censored'}"
     return ", ".join(_names(cohort, case))
 
 

@@ -13,14 +13,14 @@ takes a `TrainPart`, so that fitting on another part is a type error.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
 
 from medserve.data.cohort import Case, Cohort
-from medserve.data.duplicates import find_duplicates
+from medserve.data.duplicates import find_duplicates, texts_of
 from medserve.errors import BadData
 from medserve.types import PARTS, Array, Part
 
@@ -57,11 +57,12 @@ class PartView:
         labels = [case.label for case in self.cases]
         if self.cohort.task in _CLASSES:
             return np.asarray(labels, np.int64)
-        width = (len(self.cohort.labels),) if self.cohort.task == "multilabel" else ()
+        width = {"multilabel": (len(self.cohort.labels),), "survival": (2,)}.get(self.cohort.task, ())
         return np.asarray(labels, np.float32).reshape(len(labels), *width)
 
     def take(self, rows: Array) -> Array:
-        """Returns: (B, C, H, W) uint8 for positions `rows` of this part."""
+        """Returns: (B, C, H, W) uint8, or (B, F) float32 of records, for positions `rows` of this part."""
+        assert self.cohort.shelf is not None, "records are encoded before they are taken"
         return self.cohort.shelf.take([self.cases[int(row)].index for row in rows])
 
     def groups(self, name: str) -> Array:
@@ -98,6 +99,11 @@ class Parts:
     @property
     def cohort(self) -> Cohort:
         return self.train.cohort
+
+    def over(self, cohort: Cohort) -> "Parts":
+        """The same rows of a cohort whose records have since been encoded."""
+        views = [type(view)(view.name, cohort, view.rows) for view in self]
+        return replace(self, train=views[0], val=views[1], calibration=views[2], test=views[3])  # type: ignore[arg-type]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -274,7 +280,7 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
     for row in rows:
         join(first.setdefault(cohort.cases[row].patient, row), row)
     cases = [cohort.cases[row] for row in rows]
-    pairs = find_duplicates(cases, cohort.thumbs)
+    pairs = find_duplicates(cases, cohort.thumbs, texts=texts_of(cohort, rows))
     for pair in sorted(pairs, key=lambda p: (-p.similarity, sorted((cases[p.a].id, cases[p.b].id)))):
         exact = pair.kind != "near-duplicate" and not cases[pair.a].blank
         join(rows[pair.a], rows[pair.b], np.inf if exact else max(5, LARGEST_GROUP * len(rows)))
@@ -318,6 +324,13 @@ def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
         means = np.asarray([np.mean([float(v) for v in values]) for values in labels])  # type: ignore[arg-type]
         edges = np.quantile(means, [0.2, 0.4, 0.6, 0.8])
         return [str(i) for i in np.searchsorted(edges, means)]
+    if cohort.task == "survival":
+        times = np.asarray([np.mean([v[0] for v in values]) for values in labels])  # type: ignore[index]
+        edges = np.quantile(times, [0.25, 0.5, 0.75])
+        return [
+            f"{int(max(v[1] for v in values))}{np.searchsorted(edges, t)}"
+            for values, t in zip(labels, times, strict=True)
+        ]  # type: ignore[index,misc]
     if cohort.task == "multilabel":
         present = [{i for value in values for i, v in enumerate(value) if v == 1} for values in labels]  # type: ignore[arg-type]
     else:

@@ -45,6 +45,7 @@ def cohort_checks(cohort: Cohort, rows: Sequence[int] | Array | None = None, *, 
     if len(chosen) > MOST_CASES:
         chosen = sorted(np.random.default_rng(seed).choice(chosen, MOST_CASES, replace=False).tolist())
     cases = [cohort.cases[row] for row in chosen]
+    assert cohort.thumbs is not None, "records have checks of their own"
     thumbs = cohort.thumbs.take([case.index for case in cases])[:, 0]
     targets = np.array([case.label for case in cases], np.float64)
     return data_checks(
@@ -100,7 +101,7 @@ def data_checks(
     grey = np.asarray(thumbs, np.float32) / 255
     table = fact_table(facts)
     return [
-        _association(facts, labels),
+        association(facts, labels),
         _readable(FACTS, table, labels, who, seed, "red", "The files themselves tell the label"),
         _readable(BORDER, border_features(grey), labels, who, seed, "red", "The border of the picture tells the label"),
         _readable(
@@ -218,16 +219,16 @@ def _readable(
             found.append(answer)
     if not found:
         reason = "every case has the same" if features.shape[1] == 0 else "too few cases of a label"
-        return _check(name, "green", None, None, None, f"Not measured: {reason}.")
+        return check(name, "green", None, None, None, f"Not measured: {reason}.")
     value, low, high, sure = max(found, key=lambda one: one[3])
     level: Level = "green"
     if sure > AUROC_SURE and value > AUROC_AMBER:
         level = worst if value > AUROC_RED else "amber"
-        return _check(name, level, value, low, high, f"{message} (AUROC {value:.2f}; a coin has 0.50).")
-    return _check(name, level, value, low, high, f"Little of the label can be read there (AUROC {value:.2f}).")
+        return check(name, level, value, low, high, f"{message} (AUROC {value:.2f}; a coin has 0.50).")
+    return check(name, level, value, low, high, f"Little of the label can be read there (AUROC {value:.2f}).")
 
 
-def _association(facts: Sequence[Mapping[str, str]], labels: Array) -> dict[str, Any]:
+def association(facts: Sequence[Mapping[str, str]], labels: Array, *, called: str = ASSOCIATION) -> dict[str, Any]:
     """The fact that goes most closely with a label; it counts only when chance is an unlikely reason."""
     names = sorted({key for row in facts for key in row})
     texts = {name: [row.get(name, "") for row in facts] for name in names}
@@ -242,15 +243,13 @@ def _association(facts: Sequence[Mapping[str, str]], labels: Array) -> dict[str,
                 best = (v, p, name)
     v, _, name = best
     if not texts:
-        return _check(ASSOCIATION, "green", None, None, None, "Not measured: no fact differs between the files.")
+        return check(called, "green", None, None, None, "Not measured: no fact differs between the files.")
     if v <= V_AMBER:
-        return _check(
-            ASSOCIATION, "green", v, None, None, f"No file fact goes with the label (Cramer's V at most {v:.2f})."
-        )
+        return check(called, "green", v, None, None, f"No file fact goes with the label (Cramer's V at most {v:.2f}).")
     text = f"{name!r} goes with the label (Cramer's V {v:.2f})"
     if v > 0.95:
         text = f"{name!r} determines the label (Cramer's V {v:.2f}): the model may learn the source and nothing else"
-    return _check(ASSOCIATION, "red" if v > V_RED else "amber", v, None, None, f"{text}.")
+    return check(called, "red" if v > V_RED else "amber", v, None, None, f"{text}.")
 
 
 def _pool(grey: Array, side: int) -> Array:
@@ -265,7 +264,7 @@ def _number(text: str) -> float:
         return np.nan
 
 
-def _check(
+def check(
     name: str, level: Level, value: float | None, low: float | None, high: float | None, message: str
 ) -> dict[str, Any]:
     figure = "not measured" if value is None else f"{value:.2f}"

@@ -28,7 +28,8 @@ def build_net(architecture: Named, *, channels: int, size: int | tuple[int, ...]
 
     Raises: NotFound: no such architecture, or it takes no such parameter.
     """
-    import medserve.models.image  # noqa: F401  registers every family
+    import medserve.models.image
+    import medserve.models.record.families  # noqa: F401  (both register their families)
     from medserve.models.nets import MODELS
 
     make = MODELS[architecture.name]

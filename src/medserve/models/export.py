@@ -2,8 +2,8 @@
 
     names = export_onnx(served, shape=(1, 28, 28), path=folder / "graph.onnx", samples=images)
 
-One self-contained file (no external data), dynamic batch, input `image` (uint8), outputs `logits`, then `distance`
-and `cam` where the network has them. The file is run once beside torch before it counts as written.
+One self-contained file (no external data), dynamic batch, input `image` (uint8) or `record` (float32, one axis),
+outputs `logits`, then `distance` and `cam` where the network has them. The file is run once beside torch before it counts as written.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def export_onnx(
 
     Args:
         shape: (C, H, W) or (C, D, H, W) of one input.
-        samples: (N, C, H, W) uint8, real inputs to check with beside random ones; the first 8 are used.
+        samples: (N, *shape), inputs to check with beside random ones; the first 8 are used. Records need them.
         tolerance: largest absolute difference allowed for a logit; distances and maps are held to the same share of
             their own size.
 
@@ -42,7 +42,7 @@ def export_onnx(
     served = served.eval()
     names = served.outputs(shape)
     try:
-        _write(served, shape, path, names)
+        _write(served, shape, path, names, samples)
         if path.stat().st_size > MAX_BYTES:
             raise Fault("export-too-large", f"The graph takes {path.stat().st_size} bytes; one ONNX file holds 2 GB.")
         check_onnx(served, shape, path, samples=samples, tolerance=tolerance)
@@ -63,8 +63,12 @@ class _Present(torch.nn.Module):
         return tuple(value for value in self.served(image) if value is not None)
 
 
-def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str, ...]) -> None:
-    example = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str, ...], samples: Array | None) -> None:
+    if len(shape) == 1:
+        assert samples is not None and len(samples) >= 2
+        example = torch.from_numpy(np.ascontiguousarray(samples[:2], np.float32))
+    else:
+        example = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=65536)
     try:
         with _quiet():
@@ -72,7 +76,7 @@ def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str
                 _Present(served).eval(),
                 (example,),
                 dynamo=True,
-                input_names=["image"],
+                input_names=[input_name(shape)],
                 output_names=list(names),
                 dynamic_shapes=({0: batch},),
                 opset_version=OPSET,
@@ -87,6 +91,11 @@ def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str
         raise Fault("export-failed", f"Cannot write {path.name}: {error.strerror}.", hint="Free some space.") from error
     except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
         raise Fault("export-failed", f"The network cannot be written as ONNX: {type(error).__name__}.") from error
+
+
+def input_name(shape: Sequence[int]) -> str:
+    """ "record" for a flat vector, "image" for anything with axes of its own."""
+    return "record" if len(shape) == 1 else "image"
 
 
 @contextlib.contextmanager
@@ -119,14 +128,18 @@ def check_onnx(
     import onnxruntime
 
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
-    if samples is not None:
-        images = np.concatenate([images, samples[:8]])
+    images: Array
+    if len(shape) == 1:
+        assert samples is not None
+        images = np.ascontiguousarray(samples[:8], np.float32)
+    else:
+        images = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
+        images = images if samples is None else np.concatenate([images, samples[:8]])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        given = session.run(None, {"image": images})
+        given = session.run(None, {input_name(shape): images})
     except Exception as error:  # the engine's own exceptions share no base class
         raise Fault("export-failed", f"The written graph does not run: {type(error).__name__}.") from error
     expected = served.scores(images)

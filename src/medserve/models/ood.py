@@ -34,11 +34,13 @@ NAMES = ("shift", "scale", "whiten", "centres")
 def picture_features(unit: Tensor) -> Tensor:
     """Facts of a picture that a network trained to ignore them may have thrown away.
 
-    Args: unit: (B, C, H, W) or (B, C, D, H, W) in [0, 1].
+    Args: unit: (B, C, H, W) or (B, C, D, H, W) in [0, 1]. Records (B, F) have none: the embedding says it all.
     Returns: (B, 2C + 4 + cells): mean and standard deviation of each channel; shares of black and white; the mean
         step between neighbours along each of the last two axes; then a grid of at most 8 cells a side of the
         channels' mean, each picture's own brightness and contrast removed.
     """
+    if unit.ndim == 2:
+        return unit[:, :0]
     channels = unit.flatten(2)
     mean = channels.mean(2)
     spread = (channels - mean[:, :, None]).square().mean(2).add(1e-12).sqrt()
@@ -100,13 +102,15 @@ def describe(
 
     The network works on its own device and is left in the mode it was in.
     """
-    was, device = net.training, next(net.parameters()).device
+    was = net.training
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))  # trees have buffers only
     net.eval()
     embeddings: list[Array] = []
     pictures: list[Array] = []
     for start in range(0, len(samples), batch):
         taken = samples.take(np.arange(start, min(start + batch, len(samples))))
-        unit = torch.from_numpy(np.ascontiguousarray(taken)).to(device).float() / 255
+        unit = torch.from_numpy(np.ascontiguousarray(taken)).to(device).float()
+        unit = unit / 255 if taken.dtype == np.uint8 else unit
         shape = (1, -1) + (1,) * (unit.ndim - 2)
         x = (unit - unit.new_tensor(list(mean)).view(shape)) / unit.new_tensor(list(std)).view(shape)
         embeddings.append(net(x).embedding.float().cpu().numpy())

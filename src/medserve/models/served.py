@@ -43,11 +43,11 @@ class ServedNet(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Args: image: (B, C, H, W) or (B, C, D, H, W), uint8.
+        """Args: image: (B, C, H, W) or (B, C, D, H, W), uint8; or records (B, F), float32, as they are.
 
         Returns: logits (B, K), distance (B,) or None, cam (B, K, *maps) or None.
         """
-        unit = image.float() / 255
+        unit = image.float() / 255 if image.dtype == torch.uint8 else image
         features = self.net(self.normalise(unit))
         distance = None if self.ood is None else self.ood(features.embedding, unit)
         return features.logits, distance, self.cam(features)
@@ -74,7 +74,8 @@ class ServedNet(nn.Module):
     @torch.no_grad()
     def outputs(self, shape: Sequence[int]) -> tuple[str, ...]:
         """Names of the outputs that this network gives, in the graph's order. shape: (C, H, W) of one input."""
-        blank = torch.zeros((1, *shape), dtype=torch.uint8, device=self.mean.device)
+        dtype = torch.float32 if len(shape) == 1 else torch.uint8
+        blank = torch.zeros((1, *shape), dtype=dtype, device=self.mean.device)
         names = ("logits", "distance", "cam")
         return tuple(name for name, value in zip(names, self(blank), strict=True) if value is not None)
 
@@ -97,10 +98,11 @@ def open_served(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> ServedNet:
 
     Raises: BadPackage "package-weights": the tensors are not those of the architecture.
     """
-    channels, *size = spec.inputs[0].shape
+    channels, *size = spec.shape
     net = build_net(spec.architecture, channels=channels, size=tuple(size), outputs=spec.output.width)
     ood = Distance.like(tensors, prefix="ood.")
-    served = ServedNet(net, [0.0] * channels, [1.0] * channels, ood)
+    means = 1 if spec.is_record else channels
+    served = ServedNet(net, [0.0] * means, [1.0] * means, ood)
     try:
         served.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:

@@ -147,6 +147,11 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return len(self.inputs) > 1 or self.inputs[0].kind not in ("image", "volume")
 
     @property
+    def media_types(self) -> list[str]:
+        """What the body of a request may be, in order, each once."""
+        return list(dict.fromkeys(media for want in self.inputs for media in want.media_types))
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one case as it enters the graph: (C, H, W) or (C, D, H, W) uint8, or (F,) float32 for a record."""
         if not self.is_record:

@@ -1,4 +1,4 @@
-"""Named, complete defaults for diagnosis on images: what to build, how to train it, what to expect and when to wait.
+"""Named, complete defaults for diagnosis: what to build, how to train it, what to expect and when to wait.
 
     recipe = RECIPES[default_recipe(task="binary", n=3882, shape=(28, 28))]
     recipe.input_shape((28, 28), colour=False)         # (1, 28, 28)
@@ -10,6 +10,7 @@ from throughput measured on two cores of an AVX2 processor without bfloat16.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from medserve.catalog import Catalog
 from medserve.errors import Usage
 from medserve.types import Named, Task
 
-Kind = Literal["image", "volume"]
+Kind = Literal["image", "volume", "record"]
+Learner = Literal["network", "record-linear", "record-trees", "record-additive"]  # what is fitted, not trained, by name
+KINDS: dict[int, Kind] = {1: "record", 2: "image", 3: "volume"}  # by the axes of a case
 PNEUMONIA = "PneumoniaMNIST official test part, reduced training part"
 LARGEST_NATIVE = 128  # pixels a side; larger pictures are reduced to 224
 STEM_SIDE = 40  # the residual family strides down to this many pixels before its first stage
@@ -30,6 +33,8 @@ class Recipe:
     images: how many the schedule shows in all; it fixes the epochs for a given training part, between 3 and 60.
     rate: images a second while training, on two cores, at `rate_side` pixels a side.
     minimum: cases below which it is not recommended. pretrained: needs weights that the user names.
+    learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
+    baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there.
     """
 
     name: str
@@ -49,6 +54,9 @@ class Recipe:
     most_minutes: float = 60.0  # beyond it a laptop is the wrong place
     pretrained: bool = False
     tasks: tuple[Task, ...] = ("binary", "multiclass", "multilabel", "ordinal", "number")
+    learner: Learner = "network"
+    baseline: str = "thumbnail-linear"
+    inputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def input_shape(self, shape: tuple[int, ...], colour: bool = False) -> tuple[int, ...]:
@@ -59,9 +67,11 @@ class Recipe:
 
         Raises: Usage "recipe-kind": volumes for an image recipe, or the other way round.
         """
-        if (len(shape) == 3) != (self.kind == "volume"):
-            given = "volumes" if len(shape) == 3 else "images"
-            hint = "Use --recipe resnet3d." if len(shape) == 3 else "Use --recipe residual."
+        if self.kind == "record" and len(shape) == 1:
+            return shape
+        if KINDS[len(shape)] != self.kind:
+            given = f"{KINDS[len(shape)]}s"
+            hint = "List those that fit: medserve models --for DATA"
             raise Usage("recipe-kind", f"Recipe {self.name} takes {self.kind}s; this data holds {given}.", hint=hint)
         channels = self.channels or (3 if colour else 1)
         if self.kind == "volume":
@@ -79,16 +89,22 @@ class Recipe:
 
     def minutes(self, n: int, shape: tuple[int, ...], *, epochs: int | None = None) -> float:
         """Training time estimated for two cores, from the measured throughput."""
-        sides = self.input_shape(shape)[1:]
+        sides = () if self.kind == "record" else self.input_shape(shape)[1:]
         work = math.prod(self._working(side) / self._working(self.rate_side) for side in sides)
         batch = self.settings.get("batch", 64)
         seen = (epochs or self.epochs_for(n)) * math.ceil(n / batch) * batch
         return seen * work / self.rate / 60
 
-    def suits(self, n: int, shape: tuple[int, ...], task: Task) -> tuple[bool, str]:
-        """Whether it fits data of `n` training cases on a laptop, and the reason in one sentence."""
-        if (len(shape) == 3) != (self.kind == "volume"):
+    def suits(self, n: int, shape: tuple[int, ...], task: Task, inputs: Collection[str] = ()) -> tuple[bool, str]:
+        """Whether it fits data of `n` training cases on a laptop, and the reason in one sentence.
+
+        Args:
+            inputs: kinds of the inputs of record cases.
+        """
+        if KINDS[len(shape)] != self.kind:
             return False, f"takes {self.kind}s"
+        if self.inputs and not set(self.inputs) & set(inputs):
+            return False, f"needs an input of kind {' or '.join(self.inputs)}"
         if task not in self.tasks:
             return False, f"does not answer the task {task}"
         if self.pretrained:
@@ -233,24 +249,25 @@ _add(
 )
 
 
-def default_recipe(*, task: Task, n: int, shape: tuple[int, ...]) -> str:
+def default_recipe(*, task: Task, n: int, shape: tuple[int, ...], inputs: Collection[str] = ()) -> str:
     """Name of the recipe that `medserve train` picks: the first that suits.
 
     Args:
-        n: training cases. shape: (H, W) or (D, H, W) of a typical picture.
+        n: training cases. shape: (H, W) or (D, H, W) of a typical picture, (F,) of a record.
+        inputs: kinds of the inputs of record cases.
     """
-    return str(rank_recipes(n=n, shape=shape, task=task)[0]["name"])
+    return str(rank_recipes(n=n, shape=shape, task=task, inputs=inputs)[0]["name"])
 
 
-def rank_recipes(*, n: int, shape: tuple[int, ...], task: Task) -> list[dict[str, Any]]:
+def rank_recipes(*, n: int, shape: tuple[int, ...], task: Task, inputs: Collection[str] = ()) -> list[dict[str, Any]]:
     """All recipes, best first; those that do not suit stand at the end with the reason why.
 
     Returns: dicts of name, suits, reason, expected, source, epochs and minutes (None where the kind does not fit).
     """
     ranked = []
     for recipe in RECIPES.values():
-        suits, reason = recipe.suits(n, shape, task)
-        fits = (len(shape) == 3) == (recipe.kind == "volume")
+        suits, reason = recipe.suits(n, shape, task, inputs)
+        fits = KINDS[len(shape)] == recipe.kind
         ranked.append(
             {
                 "name": recipe.name,
@@ -263,3 +280,6 @@ def rank_recipes(*, n: int, shape: tuple[int, ...], task: Task) -> list[dict[str
             }
         )
     return sorted(ranked, key=lambda row: not row["suits"])  # stable: the catalog's order is the order of preference
+
+
+from medserve.questions import record_recipes  # noqa: E402, F401  (registers the recipes of records)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
+from medserve.data.fields import Records
 from medserve.data.split import Parts, PartView
 from medserve.data.transforms import Normalise
 from medserve.errors import BadData
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FALSE_ALARM = 0.02
 SELFCHECKS = 4
+BACKGROUND, BACKGROUND_OF = 8, 4000  # summaries, and the training cases they are made of
 _CLASSES = ("binary", "multiclass", "ordinal")
 
 
@@ -50,7 +52,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A candidate with its graph and everything fitted on val and calibration; `folder` holds its files."""
+    """A candidate with its graph and everything fitted on val and calibration; `folder` holds its files.
+
+    background: (k, F) summaries of at least 10 training records each, against which a record is explained.
+    """
 
     candidate: Candidate
     spec: ModelSpec
@@ -58,17 +63,18 @@ class Built:
     engine: Engine
     folder: Path
     scores: dict[str, Scores] = field(default_factory=dict)
+    background: Array | None = None
 
 
 def plain_spec(
-    name: str, version: str, inputs: InputSpec, output: OutputSpec, transforms: list[Named], question: str
+    name: str, version: str, inputs: list[InputSpec], output: OutputSpec, transforms: list[Named], question: str
 ) -> ModelSpec:
     """The signature, before an architecture is chosen and anything is fitted."""
     return ModelSpec(
         name=name,
         version=version,
         question=question,  # type: ignore[arg-type]
-        inputs=[inputs],
+        inputs=inputs,
         output=output,
         transforms=transforms,
         architecture=Named("none"),
@@ -79,7 +85,7 @@ def build(
     candidate: Candidate,
     parts: Parts,
     plain: ModelSpec,
-    normalise: Normalise,
+    normalise: Normalise | None,
     folder: Path,
     progress: Progress,
     *,
@@ -87,14 +93,17 @@ def build(
 ) -> Built:
     """Export the graph, check it against the network, score val and calibration with it, and fit what is fitted there.
 
+    Args:
+        normalise: of pictures; None for records, whose models scale for themselves.
+
     Raises: Fault "export-failed", "export-differs", "disk-full".
     """
     from medserve.models import ood
     from medserve.models.export import export_onnx
     from medserve.models.served import ServedNet
 
-    shape = plain.inputs[0].shape
-    mean, std = normalise.mean, normalise.std
+    shape = plain.shape
+    mean, std = scale_of(normalise)
     try:
         embeddings, statistics = ood.describe(candidate.net, parts.train, mean, std)
         labels = parts.train.targets if plain.output.task in _CLASSES else None
@@ -105,14 +114,14 @@ def build(
     served = ServedNet(candidate.net, mean, std, distance)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(served, shape, folder / GRAPH, samples=parts.train.take(np.arange(min(8, len(parts.train)))))
-    _write_tensors(served, shape, folder)
+    background = _background(parts.train, seed) if plain.is_record else None
+    _write_tensors(served, plain, folder, background)
     engine = Engine(read_graph(folder / GRAPH), shape=shape, width=plain.output.width)
     scores = {part.name: score(engine, part, progress) for part in (parts.val, parts.calibration)}
 
     cal, val = parts.calibration, parts.val
-    spec = msgspec.structs.replace(
-        plain, architecture=candidate.architecture, transforms=[*plain.transforms, normalise.named()]
-    )
+    inside = [] if normalise is None else [normalise.named()]
+    spec = msgspec.structs.replace(plain, architecture=candidate.architecture, transforms=[*plain.transforms, *inside])
     fitted = calibrate(scores["calibration"].logits, cal.targets, plain.output, seed=seed)
     spec = msgspec.structs.replace(spec, calibration=fitted)
     spec = msgspec.structs.replace(
@@ -122,7 +131,7 @@ def build(
         spec = msgspec.structs.replace(
             spec, ood=ood.threshold_at(scores["calibration"].distance, false_alarm=FALSE_ALARM)
         )
-    return Built(candidate, spec, served, engine, folder, scores)
+    return Built(candidate, spec, served, engine, folder, scores, background)
 
 
 def score(engine: Engine, samples: Samples, progress: Progress, *, cam: bool = False, batch: int = 64) -> Scores:
@@ -140,15 +149,33 @@ def who(part: PartView) -> Array:
     return np.asarray([case.patient for case in part.cases], dtype=str)
 
 
-def _write_tensors(served: "ServedNet", shape: tuple[int, ...], folder: Path) -> None:
+def scale_of(normalise: Normalise | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) for the first operation of the graph; records pass as they are."""
+    return ((0.0,), (1.0,)) if normalise is None else (normalise.mean, normalise.std)
+
+
+def _background(train: Samples, seed: int) -> Array:
+    from medserve.explain.shapley import background_of
+
+    rows = np.random.default_rng(seed).permutation(len(train))[:BACKGROUND_OF]
+    return background_of(train.take(np.sort(rows)), BACKGROUND, seed)
+
+
+def _write_tensors(served: "ServedNet", plain: ModelSpec, folder: Path, background: Array | None) -> None:
     """Weights, and a few generated inputs with the outputs that every later engine must reproduce."""
     from safetensors.numpy import save as pack_arrays
     from safetensors.torch import save as pack
 
-    images = selfcheck_images(shape)
+    if plain.is_record:
+        images = Records.build(plain.transforms).examples(SELFCHECKS)
+    else:
+        images = selfcheck_images(plain.shape)
     scores = served.scores(images)
     outputs = {name: getattr(scores, name) for name in ("logits", "distance", "cam")}
-    stored = {"image": images} | {name: np.ascontiguousarray(v) for name, v in outputs.items() if v is not None}
+    stored = {"record" if plain.is_record else "image": images} | {
+        name: np.ascontiguousarray(v) for name, v in outputs.items() if v is not None
+    }
+    stored |= {} if background is None else {"background": np.ascontiguousarray(background, np.float32)}
     write_bytes(folder / WEIGHTS, pack(served.tensors()))
     write_bytes(folder / SELFCHECK, pack_arrays(stored))
 

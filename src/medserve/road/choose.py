@@ -5,23 +5,25 @@
 
 The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
 the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
-labels.
+labels, 1 - Harrell's C for survival.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
 choice between two models, which loosens the conformal guarantee by at most that much.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from medserve.evaluation.calibrate import bare, case_loss
-from medserve.evaluation.intervals import bootstrap, strata_of
+from medserve.evaluation.intervals import Interval, bootstrap, strata_of
 from medserve.models.spec import OutputSpec
 from medserve.questions.answers import probabilities
+from medserve.questions.censored import concordance
 from medserve.types import Array
 
-_METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss"}
+_METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index"}
 
 
 def choose(
@@ -32,6 +34,7 @@ def choose(
     patients: Array,
     *,
     on: str,
+    folds: Array | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -39,12 +42,19 @@ def choose(
 
     Args:
         on: what the cases are ("val and calibration", "5-fold cross-validation"), for the record.
+        folds: (N,) for scores of several networks, as cross-validation gives them: survival compares pairs of one fold
+            only, since a log hazard ratio has no zero of its own.
 
     Returns: {"chosen": "recipe" | "baseline", "on", "n", "metric", "recipe", "baseline", "difference": {value, low,
         high}}; a positive difference favours the recipe.
     """
-    ours, plain = (_losses(output, logits, targets) for logits in (recipe_logits, baseline_logits))
     strata = strata_of(output.task, targets)
+    if output.task == "survival":
+        figures = bootstrap(
+            _discordance(recipe_logits, baseline_logits, targets, folds), patients, strata, draws=draws, seed=seed
+        )
+        return _verdict(output, figures, on, len(targets))
+    ours, plain = (_losses(output, logits, targets) for logits in (recipe_logits, baseline_logits))
     groups = [strata == s for s in np.unique(strata)]
 
     def balanced(weights: Array, losses: Array) -> Array:
@@ -55,15 +65,36 @@ def choose(
         a, b = balanced(weights, ours), balanced(weights, plain)
         return {"recipe": a, "baseline": b, "difference": b - a}
 
-    figures = bootstrap(measure, patients, strata, draws=draws, seed=seed)
+    return _verdict(output, bootstrap(measure, patients, strata, draws=draws, seed=seed), on, len(targets))
+
+
+def _verdict(output: OutputSpec, figures: dict[str, Interval], on: str, n: int) -> dict[str, Any]:
     low = figures["difference"]["low"]
     return {
         "chosen": "recipe" if low is not None and low > 0 else "baseline",
         "on": on,
-        "n": len(targets),
+        "n": n,
         "metric": _METRIC.get(output.task, "balanced error"),
         **figures,
     }
+
+
+def _discordance(
+    recipe: Array, baseline: Array, targets: Array, folds: Array | None
+) -> Callable[[Array], dict[str, Array]]:
+    """1 - C of both, where the event is known."""
+    targets = np.asarray(targets, np.float64)
+    known = np.isfinite(targets).all(axis=1)
+    times, events = targets[known, 0], targets[known, 1] == 1
+    within = None if folds is None else np.asarray(folds)[known]
+    a, b = (np.asarray(logits)[known, 0] for logits in (recipe, baseline))
+
+    def measure(weights: Array) -> dict[str, Array]:
+        w = weights[:, known]
+        ours, plain = (1 - concordance(times, events, score, w, within=within) for score in (a, b))
+        return {"recipe": ours, "baseline": plain, "difference": plain - ours}
+
+    return measure
 
 
 def _losses(output: OutputSpec, logits: Array, targets: Array) -> Array:

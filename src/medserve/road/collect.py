@@ -14,6 +14,7 @@ from medserve.data.forms import list_items
 from medserve.data.forms.listing import Listing
 from medserve.data.prepare import prepare
 from medserve.data.pseudonym import pseudonym_key
+from medserve.data.records import prepare_records
 from medserve.progress import Progress
 from medserve.settings import Settings
 from medserve.types import Named
@@ -27,9 +28,17 @@ def list_data(path: Path, settings: Settings) -> Listing:
 def read_data(
     listing: Listing, transforms: Sequence[Named], shape: tuple[int, ...], work: Path, progress: Progress
 ) -> Cohort:
-    """Every item read once, checked, and put on the shelf in `work`."""
+    """Every item read once, checked, and put on the shelf in `work`.
+
+    Records are parsed only: `data.records.encode` puts them on the shelf once their fields are fitted.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    cohort = prepare(listing, transforms, shape, work, progress=progress)
+    if listing.kind == "record":
+        cohort = prepare_records(listing, work, progress=progress)
+    else:
+        cohort = prepare(listing, transforms, shape, work, progress=progress)
+    for trouble in cohort.troubles:
+        progress.say(f"note: {trouble.count} values of {trouble.field} count as missing ({trouble.code}).")
     for line in listing.source.get("warnings", []):
         progress.say(f"note: {line}")
     if cohort.refused:

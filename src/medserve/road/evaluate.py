@@ -18,6 +18,7 @@ import numpy as np
 
 from medserve.data.cohort import Cohort
 from medserve.data.pseudonym import pseudonym_key
+from medserve.data.records import encode
 from medserve.data.seal import open_test
 from medserve.data.split import PartView, has_label
 from medserve.errors import BadData, BadPackage
@@ -31,6 +32,7 @@ from medserve.road.build import score, who
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
 from medserve.road.membership import case_hash, parts_by_hash, picture_hash
+from medserve.road.records import check_inputs
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
@@ -63,7 +65,9 @@ def evaluate_package(
     spec = model.spec
     listing = list_data(data, settings)
     with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
-        cohort = read_data(listing, spec.transforms, spec.inputs[0].shape, Path(work), progress)
+        cohort = read_data(listing, spec.transforms, spec.shape, Path(work), progress)
+        if spec.is_record:
+            cohort = encode(cohort, check_inputs(cohort, spec), Path(work), progress=progress)
         cohort = _relabel(cohort, spec)
         known = parts_by_hash(model.package.split)
         key = pseudonym_key(settings)
@@ -155,9 +159,9 @@ def _relabel(cohort: Cohort, spec: ModelSpec) -> Cohort:
     """
     labels, task = tuple(spec.output.labels), spec.output.task
     alike = cohort.task == task or {cohort.task, task} <= _CLASSES
-    if not alike or (task != "number" and set(cohort.labels) - set(labels)):
+    if not alike or (task not in ("number", "survival") and set(cohort.labels) - set(labels)):
         raise _differ(cohort, labels)
-    if task == "number" or cohort.labels == labels:
+    if task in ("number", "survival") or cohort.labels == labels:
         return replace(cohort, task=task, labels=labels)
     index = [labels.index(label) for label in cohort.labels]
 

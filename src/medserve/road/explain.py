@@ -42,27 +42,24 @@ def explain_picture(
     scores = model.score(tensor[None])
     answer = model.answer(scores)
     target = target_of(model.spec.output, scores.logits[0])
+    if model.spec.is_record:
+        shown = model.evidence(tensor, target.column)
+        told = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
+        return _write(out, shown.png, told, chosen, target.label, answer)
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
+    return _write(out, render(tensor, heat), {"map": pack(heat)}, chosen, target.label, answer)
+
+
+def _write(
+    out: Path, png: bytes, evidence: dict[str, Any], chosen: Method, label: str, answer: dict[str, Any]
+) -> dict[str, Any]:
+    """The picture, and the raw evidence in a JSON file of the same name."""
     raw = out.with_suffix(".json")
-    told = {
-        "method": chosen.name,
-        "verdict": chosen.verdict,
-        "role": chosen.role,
-        "figures": chosen.figures,
-        "label": target.label,
-        "model": answer["model"],
-        "map": pack(heat),
-    }
-    write_bytes(out, render(tensor, heat))
-    write_bytes(raw, json.dumps(told).encode())
-    return {
-        "method": chosen.name,
-        "verdict": chosen.verdict,
-        "role": chosen.role,
-        "label": target.label,
-        "files": [str(out), str(raw)],
-        "answer": answer,
-    }
+    said = {"method": chosen.name, "verdict": chosen.verdict, "role": chosen.role, "label": label}
+    whole = said | {"figures": chosen.figures, "model": answer["model"]} | evidence
+    write_bytes(out, png)
+    write_bytes(raw, json.dumps(whole).encode())
+    return said | {"files": [str(out), str(raw)], "answer": answer}
 
 
 def _choose(model: LoadedModel, name: str | None) -> Method:
@@ -75,7 +72,8 @@ def _choose(model: LoadedModel, name: str | None) -> Method:
                 hint="See the audit in the model's report, or train with --audit full.",
             )
         return offered[0]
-    EXPLAINERS[name]  # an unknown name lists its neighbours
+    if not model.spec.is_record:
+        EXPLAINERS[name]  # an unknown name lists its neighbours
     found = next((m for m in offered if m.name == name), None)
     if found is None:
         model.check_explain(name)  # raises, naming the verdict

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from medserve.data.pseudonym import pseudonym_key
+from medserve.data.records import scope_codes
 from medserve.data.seal import open_test
 from medserve.data.split import PartView
 from medserve.errors import BadData, Refusal
@@ -31,6 +32,7 @@ from medserve.questions.answers import check_facts
 from medserve.road.build import Built, score, who
 from medserve.road.gallery import make_gallery
 from medserve.road.membership import split_record
+from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
@@ -67,7 +69,7 @@ def finish(
         mine = chosen is offered
         result = judge_test(chosen, compared, chosen_spec, scores, prepared, test, refused, openings, options)
         gallery = None
-        if mine:
+        if mine and not spec.is_record:
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
@@ -88,6 +90,11 @@ def audited(built: Built, prepared: Prepared, settings: Settings, options: Optio
     """The signature with the verdict on each explanation method."""
     if options.audit == "none":
         return built.spec
+    if built.spec.is_record:
+        methods = audit_records(built, prepared, quick=options.audit == "quick", seed=options.seed)
+        for method in methods:
+            progress.say(f"explanation {method.name}: {method.verdict} ({method.role})")
+        return msgspec.structs.replace(built.spec, explanations=methods)
     from medserve.explain.audit import audit
 
     methods = audit(
@@ -111,6 +118,8 @@ def shortcut_checks(
     """What the label can be told from without the anatomy, and what the model does when corners and borders change."""
     quick = options.audit != "full"
     parts = prepared.parts
+    if built.spec.is_record:
+        return record_checks(built, prepared, seed=options.seed)
     found = cohort_checks(parts.cohort, parts.train.rows, seed=options.seed)
     pictures, maps = (80, 8) if quick else (200, 24)
     found += scan(built.engine, parts.val, output=built.spec.output, pictures=pictures, maps=maps, seed=options.seed)
@@ -183,6 +192,9 @@ def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]
 
     Raises: BadData "nothing-in-scope".
     """
+    if spec.is_record:
+        codes = scope_codes(part)
+        return part.without(codes), dict(Counter(codes.values()))
     refused: dict[int, str] = {}
     for row, case in zip(part.rows.tolist(), part.cases, strict=True):
         try:
@@ -224,10 +236,7 @@ def write_record(
     training = {
         "recipe": built.candidate.recipe,
         "seed": options.seed,
-        "epochs": len(history["epochs"]) if history else None,
-        "seconds": round(sum(e["seconds"] for e in history["epochs"]), 1) if history else None,
-        "device": history["device"] if history else None,
-        "precision": history["precision"] if history else None,
+        **_trained(history),
         "decision": verdict,
     }
     provenance = lineage(prepared, built.candidate, options)
@@ -259,6 +268,15 @@ def write_record(
         shortcuts=shortcuts,
         gallery=gallery,
     )
+
+
+def _trained(history: dict[str, Any] | None) -> dict[str, Any]:
+    """How long and on what; a model fitted by a library has no epochs."""
+    if not history or "epochs" not in history:
+        return {"epochs": None, "seconds": (history or {}).get("seconds"), "device": None, "precision": None}
+    seconds = round(sum(e["seconds"] for e in history["epochs"]), 1)
+    said = {name: history[name] for name in ("device", "precision")}
+    return {"epochs": len(history["epochs"]), "seconds": seconds, **said}
 
 
 def _json(value: Any) -> bytes:

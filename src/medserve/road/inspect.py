@@ -11,6 +11,7 @@ from medserve.data.forms import write_yaml
 from medserve.data.forms.listing import Listing
 from medserve.data.inspect import inspect
 from medserve.data.prepare import Probe, probe
+from medserve.data.records import describe_fields
 from medserve.data.sheet import write_sheet
 from medserve.data.transforms import default_transforms
 from medserve.errors import BadData
@@ -19,6 +20,7 @@ from medserve.road.collect import list_data, read_data
 from medserve.settings import Settings
 
 SIDE = 64  # pixels a side of what is compared and shown
+MOST_INPUTS = 40  # rows at the terminal
 MOST_REFUSED = 20  # files named at the terminal
 
 
@@ -34,6 +36,8 @@ def inspect_data(
     Returns: `data.inspect.inspect`'s record, and the same for a person at a terminal.
     """
     listing = list_data(data, settings)
+    if listing.kind == "record":
+        return _inspect_records(listing, settings, page, seed, progress)
     seen = _probe(listing)
     depth = (min(SIDE, seen.shape[0]),) if listing.kind == "volume" else ()
     shape = (3 if seen.colour else 1, *depth, SIDE, SIDE)
@@ -45,6 +49,33 @@ def inspect_data(
             write_sheet(page, cohort, result)
             result["page"] = str(page)
     return result, _shown(result)
+
+
+def _inspect_records(
+    listing: Listing, settings: Settings, page: Path | None, seed: int, progress: Progress
+) -> tuple[dict[str, Any], RenderableType]:
+    """The same for cases that are records, with a row about each input instead of pictures."""
+    with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
+        cohort = read_data(listing, [], (), Path(work), progress)
+        result = inspect(cohort, seed=seed, progress=progress)
+        result["inputs"] = describe_fields(cohort)
+        if page is not None:
+            write_sheet(page, cohort, result)
+            result["page"] = str(page)
+    inputs = Table(show_edge=False)
+    for column in ("input", "kind", "known", "missing", "values"):
+        inputs.add_column(column, overflow="fold")
+    for row in result["inputs"][:MOST_INPUTS]:
+        inputs.add_row(row["name"], row["kind"], str(row["known"]), str(row["missing"]), _values(row))
+    more = len(result["inputs"]) - MOST_INPUTS
+    rest: list[RenderableType] = [f"and {more} more inputs; --json lists all"] if more > 0 else []
+    return result, Group(_shown(result), inputs, *rest)
+
+
+def _values(row: dict[str, Any]) -> str:
+    if "median" in row:
+        return f"{row['low']:.4g} .. {row['median']:.4g} .. {row['high']:.4g} {row.get('unit') or ''}".strip()
+    return ", ".join(f"{word} {n}" for word, n in row.get("most", {}).items())
 
 
 def _probe(listing: Listing) -> Probe:

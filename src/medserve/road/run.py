@@ -57,13 +57,16 @@ def check_options(options: Options) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Step 1 done: the parts, what left them, and the signature that follows from the data."""
+    """Step 1 done: the parts, what left them, and the signature that follows from the data.
+
+    normalise: of pictures, fitted on the training part; None for records, whose fields and models are fitted instead.
+    """
 
     recipe: Recipe
     parts: Parts
     removed: Removed
     plain: ModelSpec
-    normalise: Normalise
+    normalise: Normalise | None
 
     @property
     def cohort(self) -> Cohort:

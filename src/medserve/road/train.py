@@ -23,16 +23,17 @@ import numpy as np
 
 import medserve
 from medserve.data.cohort import Cohort
-from medserve.data.leaks import act_on, find_leaks
+from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
+from medserve.data.records import encode, fit_fields
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
 from medserve.models.package import ALTERNATIVE
 from medserve.models.spec import InputSpec, OutputSpec
 from medserve.progress import SILENT, Progress
-from medserve.questions.recipes import RECIPES, default_recipe
-from medserve.road.build import Built, Candidate, build, plain_spec, who
+from medserve.questions.recipes import RECIPES, Recipe, default_recipe
+from medserve.road.build import Built, Candidate, build, plain_spec, scale_of, who
 from medserve.road.choose import choose
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import finish
@@ -45,11 +46,15 @@ SHORT_FOLDS = 3  # of the second look, where the held-out cases cannot tell reci
 MEDIA = {
     "image": ["image/png", "image/jpeg", "application/dicom"],
     "volume": ["application/x-nifti", "application/dicom"],
+    "text": ["text/plain"],
+    "timeline": ["application/fhir+json"],
+    "waveform": ["application/dicom", "application/zip", "application/octet-stream"],
 }
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from medserve.data.fields import Block, Field
     from medserve.data.forms import Listing
 
 
@@ -118,9 +123,66 @@ def _train(
 
 
 def collect(listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress) -> Prepared:
-    """Step 1: choose the input's shape, read every file once, split by patient, act on leaks, fit the normalisation."""
+    """Step 1: choose the input's shape, read every file once, split by patient, act on leaks, fit what is fitted."""
+    if listing.kind == "record":
+        return _collect_records(listing, work, options, progress)
     seen = probe(listing)
-    name = options.recipe or default_recipe(task=listing.task, n=len(listing), shape=seen.shape)  # type: ignore[arg-type]
+    recipe = _recipe(listing, seen.shape, options)
+    shape = recipe.input_shape(seen.shape, seen.colour)
+    colour = shape[0] == 3 and seen.colour
+    transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
+    cohort = read_data(listing, transforms, shape, work, progress)
+    parts, removed = _parts(cohort, listing, options, progress)
+    output = output_spec(listing, parts)
+    inputs = InputSpec(
+        kind=listing.kind,
+        shape=shape,
+        colour=colour,
+        modalities=sorted({c.modality for c in parts.train.cases if c.modality}) or None,
+        unit=seen.unit,
+        media_types=MEDIA[listing.kind],
+    )
+    plain = plain_spec(options.name or slug(listing.name), "1", [inputs], output, transforms, options.question)
+    return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
+
+
+def _collect_records(listing: "Listing", work: Path, options: Options, progress: Progress) -> Prepared:
+    """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
+    cohort = read_data(listing, [], (), work, progress)
+    parts, removed = _parts(cohort, listing, options, progress)
+    records = fit_fields(parts.train, progress=progress)
+    parts = parts.over(encode(cohort, records, work, progress=progress))
+    shape = (records.length,)
+    recipe = _recipe(listing, shape, options)
+    output = output_spec(listing, parts)
+    inputs = [
+        _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
+    ]
+    plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), options.question)
+    params = dict(recipe.architecture.params) | {"blocks": msgspec.to_builtins(records.blocks)}
+    recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
+    return Prepared(recipe, parts, removed, plain, None)
+
+
+def _input_spec(block: "Block", f: "Field", inputs: int) -> InputSpec:
+    """One field in the signature; a case of one input may also be sent as a raw body of its kind."""
+    limits = (getattr(f, "low", None), getattr(f, "high", None))
+    words = block.facts.get("words") if f.kind == "category" and not getattr(f, "open", False) else None
+    return InputSpec(
+        name=f.name,
+        kind=f.kind,  # type: ignore[arg-type]
+        shape=tuple(block.shape),
+        unit=getattr(f, "unit", None),
+        range=limits if limits != (None, None) else None,
+        words=words,
+        media_types=["application/json", *(MEDIA.get(f.kind, []) if inputs == 1 or f.kind == "timeline" else [])],
+    )
+
+
+def _recipe(listing: "Listing", shape: tuple[int, ...], options: Options) -> Recipe:
+    """Raises: Usage "recipe-task", "recipe-kind", "weights-missing"."""
+    inputs = {said.kind for said in listing.inputs.values()}
+    name = options.recipe or default_recipe(task=listing.task, n=len(listing), shape=shape, inputs=inputs)  # type: ignore[arg-type]
     recipe = RECIPES[name]
     if listing.task not in recipe.tasks:
         raise Usage(
@@ -132,27 +194,18 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
         raise Usage(
             "weights-missing", f"Recipe {name} needs pretrained weights.", hint="Name them: --weights FILE.safetensors"
         )
-    shape = recipe.input_shape(seen.shape, seen.colour)
-    colour = shape[0] == 3 and seen.colour
-    transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
-    cohort = read_data(listing, transforms, shape, work, progress)
+    recipe.input_shape(shape)
+    return recipe
+
+
+def _parts(cohort: Cohort, listing: "Listing", options: Options, progress: Progress) -> tuple[Parts, Removed]:
     parts = _split(cohort, listing, options)
     leaks = find_leaks(parts)
     parts, removed = act_on(parts, leaks, options.leaks)
     check_parts(parts)
     if leaks:
         progress.say(f"{len(leaks)} leaks between parts; {len(removed.rows)} cases left the training side.")
-    output = output_spec(listing, parts)
-    inputs = InputSpec(
-        kind=listing.kind,
-        shape=shape,
-        colour=colour,
-        modalities=sorted({c.modality for c in parts.train.cases if c.modality}) or None,
-        unit=seen.unit,
-        media_types=MEDIA[listing.kind],
-    )
-    plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, transforms, options.question)
-    return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
+    return parts, removed
 
 
 def _split(cohort: Cohort, listing: "Listing", options: Options) -> Parts:
@@ -179,17 +232,19 @@ def train_candidates(
 ) -> list[Candidate]:
     """Steps 2 and 3: the recipe and the simple baseline, on the same parts."""
     parts = prepared.parts
-    net, history = train_recipe(prepared, parts.train, parts.val, work / "recipe", settings, options, progress)
-    recipe = Candidate("recipe", prepared.recipe.name, prepared.recipe.architecture, net, history)
-    architecture, plain = train_baseline(prepared, parts.train, parts.val, options.seed)
-    return [recipe, Candidate("baseline", "baseline", architecture, plain)]
+    named, net, history = train_recipe(prepared, parts.train, parts.val, work / "recipe", settings, options, progress)
+    recipe = Candidate("recipe", prepared.recipe.name, named, net, history)
+    architecture, plain, fitted = train_baseline(prepared, parts.train, parts.val, options.seed)
+    return [recipe, Candidate("baseline", "baseline", architecture, plain, fitted)]
 
 
 def train_recipe(
     prepared: Prepared, train: TrainPart, val: Samples, folder: Path, settings: Settings, options: Options,
     progress: Progress,
-) -> tuple["nn.Module", dict[str, Any]]:  # fmt: skip
-    """One network of the recipe. Returns: it, at its best validated state, and the history."""
+) -> tuple[Named, "nn.Module", dict[str, Any]]:  # fmt: skip
+    """One model of the recipe. Returns: its catalog entry, it at its best validated state, and the history."""
+    if prepared.recipe.learner != "network":
+        return _fit_simple(prepared, prepared.recipe.learner, train, val, options.seed)
     import torch
 
     from medserve.models.build import build_net
@@ -199,9 +254,11 @@ def train_recipe(
     from medserve.training.plan import Plan
 
     recipe, plain = prepared.recipe, prepared.plain
-    channels, *size = plain.inputs[0].shape
+    channels, *size = plain.shape
     torch.manual_seed(options.seed)
     net = build_net(recipe.architecture, channels=channels, size=tuple(size), outputs=plain.output.width)
+    if plain.is_record:
+        net.fit(train)  # type: ignore[operator]
     record = None
     if options.weights is not None:
         source, _, sha256 = options.weights.partition("#")
@@ -212,17 +269,33 @@ def train_recipe(
         one = recipe.minutes(len(train), tuple(size), epochs=1) * 60
         epochs = max(3, min(recipe.epochs_for(len(train)), int(options.max_train_s / max(one, 1e-6))))
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
-    history = fit(net, Head(plain.output), train, val, mean=prepared.normalise.mean, std=prepared.normalise.std,
-                  plan=plan, folder=folder, progress=progress)  # fmt: skip
+    mean, std = scale_of(prepared.normalise)
+    history = fit(net, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress)
     told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
-    return net, told | ({"weights": record} if record else {})
+    return recipe.architecture, net, told | ({"weights": record} if record else {})
 
 
-def train_baseline(prepared: Prepared, train: TrainPart, val: Samples, seed: int) -> tuple[Named, "nn.Module"]:
+def train_baseline(
+    prepared: Prepared, train: TrainPart, val: Samples, seed: int
+) -> tuple[Named, "nn.Module", dict[str, Any] | None]:
+    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told."""
+    if prepared.plain.is_record:
+        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed)
     from medserve.training.baseline import fit_baseline
 
-    mean, std = prepared.normalise.mean, prepared.normalise.std
-    return fit_baseline(train, val, prepared.plain.output, seed, mean=mean, std=std)
+    mean, std = scale_of(prepared.normalise)
+    return *fit_baseline(train, val, prepared.plain.output, seed, mean=mean, std=std), None
+
+
+def _fit_simple(
+    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
+) -> tuple[Named, "nn.Module", dict[str, Any]]:
+    """A linear, additive or boosted model of records."""
+    from medserve.training.classical import fit_classical
+
+    architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
+    patients = None if prepared.cohort.independent else who(train)
+    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients)
 
 
 def _decide(
@@ -265,7 +338,7 @@ def _cross_validate(
     """
     from medserve.training.loop import predict_logits
 
-    mean, std = prepared.normalise.mean, prepared.normalise.std
+    mean, std = scale_of(prepared.normalise)
     parts, k = prepared.parts, SHORT_FOLDS if short else options.folds or 0
     if short:
         epochs = options.epochs or prepared.recipe.epochs_for(len(parts.train))
@@ -274,8 +347,8 @@ def _cross_validate(
     for index, (train, held) in enumerate(folds(parts, k, seed=options.seed)):
         progress.say(f"fold {index + 1} of {k}")
         folder = work / f"fold-{index}"
-        net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
-        _, plain = train_baseline(prepared, train, parts.val, options.seed)
+        _, net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
+        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed)
         scores["recipe"].append(predict_logits(net, held, mean, std))
         scores["baseline"].append(predict_logits(plain, held, mean, std))
         scores["targets"].append(held.targets)

@@ -1,7 +1,7 @@
 """A package's graph as an executable: ONNX Runtime on this machine's processor.
 
     engine = Engine(read_graph(path), shape=(1, 224, 224), width=1)
-    scores = engine.score(images)              # images: (B, C, H, W) uint8
+    scores = engine.score(images)              # images: (B, C, H, W) uint8; records: (B, F) float32
     scores = engine.score(images, cam=True)    # class activation maps of the same pass
 
 Long batches run in several passes, so that memory stays bounded. No training framework is imported.
@@ -14,7 +14,7 @@ import numpy as np
 from medserve.errors import BadPackage, Fault
 from medserve.types import Array, Scores
 
-INPUT = "image"
+INPUTS = {"image": ("tensor(uint8)", np.dtype(np.uint8)), "record": ("tensor(float)", np.dtype(np.float32))}
 PIXELS = 64 * 64 * 64  # of one pass: bounds the memory of its activations; 64 pictures of 64x64, 5 of 224x224
 
 
@@ -24,7 +24,7 @@ class Engine:
     Args:
         graph: bytes of a self-contained ONNX file (see `graphfile.read_graph`). Passing bytes, not a path, leaves the
             engine no folder to look for other files in.
-        shape: (C, H, W) or (C, D, H, W) of one input.
+        shape: (C, H, W) or (C, D, H, W) of one picture, (F,) of one record.
         width: columns of the logits.
         threads: processor threads of one pass; 0 means all cores.
     """
@@ -49,9 +49,11 @@ class Engine:
         self.max_batch = max(1, min(64, PIXELS // max(1, int(np.prod(shape[1:])))))
         self.outputs = tuple(output.name for output in self._session.get_outputs())
         inputs = self._session.get_inputs()
-        if [i.name for i in inputs] != [INPUT] or inputs[0].type != "tensor(uint8)" or "logits" not in self.outputs:
+        self.input = "record" if len(self.shape) == 1 else "image"
+        wanted, self._dtype = INPUTS[self.input]
+        if [(i.name, i.type) for i in inputs] != [(self.input, wanted)] or "logits" not in self.outputs:
             raise BadPackage(
-                "graph-signature", f"graph.onnx must take one uint8 tensor named {INPUT!r} and give 'logits'."
+                "graph-signature", f"graph.onnx must take one {wanted} named {self.input!r} and give 'logits'."
             )
 
     @property
@@ -62,13 +64,14 @@ class Engine:
         """Raw scores of a batch.
 
         Args:
-            images: (B, *shape) uint8, as the package's transforms leave them; long batches run in several passes.
+            images: (B, *shape) as the package's transforms leave them: uint8 pictures or float32 records; long
+                batches run in several passes.
             cam: also compute the class activation maps, where the graph has them.
 
         Raises: Fault "engine-failed": the engine broke on this batch, or a score is not finite.
         """
-        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
-            raise Fault("engine-input", f"The engine takes (B, {', '.join(map(str, self.shape))}) uint8.")
+        if images.dtype != self._dtype or images.shape[1:] != self.shape:
+            raise Fault("engine-input", f"The engine takes (B, {', '.join(map(str, self.shape))}) {self._dtype}.")
         parts = [images[at : at + self.max_batch] for at in range(0, len(images), self.max_batch)] or [images]
         return Scores.concat([self._pass(part, cam) for part in parts])
 
@@ -77,7 +80,7 @@ class Engine:
         names += ["distance"] if "distance" in self.outputs else []
         names += ["cam"] if cam and self.has_cam else []
         try:
-            values = self._session.run(names, {INPUT: np.ascontiguousarray(images)})
+            values = self._session.run(names, {self.input: np.ascontiguousarray(images)})
         except Exception as error:
             raise Fault("engine-failed", f"The engine could not run the model ({type(error).__name__}).") from error
         found = dict(zip(names, values, strict=True))

@@ -21,18 +21,22 @@ from typing import Any
 import numpy as np
 
 from medserve.data import readers, transforms
+from medserve.data.fields import Records
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.explainers import EXPLAINERS, explain, target_of
 from medserve.explain.overlay import pack, render
+from medserve.explain.records import RECORD_METHODS, Evidence, explain_record
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
+from medserve.runtime.inputs import raw_inputs
 from medserve.types import Array, Picture, Scores
 
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
+RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
 NOTE = "The map shows what moved this model's score; it does not outline disease."
 _NAME = re.compile(r"[^/\x00-\x1f\x7f]{1,128}")
 
@@ -58,9 +62,9 @@ class LoadedModel:
         for text in (self.name, self.version):
             if not _NAME.fullmatch(text):
                 raise BadPackage("package-name", "A model's name and version must fit one step of a web address.")
-        want = self.spec.inputs[0]
-        self._shape = tuple(want.shape)
-        self._pipeline = transforms.build(self.spec.transforms)
+        self._shape = self.spec.shape
+        self._records = Records.build(self.spec.transforms) if self.spec.is_record else None
+        self._pipeline = None if self.spec.is_record else transforms.build(self.spec.transforms)
         graph = read_graph(package.path(GRAPH))
         self.engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
         self.item_s = self.self_check()
@@ -77,6 +81,8 @@ class LoadedModel:
         return {m.name: m.verdict for m in sorted(good, key=lambda m: m.verdict != "PASS")}
 
     def _runs_here(self, method: str) -> bool:
+        if self._records is not None:
+            return method in RECORD_METHODS
         if method not in EXPLAINERS or EXPLAINERS[method].needs_torch:
             return False
         return method != "cam" or self.engine.has_cam
@@ -87,9 +93,9 @@ class LoadedModel:
         Returns: seconds for one item, a first guess of what work costs here.
         """
         stored = self.package.tensors(SELFCHECK)
-        if not {"image", "logits"} <= set(stored) or not len(stored["image"]):
+        if not {self.engine.input, "logits"} <= set(stored) or not len(stored[self.engine.input]):
             raise _check_failed("it holds no stored input and output")
-        images = np.asarray(stored["image"])
+        images = np.asarray(stored[self.engine.input])
         try:
             self.engine.score(images[:1])  # the first pass pays for memory and threads
             started = time.perf_counter()
@@ -132,17 +138,30 @@ class LoadedModel:
         Raises: Refusal: the picture is out of the model's scope.
         """
         check_scope(self.spec, picture)
+        assert self._pipeline is not None
         tensor = self._pipeline(picture)
         if tensor.shape != self._shape or tensor.dtype != np.uint8:
             raise Fault("transforms-shape", "The package's transforms do not give the shape of its own signature.")
         return tensor
 
-    def load(self, data: bytes, name: str = "") -> Array:
-        """Read, check and transform. Returns: what enters the graph, (C, H, W) or (C, D, H, W) uint8."""
-        return self.prepare(self.read(data, name))
+    def load(self, data: bytes, name: str = "", *, media: str = "") -> Array:
+        """Read, check and transform.
+
+        Args:
+            media: declared type of the bytes; pictures show theirs themselves.
+
+        Returns: what enters the graph: (C, H, W) or (C, D, H, W) uint8, or (F,) float32 of a record.
+        Raises: Refusal: unreadable or out of the model's scope. Usage "json-invalid".
+        """
+        if self._records is None:
+            return self.prepare(self.read(data, name))
+        record = self._records(raw_inputs(self.spec, data, media=media, name=name))
+        if not np.isfinite(record).any():
+            raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
+        return record
 
     def score(self, images: Array, *, cam: bool = False) -> Scores:
-        """Raw scores. images: (B, *shape) uint8."""
+        """Raw scores. images: (B, *shape), as `load` gives each."""
         return self.engine.score(images, cam=cam)
 
     def check_explain(self, method: str | None) -> None:
@@ -194,6 +213,20 @@ class LoadedModel:
         self.check_explain(method)
         audit = next(m for m in self.spec.explanations if m.name == method)
         target = target_of(self.spec.output, scores.logits[0])
+        said = f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}."
+        if self._records is not None:
+            told = self.evidence(tensor, target.column)
+            return {
+                "method": method,
+                "verdict": audit.verdict,
+                "label": target.label,
+                "png": base64.b64encode(told.png).decode(),
+                "map": None,
+                "values": told.items,
+                "base": told.base,
+                "total": told.total,
+                "note": f"{said} {RECORD_NOTE}",
+            }
         heat = explain(method, self, tensor, target.column)
         return {
             "method": method,
@@ -201,8 +234,16 @@ class LoadedModel:
             "label": target.label,
             "png": base64.b64encode(render(tensor, heat)).decode(),
             "map": pack(heat),
-            "note": f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}. {NOTE}",
+            "note": f"{said} {NOTE}",
         }
+
+    def evidence(self, record: Array, column: int) -> Evidence:
+        """What each input of a record moved, for one logit. record: (F,) float32."""
+        assert self._records is not None
+        background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
+        return explain_record(
+            lambda rows: self.engine.score(rows).logits, record, background, self._records.blocks, column
+        )
 
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
         """The whole way for one file; what `medserve predict` prints and the network answers."""

@@ -145,17 +145,16 @@ class Application:
         note["model"], note["version"] = model.name, model.version
         explain = _explain_method(scope)
         model.check_explain(explain)
-        want = model.spec.inputs[0]
-        media = bodies.media_type(scope, want)
+        media = bodies.media_type(scope, model.spec)
         limit = bodies.body_limit(media, self.limits.max_upload_bytes)
         with self.admission.admit(bodies.expected_bytes(scope, limit)):
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
             read = time.perf_counter() - began
             note["bytes"] = len(body)
-            data = bodies.picture_bytes(body, media, want)
+            data = bodies.case_bytes(body, media, model.spec)
             deadline = time.monotonic() + _deadline(scope, self.limits.deadline_s)
-            work = service.predict(data, explain=explain, deadline=deadline, trace=trace)
+            work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
             answer, stages = await _while_client_waits(work, receive, deadline)
         note["answer"] = answer["status"]
         spent = f"read;dur={read * 1e3:.2f}, decode;dur={stages.decode * 1e3:.2f}, infer;dur={stages.infer * 1e3:.2f}"

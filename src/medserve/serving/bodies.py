@@ -13,7 +13,7 @@ import msgspec
 
 from medserve.data.readers import HEAD_BYTES, sniff
 from medserve.errors import Refusal, Usage
-from medserve.models.spec import InputSpec
+from medserve.models.spec import InputSpec, ModelSpec
 from medserve.serving.schema import Predict
 from medserve.serving.wire import JSON, ClientLeft, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
 
@@ -31,17 +31,18 @@ class BodyTiming:
 _decoder = msgspec.json.Decoder(Predict)
 
 
-def media_type(scope: Scope, want: InputSpec) -> str:
+def media_type(scope: Scope, spec: ModelSpec) -> str:
     """The declared type of the body, without parameters.
 
     Raises: WrongMedia "media-type" (415): the model does not take it.
     """
     media = header(scope, b"content-type").partition(";")[0].strip().lower()
-    if media != JSON_TYPE and media not in want.media_types:
+    if media != JSON_TYPE and media not in spec.media_types:
+        taken = [kind for kind in spec.media_types if kind != JSON_TYPE]
         raise WrongMedia(
             "media-type",
-            f"The model takes {', '.join(want.media_types)} or application/json; not {media or 'an untyped body'}.",
-            hint="For instance: curl -H 'Content-Type: image/png' --data-binary @x.png",
+            f"The model takes {', '.join([*taken, JSON_TYPE])}; not {media or 'an untyped body'}.",
+            hint=f"For instance: curl -H 'Content-Type: {spec.media_types[0]}' --data-binary @FILE",
         )
     return media
 
@@ -90,6 +91,11 @@ async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
         waited = time.monotonic() - started - timing.stall_s
         if waited > 0 and size < waited * timing.least_rate:
             raise _slow()
+
+
+def case_bytes(body: bytes, media: str, spec: ModelSpec) -> bytes:
+    """What the model reads: the picture inside the body, or the body itself for a model of records."""
+    return body if spec.is_record else picture_bytes(body, media, spec.inputs[0])
 
 
 def picture_bytes(body: bytes, media: str, want: InputSpec) -> bytes:

@@ -69,7 +69,8 @@ def control_plane(registry: Registry, admission: Admission) -> FastAPI:
     async def openapi() -> Response:
         return WireResponse(described)
 
-    described = document(app)
+    specs = {s.model.name: s.model.spec for s in registry.services if s.model.spec.is_record}
+    described = document(app, specs)
     return app
 
 

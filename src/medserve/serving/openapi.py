@@ -1,12 +1,17 @@
 """One OpenAPI 3.1 document over both planes: FastAPI's routes, and the prediction paths of `asgi`."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from medserve import __version__
+from medserve.models.spec import ModelSpec
+from medserve.runtime.inputs import schema_of
 from medserve.serving import schema
 
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
@@ -21,8 +26,12 @@ def reply(status: int, struct: type) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": (struct.__doc__ or struct.__name__).split("\n")[0], "content": content}}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The whole document as plain JSON values."""
+def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict[str, Any]:
+    """The whole document as plain JSON values.
+
+    Args:
+        specs: signatures of the models of records served here, by name: each gets its own address and schema.
+    """
     whole = get_openapi(
         title="MedServe",
         version=__version__,
@@ -46,6 +55,13 @@ def document(app: FastAPI) -> dict[str, Any]:
                 operation["responses"] |= _errors((401, 404) if operation.get("parameters") else (401,))
     paths["/v1/models/{name}/predict"] = _predict("predict", ("name",))
     paths["/v1/models/{name}/versions/{version}/predict"] = _predict("predict_version", ("name", "version"))
+    for name, spec in (specs or {}).items():
+        own = _predict(f"predict_{re.sub(r'[^A-Za-z0-9]', '_', name)}", ())
+        content: dict[str, Any] = {"application/json": {"schema": schema_of(spec)}}
+        content |= {media: {"schema": {}} for media in spec.media_types if media != "application/json"}
+        own["post"]["requestBody"]["content"] = content
+        own["post"]["summary"] = f"One case in, one calibrated answer out: {', '.join(spec.output.labels)}."
+        paths[f"/v1/models/{quote(name, safe='')}/predict"] = own
     return whole
 
 
@@ -61,7 +77,7 @@ def _predict(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "post": {
             "operationId": operation,
-            "summary": "One picture in, one calibrated answer out.",
+            "summary": "One case in, one calibrated answer out.",
             "tags": ["predict"],
             "parameters": [*path, explain, deadline],
             "requestBody": {"required": True, "content": media | as_json},

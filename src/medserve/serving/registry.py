@@ -79,7 +79,7 @@ class Service:
             item_s=model.item_s,
             name=f"engine-{model.name}",
         )
-        self._probe_image = np.asarray(model.package.tensors(SELFCHECK)["image"])[0]
+        self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
         self._probed_at, self._probe_ok = -math.inf, False
         self._probing = asyncio.Lock()
 
@@ -92,14 +92,14 @@ class Service:
         return [scores[row : row + 1] for row in range(len(images))]
 
     async def predict(
-        self, data: bytes, *, explain: str | None, deadline: float, trace: str
+        self, data: bytes, *, media: str = "", explain: str | None, deadline: float, trace: str
     ) -> tuple[dict[str, Any], Stages]:
         """The answer for one file; `LoadedModel.predict` with the scoring batched.
 
         Raises: Refusal, Busy, Late: see `LoadedModel` and `Batcher`.
         """
         began = time.perf_counter()
-        tensor = await self._pools.decode(self.model.load, data)
+        tensor = await self._pools.decode(functools.partial(self.model.load, media=media), data)
         decoded = time.perf_counter()
         scores = await self._batcher.submit(tensor, deadline=deadline)
         answer = self.model.answer(scores, trace=trace)
@@ -126,7 +126,19 @@ class Service:
     def summary(self) -> dict[str, Any]:
         """What a client needs to choose and to call; no figures (they are in the card)."""
         model, spec = self.model, self.model.spec
-        want = spec.inputs[0]
+        inputs = [
+            {
+                "name": want.name,
+                "kind": want.kind,
+                "colour": want.colour,
+                "modalities": want.modalities,
+                "unit": want.unit,
+                "range": want.range,
+                "words": want.words,
+                "media_types": want.media_types,
+            }
+            for want in spec.inputs
+        ]
         return {
             "name": model.name,
             "version": model.version,
@@ -134,14 +146,8 @@ class Service:
             "question": spec.question,
             "task": spec.output.task,
             "labels": list(spec.output.labels),
-            "input": {
-                "name": want.name,
-                "kind": want.kind,
-                "colour": want.colour,
-                "modalities": want.modalities,
-                "unit": want.unit,
-                "media_types": want.media_types,
-            },
+            "input": inputs[0],
+            "inputs": inputs,
             "calibrated": spec.calibration.method != "none",
             "explanations": [{"name": name, "verdict": verdict} for name, verdict in model.offered.items()],
         }

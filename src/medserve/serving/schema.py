@@ -43,15 +43,30 @@ class HeatMap(msgspec.Struct):
     data: str
 
 
+class Contribution(msgspec.Struct):
+    """What one input (or one `part` of it) moved the score, in logits. `value`: as the model read it."""
+
+    input: str
+    part: str
+    value: float | str | None
+    weight: float
+
+
 class Explanation(msgspec.Struct):
-    """`png`: base64; the picture with the evidence in colour. `verdict`: of the method's audit on this model."""
+    """`png`: base64; the picture with the evidence in colour. `verdict`: of the method's audit on this model.
+
+    Of a picture `map` holds the raw values; of a record `values`, which sum with `base` to `total`, the score.
+    """
 
     method: str
     verdict: Literal["PASS", "CAUTION"]
     label: str
     png: str
-    map: HeatMap
+    map: HeatMap | None
     note: str
+    values: list[Contribution] = []
+    base: float | None = None
+    total: float | None = None
 
 
 class Answer(msgspec.Struct):
@@ -79,12 +94,16 @@ class Offered(msgspec.Struct):
 
 
 class InputInfo(msgspec.Struct):
+    """One input. `unit`: UCUM; a value outside `range`, or a word that is not among `words`, is refused."""
+
     name: str
-    kind: Literal["image", "volume"]
+    kind: str
     colour: bool
     modalities: list[str] | None
     unit: str | None
     media_types: list[str]
+    range: tuple[float | None, float | None] | None = None
+    words: list[str] | None = None
 
 
 class ModelInfo(msgspec.Struct):
@@ -94,9 +113,10 @@ class ModelInfo(msgspec.Struct):
     question: str
     task: str
     labels: list[str]
-    input: InputInfo
+    input: InputInfo  # the first
     calibrated: bool
     explanations: list[Offered]
+    inputs: list[InputInfo] = []
 
 
 class ModelList(msgspec.Struct):
@@ -132,6 +152,7 @@ class Ready(msgspec.Struct):
 
 
 class Predict(msgspec.Struct, forbid_unknown_fields=True):
-    """The name of the input (see the model's page) and the base64 of the file."""
+    """Of a model of pictures: the name of the input (see the model's page) and the base64 of the file. The JSON form of
+    a model of records is documented at its own address."""
 
     inputs: dict[str, bytes]

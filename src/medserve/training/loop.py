@@ -201,8 +201,8 @@ class _Run:
 
     def _step(self, images: Array, rows: Array, rate: float, step: int, generator: torch.Generator) -> float:
         plan = self.plan
-        x = torch.from_numpy(images).to(self.device).float().div_(255)
-        if plan.augment is not None:
+        x = _unit(images, self.device)
+        if plan.augment is not None and images.dtype == np.uint8:
             x = augment(x, plan.augment, generator)
         x = _normalise(x, self.mean, self.std)
         targets = self.targets[torch.from_numpy(rows)].to(self.device)
@@ -293,19 +293,26 @@ def predict_features(
     net: nn.Module, samples: Samples, mean: Sequence[float], std: Sequence[float], batch: int = 256
 ) -> tuple[Array, Array]:
     """Logits (N, K) and embeddings (N, F), float32; the network is left in the mode it was in."""
-    was, device = net.training, next(net.parameters()).device
+    was = net.training
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))  # trees have buffers only
     logits, embeddings = [], []
     net.eval()
     try:
         with torch.inference_mode():
             for _, images in read_ahead(samples, np.arange(len(samples)), batch):
-                x = _normalise(torch.from_numpy(images).to(device).float().div_(255), mean, std)
+                x = _normalise(_unit(images, device), mean, std)
                 out = net(x)
                 logits.append(out.logits.float().cpu().numpy())
                 embeddings.append(out.embedding.float().cpu().numpy())
     finally:
         net.train(was)
     return np.concatenate(logits), np.concatenate(embeddings)
+
+
+def _unit(batch: Array, device: torch.device) -> Tensor:
+    """Stored pixels as [0, 1]; records as they are."""
+    x = torch.from_numpy(batch).to(device)
+    return x.float().div_(255) if batch.dtype == np.uint8 else x
 
 
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

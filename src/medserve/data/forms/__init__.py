@@ -3,7 +3,8 @@
     listing = list_items(Path("pneumoniamnist.npz"), key=pseudonym_key(settings))
 
 A MedMNIST-style `.npz`; a folder per class (also below train/, val/, test/); a folder of files with a table of labels;
-a CSV or Parquet manifest; a folder with a `dataset.yaml`. No pixel is read here.
+a CSV or Parquet table of cases, or of the files that hold them; UCR time series; a folder with a `dataset.yaml`.
+No pixel is read here.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from medserve.data.forms.arrays import list_npz
 from medserve.data.forms.files import TABLES, looks_like_image, not_image, relative, walk
 from medserve.data.forms.folders import class_folders, list_folders
 from medserve.data.forms.listing import Listing, part_of
+from medserve.data.forms.records import is_record_table, list_records, list_ucr, ucr_files
 from medserve.data.forms.tables import list_table, usable
 from medserve.data.forms.write import write_yaml
 from medserve.data.pseudonym import DEFAULT_KEY
@@ -47,6 +49,8 @@ def list_items(path: Path, *, key: bytes = DEFAULT_KEY) -> Listing:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return list_npz(path, None, key)
+    if suffix in TABLES and is_record_table(path):
+        return list_records(path.parent, [(path, None)], None, key, path=path)
     if suffix in TABLES:
         return list_table(path.parent, [(path, None)], None, None, key, path=path)
     if suffix in _ARCHIVES:
@@ -69,8 +73,12 @@ def _list_folder(root: Path, key: bytes) -> Listing:
     if said is not None:
         files.remove(said)
         return _list_declared(root, files, parse(said.read_bytes(), name=said.name), key)
+    if ucr_files(files):
+        return list_ucr(root, files, key)
     arrays = [f for f in files if f.suffix.lower() == ".npz"]
     tables = _tables(root, files)
+    if tables and not arrays and not _images(files, tables) and all(is_record_table(t) for t, _ in tables):
+        return list_records(root, tables, None, key, path=root)
     if tables and (usable(tables, root, files) or class_folders(_images(files, tables), root) < 2):
         chosen = {t for t, _ in tables}
         return list_table(root, tables, [f for f in files if f not in chosen], None, key, path=root)
@@ -81,6 +89,17 @@ def _list_folder(root: Path, key: bytes) -> Listing:
 
 def _list_declared(root: Path, files: list[Path], declared: Dataset, key: bytes) -> Listing:
     """A folder with its declaration; `files` narrows what belongs to the data set."""
+    table = root / declared.table if declared.table else None
+    bare = not declared.inputs and table in files and table is not None and table.suffix.lower() in TABLES
+    if declared.records or (bare and table and is_record_table(table, target=declared.target is not None)):
+        named_tables = [(root / declared.table, None)] if declared.table else _tables(root, files)
+        for named, _ in named_tables:
+            if named not in files:
+                raise BadData(
+                    "label-file-missing", f"dataset.yaml names the table {named.name}, which is not there.",
+                    hint="`table` is a path from the folder of dataset.yaml.",
+                )  # fmt: skip
+        return list_records(root, named_tables, declared, key, path=root, read=1)
     if declared.table is not None:
         table = root / declared.table
         if table not in files:

@@ -26,6 +26,44 @@ class Unlabelled(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Survival:
+    """Two columns over a table: the time until the event or the end of observation, and which of the two it was."""
+
+    table: Table
+    columns: tuple[str, ...]
+    unit: str | None
+    task: str = "survival"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return (self.columns[1],)
+
+    @classmethod
+    def of(cls, table: Table, declared: Target) -> "Survival":
+        """Raises: BadData "column-missing", "declaration-value"."""
+        if not isinstance(declared.column, str) or declared.event is None:
+            raise BadData("declaration-value", "A survival target has one `column` of times and an `event` column.")
+        for name, role in ((declared.column, "the time"), (declared.event, "the event")):
+            table.column(name, role)
+        return cls(table, (declared.column, declared.event), declared.unit)
+
+    def label(self, row: int) -> Label:
+        """(time, event). Raises: Unlabelled."""
+        time, event = (self.table.columns[name][row] for name in self.columns)
+        if not time or not event:
+            raise Unlabelled("label-missing", f"Row {row + 2}: no time or no event.")
+        value, happened = _number(time), _EVENT.get(event.lower().removesuffix(".0"))
+        if value is None or value < 0 or happened is None:
+            raise Unlabelled(
+                "label-invalid", f"Row {row + 2}: a time of at least 0 and an event of 0 or 1 are expected."
+            )
+        return (value, happened)
+
+
+_EVENT = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """One target over a table. `separator` is set where one cell lists several labels."""
 

@@ -8,13 +8,13 @@ Each file of the data set stands either in `items` (or was read as a table, a de
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from medserve.data.cohort import Item, Refused
-from medserve.data.declaration import Dataset
+from medserve.data.declaration import Dataset, Input
 from medserve.data.pseudonym import DEFAULT_KEY
 from medserve.types import Part
 
@@ -39,6 +39,14 @@ NEGATIVE = re.compile(
 )
 
 
+class RawCases(Protocol):
+    """Where the values of record cases stand, before any field has parsed them."""
+
+    def __call__(self, item: Item) -> Mapping[str, Any]:
+        """Input name -> raw value, as the field's `parse` takes it. Raises: Refusal: the case cannot be read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """One data set, listed.
@@ -51,6 +59,7 @@ class Listing:
     independent: declared, or no patient key found yet (DICOM files may still bring one when they are read).
     split: the rule that the data set declares, else None; official parts stand on the items.
     key: of the pseudonyms; `prepare` uses it for identifiers found inside the files.
+    inputs, raw: of record cases (kind "record"): what is declared or guessed of each input, and where its values are.
     """
 
     path: Path
@@ -63,7 +72,9 @@ class Listing:
     refused: list[Refused] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
     independent: bool = True
-    kind: Literal["image", "volume"] = "image"
+    kind: Literal["image", "volume", "record"] = "image"
+    inputs: dict[str, Input] = field(default_factory=dict)
+    raw: RawCases | None = field(default=None, repr=False)
     unit: str | None = None  # of a number
     split: dict[str, Any] | None = None
     subgroups: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ and the rest of the data set works.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medserve.data.declaration import Dataset, Split
 from medserve.data.forms import table as tb
@@ -38,23 +39,22 @@ def list_table(
 
     Raises: BadData "table-...", "column-missing", "columns-unknown", "part-unknown", "declaration-value".
     """
-    table, from_names = _join(tables)
+    table, from_names = join_tables(tables)
     index = DirectIndex(root) if files is None else FileIndex(root, [f for f in files if looks_like_image(f)])
-    roles = _roles(table, index, declared)
+    roles = roles_of(table, index, declared)
     if files is None and roles.get("file") and not index.hits([c for c in table.columns[roles["file"]] if c]):
         index = FileIndex(root, [f for f in walk(root) if looks_like_image(f)])
     target = declared.target if declared else None
-    labels = Labels.of(table, _target_columns(table, roles, declared), target)
-    groups = _group_columns(table, roles, declared)
-    parts = _parts(table, roles, from_names, declared)
-    patients, facts = _patients(table, roles, key), _facts(table, groups)
+    labels = Labels.of(table, target_columns(table, roles, declared), target)
+    groups = group_columns_of(table, roles, declared)
+    parts = parts_of(table, roles, from_names, declared)
+    patients, facts = pseudonyms(table, roles, key), facts_of(table, groups)
     joined = join_rows(files_of_rows(table, roles, index, files), labels, root, patients, facts, parts)
     joined.finish(files or ())
     warnings = [] if target and target.classes else warn_positive(labels.classes) if labels.task == "binary" else []
     if joined.repeats:
         warnings.append(f"{joined.repeats} rows of {table.name} repeat an earlier row.")
     warnings += [] if declared and declared.target else [_said(roles, labels)]
-    rule = declared.split if declared and isinstance(declared.split, Split) else None
     return Listing(
         path=path,
         name=(declared.name if declared else None) or (root.name if path.is_dir() else path.stem),
@@ -68,7 +68,7 @@ def list_table(
         independent="patient" not in roles,
         kind="volume" if declared and declared.input and declared.input.kind == "volume" else "image",
         unit=labels.unit,
-        split=None if rule is None else {"by": rule.by, "test": rule.test, "seed": rule.seed, "column": rule.column},
+        split=rule_of(declared),
         subgroups=tuple(groups),
         laterality_safe=bool(declared and declared.laterality_safe),
         tables=tuple(t.name for t, _ in tables),
@@ -78,10 +78,16 @@ def list_table(
     )
 
 
+def rule_of(declared: Dataset | None) -> dict[str, Any] | None:
+    """The declared rule of the split, for `Listing.split`."""
+    rule = declared.split if declared and isinstance(declared.split, Split) else None
+    return None if rule is None else {"by": rule.by, "test": rule.test, "seed": rule.seed, "column": rule.column}
+
+
 def usable(tables: Sequence[tuple[Path, Part | None]], root: Path, files: list[Path]) -> bool:
     """Whether these tables name files of the folder and something to predict, by guessing alone."""
     try:
-        table, _ = _join(tables)
+        table, _ = join_tables(tables)
     except BadData:
         return False
     roles = tb.guess(table, FileIndex(root, [f for f in files if looks_like_image(f)]).hits)
@@ -89,7 +95,7 @@ def usable(tables: Sequence[tuple[Path, Part | None]], root: Path, files: list[P
     return bool(known) and bool("label" in roles or tb.flag_columns(table, roles.values()))
 
 
-def _join(tables: Sequence[tuple[Path, Part | None]]) -> tuple[tb.Table, list[Part | None]]:
+def join_tables(tables: Sequence[tuple[Path, Part | None]]) -> tuple[tb.Table, list[Part | None]]:
     """All tables below each other; a column that one lacks is empty there."""
     read = [(tb.read_table(path), part) for path, part in tables]
     names = list(dict.fromkeys(n for table, _ in read for n in table.columns))
@@ -98,7 +104,7 @@ def _join(tables: Sequence[tuple[Path, Part | None]]) -> tuple[tb.Table, list[Pa
     return tb.Table(" + ".join(t.name for t, _ in read), columns), parts
 
 
-def _roles(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dict[str, str]:
+def roles_of(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dict[str, str]:
     roles = tb.guess(table, index.hits)
     if declared is None:
         return roles
@@ -121,7 +127,7 @@ def _roles(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dict[
     return roles
 
 
-def _target_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
+def target_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
     column = declared.target.column if declared and declared.target else None
     if isinstance(column, list):
         for name in column:
@@ -139,7 +145,7 @@ def _target_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | 
     )
 
 
-def _group_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
+def group_columns_of(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> list[str]:
     if declared and declared.subgroups:
         for name in declared.subgroups:
             table.column(name, "`subgroups`")
@@ -147,7 +153,7 @@ def _group_columns(table: tb.Table, roles: dict[str, str], declared: Dataset | N
     return tb.group_columns(table, roles.values())
 
 
-def _parts(
+def parts_of(
     table: tb.Table, roles: dict[str, str], fixed: list[Part | None], declared: Dataset | None
 ) -> list[Part | None]:
     """Official parts: of the tables, of a column, or by a declared rule of sites or time."""
@@ -195,7 +201,7 @@ def _said(roles: dict[str, str], labels: Labels) -> str:
     return f"Columns were guessed ({said}, target: {', '.join(labels.columns)} as {labels.task}); see --write-yaml."
 
 
-def _patients(table: tb.Table, roles: dict[str, str], key: bytes) -> list[str | None]:
+def pseudonyms(table: tb.Table, roles: dict[str, str], key: bytes) -> list[str | None]:
     """A pseudonym per row."""
     if "patient" not in roles:
         return [None] * len(table)
@@ -204,7 +210,7 @@ def _patients(table: tb.Table, roles: dict[str, str], key: bytes) -> list[str | 
     return [known.get(raw) for raw in cells]
 
 
-def _facts(table: tb.Table, groups: list[str]) -> list[dict[str, str]]:
+def facts_of(table: tb.Table, groups: list[str]) -> list[dict[str, str]]:
     """The subgroups of each row; equal ones are one dictionary, so that large tables stay small."""
     shared: dict[tuple[str, ...], dict[str, str]] = {}
     out = []

@@ -48,7 +48,7 @@ class CaseNet(nn.Module):
         """Scaling of every encoder, on the training part."""
         records = fit_rows(train)
         for group, encoder in zip(self.groups, self.encoders, strict=True):
-            encoder.fit(_input(records, group))
+            encoder.fit(_input(records, group))  # type: ignore[operator]
 
     def forward(self, record: Tensor) -> Features:
         """record: (B, F) float32 with NaN."""

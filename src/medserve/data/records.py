@@ -1,0 +1,216 @@
+"""Step 1 for cases that are records: every case read once, then, once the split is known, encoded.
+
+    cohort = prepare_records(listing, folder)                 # parsed values on disk, nothing fitted
+    fields = fit_fields(parts.train)                          # on the training part alone
+    cohort = encode(cohort, fields, folder)                   # fixed-length records on the shelf
+
+The same `Records` that encode here encode the body of a request.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as made
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from medserve.data.blobs import Blobs
+from medserve.data.cohort import Case, Cohort, Refused, Shelf
+from medserve.data.fields import FIELDS, Field, Records, register_all
+from medserve.data.forms.listing import Listing
+from medserve.data.split import PartView, TrainPart
+from medserve.errors import Fault, Refusal
+from medserve.progress import SILENT, Progress
+from medserve.store.files import cannot_write
+
+SCALARS = ("number", "category")
+TELLING = 8  # known numbers that make two equal cases the same case; fewer can agree by chance
+MOST_NAMED = 5
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Values that could not be used: the case stays, the value counts as missing."""
+
+    code: str
+    field: str
+    message: str
+    count: int = 0
+    cases: list[str] = made(default_factory=list)
+
+
+def declare_fields(listing: Listing) -> tuple[Field, ...]:
+    """Unfitted fields of a listing's inputs. Raises: NotFound: a kind that nothing reads."""
+    register_all()
+    return tuple(FIELDS[said.kind].declare(name, said) for name, said in listing.inputs.items())
+
+
+def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILENT) -> Cohort:
+    """Read every case of a listing of kind "record" once.
+
+    A value that its field refuses counts as missing and is reported (`Cohort.troubles`); a case whose files cannot be
+    read, or that has no value at all, is refused.
+    """
+    assert listing.raw is not None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    fields = declare_fields(listing)
+    blobs = Blobs(folder / "values.blobs")
+    cases: list[Case] = []
+    refused = list(listing.refused)
+    troubles: dict[tuple[str, str], Trouble] = {}
+    for item in progress.track(listing.items, "Reading"):
+        try:
+            raw = listing.raw(item)
+            values = {f.name: _parse(f, raw.get(f.name), item.id, troubles) for f in fields}
+            if all(v is None for v in values.values()):
+                raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
+        except Refusal as error:
+            refused.append(Refused(item.id, error.code, error.message))
+            continue
+        index = blobs.add(values)
+        digest = hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
+        known = sum(v is not None for v in values.values())
+        telling = known >= TELLING or any(v is not None and f.kind not in SCALARS for f, v in _with(fields, values))
+        same = digest if telling else hashlib.sha256(digest + item.id.encode()).digest()
+        cases.append(
+            Case(
+                id=item.id,
+                file=item.file.name,
+                index=index,
+                label=item.label,
+                patient=item.patient or item.id,
+                part=item.part,
+                groups=item.groups,
+                sha256=same,
+                pixels=same,
+                hash=0,
+                modality=None,
+                unit=None,
+                colour=False,
+                blank=False,
+                shape=(known,),
+                header={"format": listing.form},
+            )
+        )
+    declared = any(item.patient for item in listing.items)
+    warnings = list(listing.source.get("warnings", ()))
+    if not declared and not (listing.declaration and listing.declaration.independent):
+        warnings.append("No patient key is declared or found: each row counts as its own patient.")
+    return Cohort(
+        name=listing.name,
+        task=listing.task,
+        labels=listing.labels,
+        cases=tuple(cases),
+        refused=tuple(refused),
+        files=listing.files,
+        shelf=None,
+        thumbs=None,
+        digest=_digest(listing, cases),
+        source=dict(listing.source) | ({"warnings": warnings} if warnings else {}),
+        independent=not declared,
+        fields=fields,
+        values=blobs,
+        troubles=tuple(troubles.values()),
+    )
+
+
+def _with(fields: Sequence[Field], values: dict[str, Any]) -> list[tuple[Field, Any]]:
+    return [(f, values[f.name]) for f in fields]
+
+
+def _parse(f: Field, raw: Any, case: str, troubles: dict[tuple[str, str], Trouble]) -> Any:
+    try:
+        return f.parse(raw)
+    except Refusal as error:
+        trouble = troubles.setdefault((f.name, error.code), Trouble(error.code, f.name, error.message))
+        trouble.count += 1
+        if len(trouble.cases) < MOST_NAMED:
+            trouble.cases.append(case)
+        return None
+
+
+def values_of(cohort: Cohort, row: int) -> dict[str, Any]:
+    """The parsed values of one case."""
+    assert cohort.values is not None
+    stored = cohort.values.get(cohort.cases[row].index)
+    return {f.name: None if (v := stored.get(f.name)) is None else f.restore(v) for f in cohort.fields}
+
+
+def fit_fields(train: TrainPart, *, progress: Progress = SILENT) -> Records:
+    """Every field fitted on the training part. Numbers and categories take one pass together, each other field its
+    own, so that long values are never all in memory."""
+    cohort = train.cohort
+    assert cohort.values is not None
+    indices = [cohort.cases[int(row)].index for row in train.rows]
+    scalars = [f for f in cohort.fields if f.kind in SCALARS]
+    columns: dict[str, list[Any]] = {f.name: [] for f in scalars}
+    for stored in cohort.values.each(indices) if scalars else ():
+        for name, column in columns.items():
+            column.append(stored.get(name))
+    fitted = []
+    for f in progress.track(cohort.fields, "Fitting inputs"):
+        if f.kind in SCALARS:
+            fitted.append(f.fit(columns[f.name]))
+            continue
+        each = (stored.get(f.name) for stored in cohort.values.each(indices))
+        fitted.append(f.fit(None if v is None else f.restore(v) for v in each))
+    return Records(tuple(fitted))
+
+
+def encode(cohort: Cohort, records: Records, folder: Path, *, progress: Progress = SILENT) -> Cohort:
+    """The cohort with its records on a shelf. Raises: Fault "disk-full"."""
+    shelf = Shelf(folder / "records.shelf", (records.length,), write=True, dtype="float32")
+    encoded = replace(cohort, shelf=shelf, fields=records.fields)
+    try:
+        for row in progress.track(range(len(cohort)), "Encoding"):
+            shelf.put(cohort.cases[row].index, records.encode(values_of(encoded, row)))
+    except Fault:
+        shelf.close()
+        raise
+    return encoded
+
+
+def scope_codes(view: PartView) -> dict[int, str]:
+    """Cohort rows that the service would refuse, with the code: words or codes that training never saw, and so on."""
+    found: dict[int, str] = {}
+    for row in view.rows.tolist():
+        values = values_of(view.cohort, row)
+        try:
+            for f in view.cohort.fields:
+                f.check(values[f.name])
+        except Refusal as error:
+            found[row] = error.code
+    return found
+
+
+def describe_fields(cohort: Cohort) -> list[dict[str, Any]]:
+    """What stands in each input, for `medserve inspect`: kind, unit, missing, and a few facts of its values."""
+    assert cohort.values is not None
+    out = []
+    stored = list(cohort.values.each([c.index for c in cohort.cases])) if len(cohort) <= 200_000 else []
+    for f in cohort.fields:
+        values = [s.get(f.name) for s in stored]
+        known = [v for v in values if v is not None]
+        row: dict[str, Any] = {"name": f.name, "kind": f.kind, "known": len(known), "missing": len(values) - len(known)}
+        if f.kind == "number" and known:
+            low, middle, high = np.quantile(np.asarray(known, float), [0, 0.5, 1])
+            row |= {"low": float(low), "median": float(middle), "high": float(high), "unit": getattr(f, "unit", None)}
+        elif f.kind == "category":
+            count = Counter(known)
+            row |= {"levels": len(count), "most": dict(count.most_common(5))}
+        out.append(row)
+    return out
+
+
+def _digest(listing: Listing, cases: Sequence[Case]) -> str:
+    total = hashlib.sha256(msgspec.json.encode([listing.task, listing.labels]))
+    for case in sorted(cases, key=lambda c: c.id):
+        total.update(msgspec.json.encode([case.id, case.label, case.part]) + case.pixels)
+    return total.hexdigest()

@@ -1,0 +1,3 @@
+"""Every family of record models, imported so that it registers itself."""
+
+from medserve.models.record import additive, casenet, columns, linear, trees  # noqa: F401

@@ -1,0 +1,143 @@
+"""Recipes for cases that are records: tables, timelines, waveforms, texts, and several of them together.
+
+The catalog's order is the order of preference. Where a network is first, boosted trees on fixed features stand beside
+it; where trees are first, a linear model does. The simpler one is what is offered unless the other is shown better.
+"""
+
+import math
+from typing import Any
+
+from medserve.questions.recipes import RECIPES, Recipe
+from medserve.types import Named
+
+_ALL: Any = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival")
+_NETWORK: dict[str, Any] = {
+    "augment": None,
+    "balance": False,
+    "label_smoothing": 0.0,
+    "precision": "float32",
+    "rate_peak": 2e-3,
+    "weight_decay": 0.02,
+    "batch": 64,
+}
+
+
+def _add(recipe: Recipe) -> None:
+    RECIPES.register(recipe.name)(recipe)
+
+
+def _network(name: str, title: str, inputs: tuple[str, ...], *, images: int, rate: float, **more: Any) -> None:
+    """A case-net; `images`: cases shown in all, `rate`: cases a second on two cores."""
+    params = more.pop("params", {})
+    settings = _NETWORK | more.pop("settings", {})
+    _add(
+        Recipe(
+            name=name,
+            title=title,
+            architecture=Named("case-net", params),
+            kind="record",
+            settings=settings,
+            rate=rate,
+            rate_side=1,
+            images=images,
+            inputs=inputs,
+            tasks=_ALL,
+            most_minutes=math.inf,
+            baseline=more.pop("baseline", "record-trees"),
+            **more,
+        )
+    )
+
+
+_network(
+    "waveform-cnn",
+    "the default for waveforms: a compact one-dimensional residual network",
+    ("waveform",),
+    images=60_000,
+    rate=900,
+    expected="no figure yet",
+    source="not measured yet",
+)
+_network(
+    "text-cnn",
+    "the default for texts: a convolutional network over words, from scratch",
+    ("text",),
+    images=40_000,
+    rate=600,
+    baseline="record-linear",
+    expected="no figure yet",
+    source="not measured yet",
+)
+_network(
+    "timeline-gru",
+    "the default for histories: a recurrent network over value, mask and time since",
+    ("timeline",),
+    images=60_000,
+    rate=500,
+    expected="no figure yet",
+    source="not measured yet",
+)
+_add(
+    Recipe(
+        name="boosting",
+        title="the default for tables: gradient-boosted trees; missing values stay missing",
+        architecture=Named("record-trees"),
+        kind="record",
+        settings={},
+        learner="record-trees",
+        baseline="record-linear",
+        expected="no figure yet",
+        source="not measured yet",
+        rate=20_000,
+        rate_side=1,
+        epochs=1,
+        tasks=_ALL,
+        most_minutes=math.inf,
+    )
+)
+_add(
+    Recipe(
+        name="glass-box",
+        title="an explainable boosting machine: every input's effect is a curve that can be read",
+        architecture=Named("record-additive"),
+        kind="record",
+        settings={},
+        learner="record-additive",
+        baseline="record-linear",
+        expected="no figure yet",
+        source="not measured yet",
+        rate=5_000,
+        rate_side=1,
+        epochs=1,
+        tasks=("binary", "number"),
+        inputs=("number", "category"),
+        most_minutes=math.inf,
+    )
+)
+_add(
+    Recipe(
+        name="linear",
+        title="logistic, linear or Cox regression: one weight a column",
+        architecture=Named("record-linear"),
+        kind="record",
+        settings={},
+        learner="record-linear",
+        baseline="record-trees",
+        expected="no figure yet",
+        source="not measured yet",
+        rate=20_000,
+        rate_side=1,
+        epochs=1,
+        tasks=_ALL,
+        most_minutes=math.inf,
+    )
+)
+_network(
+    "case-network",
+    "a network over every input of the case: numbers, words, texts, waveforms and histories together",
+    (),
+    images=60_000,
+    rate=2000,
+    expected="no figure yet",
+    source="not measured yet",
+)

@@ -1,0 +1,192 @@
+"""The road's own work on records: their audit, their dangers, and data that is to fit a model's inputs."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medserve.data.cohort import Cohort
+from medserve.data.fields import Block, Records
+from medserve.data.split import PartView
+from medserve.errors import BadData
+from medserve.evaluation.dangers import danger_checks
+from medserve.evaluation.shortcuts import SOURCES, label_columns
+from medserve.models.spec import Method, ModelSpec
+from medserve.road.build import Built
+from medserve.road.run import Prepared
+from medserve.types import Array
+
+if TYPE_CHECKING:
+    from medserve.explain.records import Evidence
+
+CASES, QUICK_CASES = 48, 16
+LOOK = 4000  # cases that the checks of the data read, at most
+
+
+def blocks_of(spec: ModelSpec) -> tuple[Block, ...]:
+    return Records.build(spec.transforms).blocks
+
+
+def check_inputs(cohort: Cohort, spec: ModelSpec) -> Records:
+    """The model's own fields, for data that brings every one of its inputs.
+
+    Raises: BadData "inputs-differ".
+    """
+    here, wanted = {f.name: f.kind for f in cohort.fields}, {i.name: i.kind for i in spec.inputs}
+    missing = [name for name in wanted if name not in here]
+    if missing:
+        raise BadData(
+            "inputs-differ",
+            f"The data has no input {', '.join(map(repr, missing[:5]))}; the model takes {len(wanted)}.",
+            hint="Name the columns as in training, or declare `inputs: {NAME: {column: ...}}` in a dataset.yaml.",
+        )
+    other = [name for name, kind in wanted.items() if here[name] != kind]
+    if other:
+        raise BadData(
+            "inputs-differ",
+            f"Input {other[0]!r} is a {here[other[0]]} here; the model takes a {wanted[other[0]]}.",
+            hint="Declare its kind in a dataset.yaml.",
+        )
+    return Records.build(spec.transforms)
+
+
+def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -> list[Method]:
+    """Shapley values on trial: do they add up, do they follow the weights, does taking away what they name matter?
+
+    additivity: largest gap between the sum of the weights and the logit. deletion: how much further the logit moves
+    when the three inputs named first are made unknown than when three others are, over the spread of the logits.
+    randomised: rank correlation with the weights of the same model with its tensors shuffled; high means that the
+    method shows the data, not the model.
+    """
+    from scipy.stats import spearmanr
+
+    from medserve.explain.records import explain_record, groups_of, unknown
+
+    blocks = blocks_of(built.spec)
+    groups = groups_of(blocks)
+    if len(groups) < 2:
+        return []
+    part = prepared.parts.val
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.permutation(len(part))[: QUICK_CASES if quick else CASES])
+    records = part.take(rows)
+    background = built.background
+    assert background is not None
+    away = unknown(background, blocks)
+
+    def run(score: Callable[[Array], Array], record: Array) -> "Evidence":
+        return explain_record(score, record, background, blocks, 0, permutations=4 if quick else 16, seed=seed)
+
+    score = _scorer(built.served)
+    shuffled = _scorer(_shuffled(built.served, seed))
+    spread = float(np.std(score(records)[:, 0])) or 1.0
+    gaps, gains, alike = [], [], []
+    places = {g.name: np.asarray(g.columns) for g in groups}
+    for record in records:
+        told = run(score, record)
+        names = [f"{i['input']}: {i['part']}" if i["part"] else i["input"] for i in told.items]
+        weights = np.array([i["weight"] for i in told.items])
+        gaps.append(abs(told.gap))
+        top = min(3, max(1, len(names) // 2))
+        moved = _moved(score, record, away, [places[n] for n in names[:top]])
+        chance = [
+            _moved(score, record, away, [places[names[i]] for i in random.permutation(len(names))[:top]])
+            for _ in range(4)
+        ]
+        gains.append((moved - float(np.mean(chance))) / spread)
+        other = {
+            f"{i['input']}: {i['part']}" if i["part"] else i["input"]: i["weight"] for i in run(shuffled, record).items
+        }
+        if len(names) > 3:
+            pair = np.abs(weights), np.abs([other[n] for n in names])
+            alike.append(0.0 if min(np.ptp(pair[0]), np.ptp(pair[1])) == 0 else float(spearmanr(*pair).statistic))
+    draws = random.choice(gains, (1000, len(gains))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    like = float(np.median(alike)) if alike else 0.0
+    figures = {
+        "additivity": {"value": float(max(gaps)), "level": "PASS" if max(gaps) <= 1e-3 else "FAIL"},
+        "deletion": {
+            "value": float(np.mean(gains)), "low": float(low), "high": float(high), "n": len(gains),
+            "level": "PASS" if low > 0 else "FAIL",
+        },
+        "randomised": {"value": like, "level": "PASS" if like <= 0.5 else "CAUTION"},
+        "mode": "quick" if quick else "full", "seed": seed, "cost": f"about {16 * len(groups)} passes",
+    }  # fmt: skip
+    levels = [f["level"] for f in figures.values() if isinstance(f, dict)]
+    verdict = "FAIL" if "FAIL" in levels else "CAUTION" if "CAUTION" in levels else "PASS"
+    role = "not offered" if verdict == "FAIL" else "primary"
+    return [Method(name="shapley", verdict=verdict, role=role, figures=figures)]  # type: ignore[arg-type]
+
+
+def _moved(score: Callable[[Array], Array], record: Array, away: Array, places: list[Array]) -> float:
+    """How far the logit moves, on average over the background, when some places become unknown."""
+    rows = np.repeat(record[None], len(away), axis=0)
+    where = np.concatenate(places)
+    rows[:, where] = away[:, where]
+    return abs(float(score(record[None])[0, 0] - score(rows)[:, 0].mean()))
+
+
+def _scorer(served: Any) -> Callable[[Array], Array]:
+    return lambda rows: served.scores(np.ascontiguousarray(rows, np.float32)).logits
+
+
+def _shuffled(served: Any, seed: int) -> Any:
+    """A copy whose learned numbers are dealt out anew within each tensor; indices stay, so that it still runs."""
+    import copy
+
+    import torch
+
+    other = copy.deepcopy(served)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in other.net.state_dict().values():
+            if tensor.is_floating_point() and tensor.numel() > 1:
+                flat = tensor.flatten()
+                tensor.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(tensor))
+    return other
+
+
+def record_checks(built: Built, prepared: Prepared, *, seed: int) -> list[dict[str, Any]]:
+    """The dangers of records, on the training part (never the test part)."""
+    if built.spec.output.task == "survival":
+        return []
+    part = prepared.parts.train
+    rows = np.arange(len(part))
+    if len(rows) > LOOK:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LOOK])
+    columns, known = _columns(part, rows, blocks_of(built.spec))
+    cases = [part.cases[int(row)] for row in rows]
+    labels = label_columns(np.asarray(part.targets[rows], np.float64), built.spec.output.task)
+    facts = [{n: str(v) for n, v in c.groups.items() if n.lower() in SOURCES} for c in cases]
+    who = np.array([c.patient for c in cases])
+    return danger_checks(columns, known, labels, patients=who, facts=facts, seed=seed)
+
+
+def _columns(part: PartView, rows: Array, blocks: tuple[Block, ...]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Features of each input without a model: numbers, levels, and of timelines each channel's mean and presence."""
+    records = part.take(rows)
+    columns: dict[str, Array] = {}
+    known: dict[str, Array] = {}
+    there: Array
+    for block in blocks:
+        x = records[:, block.start : block.start + block.size].reshape(len(rows), *block.shape)
+        there = np.isfinite(x)
+        if block.kind == "number":
+            columns[block.name], known[block.name] = _filled(x), there[:, 0]
+        elif block.kind == "category":
+            known[block.name] = there[:, 0]
+            levels = min(int(block.facts["levels"]), 33)
+            columns[block.name] = (x == np.arange(levels)).astype(float)
+        elif block.kind == "timeline":
+            count = there.sum(axis=2)
+            mean = np.where(count > 0, np.where(there, x, 0).sum(axis=2) / np.maximum(count, 1), np.nan)
+            columns[block.name], known[block.name] = _filled(mean), count > 0
+        else:
+            known[block.name] = there.reshape(len(rows), -1).any(axis=1)
+    return columns, known
+
+
+def _filled(x: Array) -> Array:
+    there = np.isfinite(x)
+    middle = np.array([np.median(c[k]) if k.any() else 0.0 for c, k in zip(x.T, there.T, strict=True)])
+    return np.where(there, x, middle)

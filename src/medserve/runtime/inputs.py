@@ -1,0 +1,161 @@
+"""The body of a request for a model of records -> raw values by input name, for the fields to parse.
+
+    raw_inputs(spec, b'{"inputs": {"age": 63, "sex": "F"}}')
+    raw_inputs(spec, bundle, media="application/fhir+json")
+    raw_inputs(spec, b"Short of breath since ...", media="text/plain")
+
+`schema_of(spec)` says the JSON form as a JSON Schema, one for each signature.
+"""
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+
+from medserve.errors import Refusal, Usage
+from medserve.models.spec import InputSpec, ModelSpec
+
+JSON, FHIR, TEXT = "application/json", "application/fhir+json", "text/plain"
+MOST_DEPTH_BYTES = 64 * 2**20
+
+
+def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "") -> dict[str, Any]:
+    """
+    Args:
+        media: declared type of the body; "" decides by the bytes (a file at the command line).
+
+    Raises: Refusal "file-empty", "inputs-mismatch"; Usage "json-invalid".
+    """
+    if not data:
+        raise Refusal("file-empty", f"{name or 'The body'} holds no bytes.", hint="Send the inputs of one case.")
+    looks_json = data.lstrip()[:1] in (b"{", b"[")
+    if media in (JSON, FHIR) or (not media and looks_json):
+        return _from_json(spec, data, name)
+    if media == TEXT or (not media and any(i.kind == "text" for i in spec.inputs) and _is_text(data)):
+        return {_only(spec, "text").name: data.decode("utf-8", errors="replace")}
+    return {_only(spec, "waveform").name: data}
+
+
+def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Usage(
+            "json-invalid", f"{name or 'The body'} is not JSON.", hint='Send {"inputs": {"NAME": VALUE}}.'
+        ) from error
+    if isinstance(found, dict) and found.get("resourceType"):
+        return _from_bundle(spec, found)
+    inputs = found.get("inputs") if isinstance(found, dict) and set(found) == {"inputs"} else found
+    if not isinstance(inputs, dict):
+        raise Usage(
+            "json-invalid", f'{name or "The body"} is not {{"inputs": {{"NAME": VALUE}}}}.',
+            hint="GET /openapi.json has the schema of each model.",
+        )  # fmt: skip
+    return inputs
+
+
+def _from_bundle(spec: ModelSpec, bundle: dict[str, Any]) -> dict[str, Any]:
+    """A FHIR Bundle: the whole of it for the timeline, its Patient for inputs called age, sex or gender."""
+    if bundle.get("resourceType") != "Bundle":
+        raise Refusal(
+            "fhir-not-a-bundle", f"A FHIR Bundle was expected, not a {str(bundle.get('resourceType'))[:40]}.",
+            hint="Put the patient's resources into one Bundle of type collection.",
+        )  # fmt: skip
+    found: dict[str, Any] = {i.name: bundle for i in spec.inputs if i.kind == "timeline"}
+    entries = bundle.get("entry")
+    resources = [e.get("resource") for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    patient = next((r for r in resources if isinstance(r, dict) and r.get("resourceType") == "Patient"), {})
+    for i in spec.inputs:
+        plain = i.name.lower()
+        if plain in ("sex", "gender") and patient.get("gender"):
+            found[i.name] = _word(str(patient["gender"]), i)
+        elif plain == "age" and isinstance(patient.get("birthDate"), str):
+            found[i.name] = _age(patient["birthDate"])
+    if not found:
+        raise Refusal(
+            "inputs-mismatch", "The model takes nothing that a FHIR Bundle carries.",
+            hint='Send {"inputs": {"NAME": VALUE}}; GET /v1/models/NAME lists the inputs.',
+        )  # fmt: skip
+    return found
+
+
+def _word(gender: str, want: InputSpec) -> str:
+    """FHIR's word for it in the model's own spelling ("female", "F")."""
+    for word in want.words or []:
+        if word.lower() == gender.lower() or word.lower() == gender[:1].lower():
+            return word
+    return gender
+
+
+def _age(birth: str) -> float | None:
+    parts = birth.split("-")
+    try:
+        born = dt.date(int(parts[0]), int(parts[1]) if len(parts) > 1 else 7, int(parts[2]) if len(parts) > 2 else 1)
+    except (ValueError, IndexError):
+        return None
+    return round((dt.date.today() - born).days / 365.25, 1)
+
+
+def _only(spec: ModelSpec, kind: str) -> InputSpec:
+    """The one input that a raw body of this kind is. Raises: Refusal "inputs-mismatch"."""
+    found = [i for i in spec.inputs if i.kind == kind]
+    if len(found) != 1:
+        kinds = ", ".join(sorted({i.kind for i in spec.inputs}))
+        raise Refusal(
+            "inputs-mismatch", f"The model takes {kinds}; a raw body of kind {kind} does not fit.",
+            hint='Send {"inputs": {"NAME": VALUE}}; GET /v1/models/NAME lists the inputs.',
+        )  # fmt: skip
+    return found[0]
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data[:4096].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > 4000
+    return b"\0" not in data[:4096]
+
+
+def schema_of(spec: ModelSpec) -> dict[str, Any]:
+    """JSON Schema of `{"inputs": {...}}` for one signature."""
+    properties = {i.name: _property(i) for i in spec.inputs}
+    inputs = {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
+    return {"type": "object", "properties": {"inputs": inputs}, "required": ["inputs"], "additionalProperties": False}
+
+
+def _property(want: InputSpec) -> dict[str, Any]:
+    if want.kind == "number":
+        value: dict[str, Any] = {"type": "number"}
+        low, high = want.range or (None, None)
+        value |= {} if low is None else {"minimum": low}
+        value |= {} if high is None else {"maximum": high}
+        unit = {"type": "string", "description": f"UCUM; {want.unit} unless said"}
+        quantity = {"type": "object", "properties": {"value": {"type": "number"}, "unit": unit}, "required": ["value"]}
+        both = {"anyOf": [value, quantity, {"type": "null"}]}
+        return both | ({"description": f"in {want.unit}"} if want.unit else {})
+    if want.kind == "category":
+        words: dict[str, Any] = {"enum": [*want.words, None]} if want.words else {"type": ["string", "null"]}
+        return words
+    if want.kind == "text":
+        return {"type": ["string", "null"]}
+    if want.kind == "waveform":
+        rows = {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}}
+        return {
+            "type": ["object", "null"],
+            "properties": {
+                "leads": {"type": "array", "items": {"type": "string"}},
+                "hz": {"type": "number"},
+                "unit": {"type": "string"},
+                "values": rows,
+            },
+            "required": ["leads", "hz", "values"],
+        }
+    if want.kind == "timeline":
+        event = {
+            "type": "array",
+            "description": "[hours, code, value, unit, text]; later parts may be left out",
+            "minItems": 2,
+            "maxItems": 5,
+        }
+        return {"anyOf": [{"type": "array", "items": event}, {"type": "object"}, {"type": "null"}]}
+    return {"type": "string", "contentEncoding": "base64"}
