@@ -30,9 +30,11 @@ class NumberFeature(nn.Module):
 
 @FEATURES.register("category")
 class CategoryFeature(nn.Module):
-    """One column a level; a long list: one column of smoothed target means (cross-fitted) and one of frequencies.
+    """One column a level; a long list: one column of smoothed target means and one of frequencies.
 
-    The mean of level l is (sum of y + PRIOR * mean of y) / (n + PRIOR): a rare level says little.
+    The mean of level l is (sum of y + PRIOR * mean of y) / (n + PRIOR): a rare level says little. It has seen the
+    targets of the training part (`supervised`), so a model that learns from it must be shown the cross-fitted column,
+    see `RecordFeatures.cross_fitted`.
     """
 
     PRIOR = 30.0
@@ -41,7 +43,7 @@ class CategoryFeature(nn.Module):
         super().__init__()
         self.levels = int(block.facts["levels"])
         words = [*block.facts.get("words", []), "other"]
-        self.long = self.levels > ONE_HOT
+        self.long = self.supervised = self.levels > ONE_HOT
         if self.long:
             self.names: Sequence[str] = (f"{block.name} (risk of its group)", f"{block.name} (how common)")
         else:
@@ -50,16 +52,18 @@ class CategoryFeature(nn.Module):
         self.register_buffer("table", torch.full((self.levels if self.long else 0, 2), torch.nan))
 
     def fit(self, x: Tensor, targets: Tensor | None) -> None:
+        """targets: (N,) one number a case, NaN where unknown; None: every level gets the same mean."""
         if not self.long:
             return
         known = torch.isfinite(x[:, 0])
         index = x[known, 0].long()
         y = torch.zeros(len(index)) if targets is None else targets[known].float()
-        count = torch.bincount(index, minlength=self.levels).float()
-        total = torch.zeros(self.levels).index_add_(0, index, y)
-        mean = y.mean() if len(y) else torch.tensor(0.0)
+        told = torch.isfinite(y)
+        count = torch.bincount(index[told], minlength=self.levels).float()
+        total = torch.zeros(self.levels).index_add_(0, index[told], y[told])
+        mean = y[told].mean() if told.any() else torch.tensor(0.0)
         self.table[:, 0] = (total + self.PRIOR * mean) / (count + self.PRIOR)
-        self.table[:, 1] = count / max(1, len(index))
+        self.table[:, 1] = torch.bincount(index, minlength=self.levels).float() / max(1, len(index))
 
     def forward(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)

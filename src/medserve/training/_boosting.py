@@ -1,0 +1,154 @@
+"""LightGBM for every kind of target: forests for the tree model, and stumps for additive survival curves.
+
+    forests, history = boost(x, y, x_val, y_val, output, seed)       # one list of trees an output
+
+Nothing is reweighted: a boosted probability of 0.1 has to mean one in ten. The number of trees is where the validation
+loss was least; of two sizes of tree the better one is kept.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from medserve.models.record.trees import Tree, constant, trees_of
+from medserve.models.spec import OutputSpec
+from medserve.training._cox import cox_gradient
+from medserve.types import Array
+
+ROUNDS = 2000
+PATIENCE = 80
+RATE = 0.03
+DEPTH = 8
+
+
+def sizes(count: int) -> tuple[int, ...]:
+    """Leaves a tree, to be chosen from on the validation part."""
+    return (31, 7) if count >= 5000 else (15, 4)
+
+
+def boost(
+    x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec, seed: int, *, stumps: bool = False
+) -> tuple[list[list[Tree]], dict[str, Any]]:
+    """
+    Args:
+        x, x_val: (N, C) float32 with NaN.
+        y, y_val: targets as `Samples` tells them; (N, 2) time and event for survival.
+        stumps: one split a tree, so that the sum is additive in the columns.
+
+    Returns: `trees` of each output, and what was chosen.
+    """
+    tried = []
+    for leaves in (2,) if stumps else sizes(len(x)):
+        columns = [_fit(*each, leaves, seed) for each in questions(x, y, x_val, y_val, output)]
+        loss = float(np.mean([found[1] for found in columns]))
+        tried.append((loss, leaves, columns))
+    loss, leaves, columns = min(tried, key=lambda entry: entry[0])
+    forests = [forest for found in columns for forest in found[0]]
+    history = {
+        "leaves": leaves,
+        "trees": [len(forest) for forest in forests],
+        "tried": [{"leaves": n, "val_loss": round(value, 6)} for value, n, _ in tried],
+    }
+    return forests, history
+
+
+Question = tuple[Array, Array, Array, Array, str, int]  # x, y, x_val, y_val, objective, classes
+
+
+def questions(x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec) -> list[Question]:
+    """What is fitted, one after the other: one model, but one a step of an ordinal scale and one a label of many."""
+    task: str = output.task
+    if task == "survival":
+        return [(x, y, x_val, y_val, "cox", 1)]
+    if task == "multiclass":
+        return [(x, y, x_val, y_val, "multiclass", len(output.labels))]
+    if task == "number":
+        scaled = [(np.asarray(part, float) - output.mean) / output.sd for part in (y, y_val)]
+        return [(x, scaled[0], x_val, scaled[1], "regression", 1)]
+    if task == "ordinal":
+        levels = range(len(output.labels) - 1)
+        return [(x, (y > k).astype(float), x_val, (y_val > k).astype(float), "binary", 1) for k in levels]
+    if task == "binary":
+        return [(x, np.asarray(y, float), x_val, np.asarray(y_val, float), "binary", 1)]
+    asked = []
+    for k in range(y.shape[1]):
+        there, there_val = np.isfinite(y[:, k]), np.isfinite(y_val[:, k])
+        asked.append((x[there], y[there, k], x_val[there_val], y_val[there_val, k], "binary", 1))
+    return asked
+
+
+def prior(y: Array) -> float:
+    """The logit of a binary target's share, for labels that have nothing to learn from."""
+    return float(np.log((y.sum() + 0.5) / (len(y) - y.sum() + 0.5)))
+
+
+def _fit(
+    x: Array, y: Array, x_val: Array, y_val: Array, objective: str, classes: int, leaves: int, seed: int
+) -> tuple[list[list[Tree]], float]:
+    """Returns: one list of trees a class, and the validation loss (0 where nothing could be learnt)."""
+    import lightgbm
+
+    if objective == "binary" and (len(np.unique(y)) < 2 or not len(y_val)):
+        return [[constant(prior(y))]], 0.0
+    params: dict[str, Any] = {
+        "objective": objective,
+        "learning_rate": RATE,
+        "num_leaves": leaves,
+        "max_depth": DEPTH,
+        "min_child_samples": max(10, len(x) // 200),
+        "feature_fraction": 0.7,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
+        "max_bin": 255,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 0,
+        "seed": seed,
+        "verbosity": -1,
+    }
+    measure: Callable[..., Any] | None = None
+    if objective == "multiclass":
+        params["num_class"] = classes
+    if objective == "cox":
+        params |= {"objective": _cox(y), "metric": "none"}
+        measure = _cox_measure(y_val)
+        y, y_val = y[:, 1], y_val[:, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train = lightgbm.Dataset(x, y, free_raw_data=False)
+        booster = lightgbm.train(
+            params,
+            train,
+            num_boost_round=ROUNDS,
+            valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
+            valid_names=["val"],
+            feval=measure,
+            callbacks=[lightgbm.early_stopping(PATIENCE, first_metric_only=True, verbose=False)],
+        )
+    best = booster.best_iteration or booster.current_iteration()
+    dump = booster.dump_model(num_iteration=best)
+    loss = float(next(iter(booster.best_score["val"].values())))
+    return [trees_of(dump, k, classes) for k in range(classes)], loss
+
+
+def _cox(targets: Array) -> Callable[..., tuple[Array, Array]]:
+    def objective(logits: Array, _: Any) -> tuple[Array, Array]:
+        return cox_gradient(np.asarray(logits, float), targets)
+
+    return objective
+
+
+def _cox_measure(targets: Array) -> Callable[..., tuple[str, float, bool]]:
+    import torch
+
+    from medserve.training._cox import cox_loss
+
+    wanted = torch.from_numpy(np.asarray(targets, np.float64))
+
+    def measure(logits: Array, _: Any) -> tuple[str, float, bool]:
+        return "cox", float(cox_loss(torch.from_numpy(np.asarray(logits, np.float64)), wanted)), False
+
+    return measure
