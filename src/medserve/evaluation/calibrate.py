@@ -14,6 +14,7 @@ import numpy as np
 from medserve.errors import BadData
 from medserve.evaluation.conformal import ALPHA, fit_conformal
 from medserve.evaluation.intervals import strata_of
+from medserve.evaluation.survival import fit_hazard
 from medserve.models.spec import Calibration, ModelSpec, OutputSpec
 from medserve.questions.answers import probabilities
 from medserve.types import Array, Named
@@ -28,7 +29,8 @@ def calibrate(logits: Array, targets: Array, output: OutputSpec, *, alpha: float
     """Temperature, then conformal quantiles at that temperature, from one calibration part.
 
     Both see the same cases. The two-label order of conformity scores does not depend on the temperature, so there the
-    guarantee is exact; elsewhere one fitted number stands between it and exactness.
+    guarantee is exact; elsewhere one fitted number stands between it and exactness. Survival: slope and level of the
+    hazard (see `survival.fit_hazard`), no quantiles; `output` then carries its baseline.
     """
     fitted = fit_temperature(logits, targets, output, seed=seed)
     spec = bare(output, fitted)
@@ -49,12 +51,17 @@ def fit_temperature(logits: Array, targets: Array, output: OutputSpec, *, seed: 
     Raises: BadData: logits and targets differ in number, or a logit is not finite.
     """
     logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
+    if output.task == "survival" and len(logits) == len(targets):
+        known = np.isfinite(targets).all(axis=1)
+        logits, targets = logits[known], targets[known]
     if len(logits) != len(targets) or not np.isfinite(logits).all():
         raise BadData(
             "calibration-scores",
             f"{len(logits)} scores for {len(targets)} calibration cases, or a score that is not finite.",
             hint="Train again; a diverged model gives scores that are not numbers.",
         )
+    if output.task == "survival":
+        return fit_hazard(logits, targets, output, seed=seed)
     n = len(logits)
     strata = strata_of(output.task, targets)
     if output.task == "number" or n < FEWEST or len(np.unique(strata)) < 2:

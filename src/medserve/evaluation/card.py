@@ -113,6 +113,9 @@ def describe_part(part: "PartView") -> dict[str, Any]:
     elif cohort.task == "multilabel":
         for k, label in enumerate(cohort.labels):
             labels[label] = int((np.asarray(part.targets)[:, k] == 1).sum())
+    elif cohort.task == "survival":
+        happened = int((np.asarray(part.targets)[:, 1] == 1).sum())
+        labels.update({"events": happened, "censored": len(part) - happened})
     groups: dict[str, Counter[str]] = {}
     for case in part.cases:
         for column, value in case.groups.items():
@@ -120,7 +123,7 @@ def describe_part(part: "PartView") -> dict[str, Any]:
     return {
         "n": len(part),
         "patients": None if cohort.independent else len({case.patient for case in part.cases}),
-        "labels": {label: labels[label] for label in cohort.labels if label in labels},
+        "labels": {label: labels[label] for label in (*cohort.labels, "events", "censored") if label in labels},
         "groups": {
             column: {
                 value: n if n >= FEWEST_SHOWN else f"fewer than {FEWEST_SHOWN}" for value, n in sorted(counts.items())
@@ -233,8 +236,7 @@ def reporting(
         ("12e", "Performance measures", "see metrics: each with a 95 % interval"),
         ("13", "Class imbalance", balance),
         ("14", "Fairness", fairness),
-        ("15", "Model output", f"calibrated probabilities of {', '.join(card['labels'])}"
-         if card["task"] != "number" else f"an estimate of {card['labels'][0]}"),
+        ("15", "Model output", _output(card)),
         ("17", "Ethical approval", told("ethics")),
         ("18a", "Funding", told("funding")),
         ("18e", "Data sharing", told("licence")),
@@ -247,3 +249,11 @@ def reporting(
         ("27", "Use in practice", "inputs out of scope are refused with a code; unsure cases abstain"),
     ]  # fmt: skip
     return [{"item": item, "topic": topic, "answer": answer} for item, topic, answer in rows]
+
+
+def _output(card: Mapping[str, Any]) -> str:
+    if card["task"] == "number":
+        return f"an estimate of {card['labels'][0]}"
+    if card["task"] == "survival":
+        return f"the risk of {card['labels'][0]} by each horizon, and a survival curve"
+    return f"calibrated probabilities of {', '.join(card['labels'])}"

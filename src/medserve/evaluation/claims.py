@@ -4,7 +4,8 @@
 
 The rules are few and public; a report prints every one that spoke. Limits: fewer than 20 cases on one side refuse a
 claim of performance, fewer than 100 make it weak; calibration passes when the slope's interval meets [.8, 1.25], the
-shift's interval holds 0, and the ECE is at most its null 95th percentile + .02.
+shift's interval holds 0, and the ECE is at most its null 95th percentile + .02. Survival counts events and not
+cases, and its calibration passes when the slope's interval meets [.8, 1.25] and that of expected / observed holds 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ SLOPE = (0.8, 1.25)
 ECE_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
+_SHORT = {"c_index": "C index"}
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -35,6 +37,8 @@ def _claim(level: str, code: str, message: str) -> dict[str, str]:
 def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["task"] == "number":
         smallest, what = r["n"], "cases"
+    elif r["task"] == "survival":
+        smallest, what = r["counts"]["events"], "events"
     elif r["task"] == "multilabel":
         known = {row["label"]: row["known"] for row in r["per_label"]}
         smallest = min(min(count, known[label] - count) for label, count in r["counts"].items())
@@ -78,16 +82,21 @@ def _calibration(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if shift and shift["low"] is not None and not shift["low"] <= 0 <= shift["high"]:
         way = "too low" if shift["value"] > 0 else "too high"
         failed.append(f"probabilities are {way} on the whole (shift {shift['value']:+.2f} log-odds)")
-    ece, null = cal["after"]["ece"]["value"], cal["ece_null"]["p95"]
-    if ece is not None and ece > null + ECE_SLACK:
-        failed.append(f"ECE {ece:.3f} exceeds {null:.3f}, which chance alone would give, by more than {ECE_SLACK}")
+    if r["task"] == "survival":
+        gone = cal["after"]["expected_observed"]
+        if gone["low"] is not None and not gone["low"] <= 1 <= gone["high"]:
+            failed.append(f"it expects {gone['value']:.2f} events for each one seen")
+    else:
+        ece, null = cal["after"]["ece"]["value"], cal["ece_null"]["p95"]
+        if ece is not None and ece > null + ECE_SLACK:
+            failed.append(f"ECE {ece:.3f} exceeds {null:.3f}, which chance alone would give, by more than {ECE_SLACK}")
     if failed:
         level = "red" if len(failed) > 1 else "amber"
         yield _claim(level, "miscalibrated", f"Calibration on this part: {'; '.join(failed)}.")
     else:
         yield _claim("green", "calibrated", "Calibration on this part is within what chance allows.")
-    change = cal["log_loss_change"]
-    if change["low"] is not None and change["low"] > 0:
+    change = cal.get("log_loss_change")
+    if change and change["low"] is not None and change["low"] > 0:
         yield _claim(
             "amber",
             "temperature-hurt",
@@ -119,12 +128,12 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["baseline"] is None:
         return
-    name = "mae" if r["task"] == "number" else "auroc"
+    name = {"number": "mae", "survival": "c_index"}.get(r["task"], "auroc")
     gap = r["baseline"]["difference"].get(name)
     if gap is None or gap["low"] is None:
         return
     better, worse = (gap["high"] < 0, gap["low"] > 0) if name == "mae" else (gap["low"] > 0, gap["high"] < 0)
-    figure = f"{name.upper()} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    figure = f"{_SHORT.get(name, name.upper())} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
     other, simple = f"the {r['baseline']['other']} trained beside it", r["baseline"]["role"] == "baseline"
     if better:
         yield _claim("green", "beats-other", f"Better than {other}: {figure}.")

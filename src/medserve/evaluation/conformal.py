@@ -42,8 +42,8 @@ def scores_of(spec: ModelSpec, logits: Array, targets: Array) -> Array:
 
 
 def fit_conformal(spec: ModelSpec, logits: Array, targets: Array, *, alpha: float = ALPHA) -> Conformal | None:
-    """Quantiles from the calibration part; None for multilabel, or with fewer cases than `alpha` needs."""
-    if spec.output.task == "multilabel" or len(targets) == 0:
+    """Quantiles from the calibration part; None for multilabel and survival, or with fewer cases than `alpha` needs."""
+    if spec.output.task in ("multilabel", "survival") or len(targets) == 0:
         return None
     scores = scores_of(spec, logits, targets)
     limit = quantile(scores, alpha)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medserve.evaluation import survival
 from medserve.evaluation.intervals import draw_weights, strata_of
 from medserve.questions.metrics import ECE_BINS, Judged, one_vs_rest, stated_and_true
 from medserve.questions.weighted import average_precision, bin_of, rank_auroc
@@ -22,6 +23,8 @@ def curves(judged: Judged, patients: Array, *, draws: int = 200, seed: int = 0) 
     """All curves that the task has, JSON-ready."""
     if judged.task == "number":
         return {"agreement": agreement(judged)}
+    if judged.task == "survival":
+        return survival.curves(judged)
     out: dict[str, Any] = {"roc": [], "pr": []}
     ones = np.ones((1, len(judged)))
     sides = one_vs_rest(judged)
@@ -163,9 +166,9 @@ def ece_null(judged: Judged, *, draws: int = 1000, seed: int = 0) -> dict[str, f
     """The ECE that a perfectly calibrated model with these very probabilities would show: mean and 95th percentile.
 
     Outcomes are drawn from the stated probabilities. On 200 cases it is about .08: an ECE is read against this, never
-    against 0. None for a number.
+    against 0. None for a number and for survival.
     """
-    if judged.task == "number":
+    if judged.task in ("number", "survival"):
         return None
     rng = np.random.default_rng(seed)
     if judged.task == "multilabel":

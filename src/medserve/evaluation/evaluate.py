@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medserve.evaluation import sections
+from medserve.evaluation import sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
 from medserve.evaluation.curves import curves, wilson
@@ -32,7 +32,9 @@ COMPARED = {
     "ordinal": ("auroc", "accuracy", "quadratic_kappa", "log_loss", "brier"),
     "multilabel": ("auroc", "auprc", "accuracy", "log_loss", "brier"),
     "number": ("mae", "rmse", "r2", "spearman"),
+    "survival": ("c_index", "c_uno", "auroc_at_horizon", "brier_at_horizon", "integrated_brier"),
 }
+_PLAIN = ("number", "multilabel", "survival")  # always answered: no set, or none that could make it abstain
 
 
 def evaluate(
@@ -58,7 +60,8 @@ def evaluate(
     """Measure one part.
 
     Args:
-        scores, targets: of the evaluated part, row for row; a target below 0 or NaN means unlabelled.
+        scores, targets: of the evaluated part, row for row; a target below 0 or NaN means unlabelled
+            (survival: (N, 2), NaN).
         part: "train" | "val" | "calibration" | "test" | "all" (foreign data).
         patients: (N,) keys; None: each case counts as its own patient, and a claim says so.
         groups: subgroup column -> (N,) values.
@@ -88,7 +91,7 @@ def evaluate(
     if spec.calibration.conformal is not None:
         hit, size = covered(spec, kept.logits, judged.targets)
     unlike = _out_of_distribution(spec, kept)
-    unsure = np.zeros(len(rows), bool) if size is None or judged.task in ("number", "multilabel") else size != 1
+    unsure = np.zeros(len(rows), bool) if size is None or judged.task in _PLAIN else size != 1
     unsure &= ~unlike
     answered = ~unlike & ~unsure
     outside = None if leaky is None else ~np.asarray(leaky, bool)[rows]
@@ -96,7 +99,7 @@ def evaluate(
     def figures(w: Array) -> dict[str, Array]:
         out = measure(judged, w)
         out |= sections.prefixed("raw", measure(raw, w, only=sections.BEFORE_AFTER))
-        if judged.task != "number":
+        if "log_loss" in out:
             out["change/log_loss"] = out["log_loss"] - out["raw/log_loss"]
         if other is not None:
             simple = measure(other, w, only=COMPARED[judged.task])
@@ -106,7 +109,7 @@ def evaluate(
             out |= sections.prefixed("without", measure(judged.keep(outside), w[:, outside]))
         total = w.sum(axis=1)
         out |= sections.prefixed("share", {k: ratio(w @ v, total) for k, v in _fates(answered, unsure, unlike).items()})
-        if answered.any() and judged.task not in ("number", "multilabel"):
+        if answered.any() and judged.task not in _PLAIN:
             out["answered/accuracy"] = measure(judged.keep(answered), w[:, answered], only=("accuracy",))["accuracy"]
         if hit is not None:
             out["coverage"] = ratio(w @ hit, total)
@@ -141,7 +144,7 @@ def evaluate(
         "unlabelled": len(scores) - len(rows),
         "counts": sections.counts(judged),
         "openings": openings,
-        "intervals": {"level": LEVEL, "method": "stratified bootstrap of patients", "draws": draws, "seed": seed},
+        "intervals": {"level": LEVEL, "method": _method(judged.task), "draws": draws, "seed": seed},
         "metrics": metrics,
         "lower_is_better": sorted(LOWER_IS_BETTER & metrics.keys()),
         "cross_check": sections.cross_check(judged),
@@ -159,6 +162,9 @@ def evaluate(
             "accuracy_answered": found.get("answered/accuracy"),
         },
         "confusion": confusions,
+        "survival": None
+        if judged.task != "survival"
+        else survival.by_horizon(spec, judged, who, draws=draws, seed=seed),
         "curves": curves(judged, who, draws=min(draws, 200), seed=seed),
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
         "subgroups": subgroups(judged, who, _rows(groups, rows), hit=hit, abstained=~answered, draws=draws, seed=seed),
@@ -168,6 +174,10 @@ def evaluate(
     }
     result["claims"] = claims(result)
     return result
+
+
+def _method(task: str) -> str:
+    return "bootstrap of patients" if task in ("number", "survival") else "stratified bootstrap of patients"
 
 
 def _rows(groups: Mapping[str, Array] | None, rows: Array) -> dict[str, Array]:

@@ -215,6 +215,44 @@ def agreement(result: Mapping[str, Any]) -> bytes | None:
     return drawn.svg
 
 
+def kaplan_meier(result: Mapping[str, Any]) -> bytes | None:
+    """For survival: the observed share free of the event by risk group, and what the model stated."""
+    lines = result["curves"].get("kaplan_meier")
+    if not lines:
+        return None
+    with _axes() as (ax, drawn):
+        for k, line in enumerate(lines):
+            x, observed, stated = np.array(line["points"]).T
+            colour = (GREEN, ORANGE, RED)[k] if len(lines) == 3 else LINES[k]
+            ax.step(x, observed, where="post", color=colour, linewidth=1.6, label=f"{line['label']} (n={line['n']})")
+            ax.plot(x, stated, color=colour, linewidth=1.0, linestyle="--", label="stated" if k == 0 else None)
+        ax.set_ylim(-0.02, 1.02)
+        ax.set(xlabel=_time_axis(result), ylabel=f"Free of {result['survival']['event']}")
+        _legend(ax, "best")
+    return drawn.svg
+
+
+def risk(result: Mapping[str, Any]) -> bytes | None:
+    """For survival: mean stated risk by the middle horizon against the observed one, in groups of like risk."""
+    found = result["curves"].get("risk")
+    if not found or not found["bins"]:
+        return None
+    x, y, low, high = (np.array([b[k] for b in found["bins"]]) for k in ("stated", "true", "low", "high"))
+    with _axes() as (ax, drawn):
+        ax.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
+        ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", color=BLUE, markersize=4,
+                    linewidth=1)  # fmt: skip
+        _unit(ax)
+        ax.set(xlabel=f"Mean stated risk of a group, {result['survival']['main_label']}",
+               ylabel="Observed (Kaplan-Meier), 95% interval")  # fmt: skip
+    return drawn.svg
+
+
+def _time_axis(result: Mapping[str, Any]) -> str:
+    unit = result["survival"]["unit"]
+    return f"Time ({unit})" if unit else "Time"
+
+
 def history(epochs: Sequence[Mapping[str, Any]], best: int | None) -> bytes | None:
     """Training and validation loss by epoch, the kept epoch marked."""
     if not epochs:
@@ -249,4 +287,5 @@ def forest(result: Mapping[str, Any], name: str) -> bytes | None:
     return drawn.svg
 
 
-FOREST = {"fnr": "Share of missed cases (FNR)", "error": "Error rate", "mae": "Mean absolute error"}
+FOREST = {"fnr": "Share of missed cases (FNR)", "error": "Error rate", "mae": "Mean absolute error",
+          "c_index": "C index"}  # fmt: skip

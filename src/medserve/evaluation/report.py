@@ -30,6 +30,8 @@ _ALTS = {
     "risk_coverage": "Error rate against the share of cases answered",
     "decision": "Decision curve: net benefit against threshold",
     "agreement": "Mean estimate against mean truth",
+    "kaplan_meier": "Share free of the event over time by risk group: observed and stated",
+    "risk": "Stated risk by the middle horizon against the observed risk",
 }
 TESTS = {
     "R1": "weights made random", "R2": "labels shuffled", "L1": "points at planted evidence",
@@ -142,7 +144,7 @@ def image(content: bytes | None, media_type: str = "image/svg+xml") -> str | Non
 
 
 def forest_of(evaluation: Mapping[str, Any]) -> str:
-    return {"binary": "fnr", "number": "mae"}.get(evaluation["task"], "error")
+    return {"binary": "fnr", "number": "mae", "survival": "c_index"}.get(evaluation["task"], "error")
 
 
 def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -150,6 +152,7 @@ def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     wanted = {
         "binary": ("auroc", "accuracy", "sensitivity", "specificity"),
         "number": ("mae", "rmse", "r2", "spearman"),
+        "survival": ("c_index", "auroc_at_horizon", "integrated_brier", "expected_observed"),
         "multilabel": ("auroc", "auprc", "accuracy", "ece"),
         "ordinal": ("quadratic_kappa", "accuracy", "auroc", "ece"),
     }.get(r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))

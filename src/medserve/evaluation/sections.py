@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medserve.errors import BadData
+from medserve.evaluation import survival
 from medserve.evaluation.conformal import coverage_band
 from medserve.evaluation.curves import ece_null
 from medserve.evaluation.intervals import Interval, bootstrap, delong
@@ -19,6 +20,7 @@ from medserve.types import Array, Scores
 V = TypeVar("V")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 BEFORE_AFTER = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
+BEFORE_AFTER += ("expected_observed", "brier_at_horizon", "integrated_brier")
 
 
 def prefixed(word: str, table: Mapping[str, V]) -> dict[str, V]:
@@ -43,6 +45,9 @@ def labelled(task: str, scores: Scores, targets: Array) -> Array:
         )
     if task == "multilabel":
         known = ~np.isnan(targets).all(axis=1)
+    elif task == "survival":
+        survival.check_targets(targets)
+        known = np.isfinite(targets).all(axis=1) & (targets[:, 0] >= 0)
     elif task == "number":
         known = np.isfinite(targets.astype(np.float64))
     else:
@@ -59,12 +64,15 @@ def labelled(task: str, scores: Scores, targets: Array) -> Array:
 
 
 def typed(task: str, targets: Array) -> Array:
-    return targets.astype(np.float64) if task in ("multilabel", "number") else targets.astype(np.int64)
+    return targets.astype(np.float64) if task in ("multilabel", "number", "survival") else targets.astype(np.int64)
 
 
 def counts(judged: Judged) -> dict[str, int]:
     if judged.task == "number":
         return {judged.labels[0]: len(judged)}
+    if judged.task == "survival":
+        happened = int((judged.targets[:, 1] == 1).sum())
+        return {"events": happened, "censored": len(judged) - happened}
     if judged.task == "multilabel":
         return {label: int((judged.targets[:, k] == 1).sum()) for k, label in enumerate(judged.labels)}
     return {label: int((judged.targets == k).sum()) for k, label in enumerate(judged.labels)}
@@ -77,7 +85,9 @@ def cross_check(judged: Judged) -> dict[str, Any] | None:
 
 
 def majority(judged: Judged) -> dict[str, Any] | None:
-    """What always saying the most common label (or the mean) would give: the floor under every accuracy."""
+    """What always saying the most common label (or the mean, or one curve) would give: the floor under every figure."""
+    if judged.task == "survival":
+        return survival.floor(judged)
     if judged.task == "number":
         return {"label": "mean", "mae": float(np.abs(judged.targets - judged.targets.mean()).mean())}
     if judged.task == "multilabel":
@@ -92,7 +102,7 @@ def majority(judged: Judged) -> dict[str, Any] | None:
 
 def per_label(judged: Judged, who: Array, strata: Array, draws: int, seed: int) -> list[dict[str, Any]]:
     """One label against the rest, for tasks with several."""
-    if judged.task in ("binary", "number"):
+    if judged.task in ("binary", "number", "survival"):
         return []
     sides = one_vs_rest(judged)
 
@@ -124,6 +134,8 @@ def calibration_of(
 ) -> dict[str, Any] | None:
     if judged.task == "number":
         return None
+    if judged.task == "survival":
+        return survival.calibration_of(spec, found)
     fitted = spec.calibration
     return {
         "method": fitted.method,

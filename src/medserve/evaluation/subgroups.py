@@ -3,8 +3,8 @@
     subgroups(judged, patients, {"sex": sex, "site": site}, hit=hit, abstained=abstained)
 
 Groups and pairs of groups with at least 50 cases are measured; smaller ones are named and not judged. A gap in missed
-cases (FNR; for several labels, in errors) or in coverage above .05 whose 95 % interval excludes 0 is red. Where the
-line lies is the user's decision, so it is a parameter and the report prints it.
+cases (FNR; for several labels, in errors), in the C index or in coverage above .05 whose 95 % interval excludes 0 is
+red. Where the line lies is the user's decision, so it is a parameter and the report prints it.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from medserve.evaluation.intervals import bootstrap, strata_of
-from medserve.questions.metrics import Judged
+from medserve.questions import censored
+from medserve.questions.metrics import Judged, seen, spent
 from medserve.questions.weighted import calibration_line, rank_auroc, ratio
 from medserve.types import Array
 
 FEWEST = 50
 GAP = 0.05
 _MOST_PAIRS = 40
-FLAGGED = ("fnr", "error", "coverage")
+FLAGGED = ("fnr", "error", "c_index", "coverage")
+_HIGHER_IS_BETTER = ("coverage", "c_index")
 
 
 def subgroups(
@@ -105,6 +107,11 @@ def _figures(
         out["fnr"] = ratio(w @ (y & ~alert), w @ y)
         out["fpr"] = ratio(w @ (~y & alert), w @ ~y)
         out["auroc"] = rank_auroc(y, part.probs[:, 1], w)
+    elif judged.task == "survival":
+        times, events, eta, _ = seen(part)
+        base, _, seen_in_time = spent(part)
+        out["c_index"] = censored.concordance(times, events, eta, w)
+        out["expected_observed"] = censored.expected_observed(base * np.exp(np.minimum(eta, 50.0)), seen_in_time, w)
     elif judged.task == "number":
         out["mae"] = ratio(w @ np.abs(part.probs[:, 0] - part.targets), w.sum(axis=1))
     elif judged.task == "multilabel":
@@ -123,6 +130,6 @@ def _worse(span: Mapping[str, float | None] | None, name: str, gap: float) -> bo
     """Is this group surely worse than the rest by more than the gap?"""
     if span is None or span["value"] is None or span["low"] is None or span["high"] is None:
         return False
-    if name == "coverage":
+    if name in _HIGHER_IS_BETTER:
         return span["value"] < -gap and span["high"] < 0
     return span["value"] > gap and span["low"] > 0

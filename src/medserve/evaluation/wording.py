@@ -20,7 +20,10 @@ TITLES = {
     "calibration_slope": "Calibration slope", "calibration_intercept": "Calibration in the large",
     "quadratic_kappa": "Quadratic kappa", "subset_accuracy": "All labels right", "mae": "Mean absolute error",
     "rmse": "Root mean squared error", "r2": "R squared", "spearman": "Spearman correlation", "fnr": "Missed (FNR)",
-    "fpr": "False alarms (FPR)", "error": "Error rate", "coverage": "Coverage of sets", "abstention": "Abstention",
+    "fpr": "False alarms (FPR)", "error": "Error rate", "coverage": "Coverage of sets", "c_index": "C index (Harrell)",
+    "c_uno": "C index (Uno)", "auroc_at_horizon": "AUROC at the horizon",
+    "brier_at_horizon": "Brier score at the horizon", "integrated_brier": "Integrated Brier score",
+    "expected_observed": "Expected / observed events", "abstention": "Abstention",
 }  # fmt: skip
 MEANINGS = {
     "auroc": "chance that a case with the label scores above one without; several labels: mean of one against the rest",
@@ -45,6 +48,12 @@ MEANINGS = {
     "rmse": "root of the mean squared error; lower is better",
     "r2": "share of the variance explained; 0 is the mean",
     "spearman": "correlation of ranks",
+    "c_index": "chance that of two cases the one whose event came first scores higher; .5 is a coin",
+    "c_uno": "the same up to the last horizon, whatever the length of observation",
+    "auroc_at_horizon": "chance that a case with the event by the middle horizon scores above one still free of it",
+    "brier_at_horizon": "mean squared error of the risk by the middle horizon; lower is better",
+    "integrated_brier": "the same, mean over all times up to the last horizon; lower is better",
+    "expected_observed": "events that the model expects for each one seen; 1 is right, above 1 it states too much",
 }
 
 
@@ -99,6 +108,18 @@ def summary(r: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The estimate is off by {number(m['mae'])} on average; always giving the mean would be off by"
             f" {number(r['majority']['mae'])}."
+        )
+    elif r["task"] == "survival":
+        told = r["survival"]
+        row = next(row for row in told["rows"] if row["horizon"] == told["main"])
+        lines.append(
+            f"{told['event'].capitalize()} was seen in {r['counts']['events']:,} of them; the others were observed for"
+            f" some time without it. Of two cases, the one whose event came first scores higher in"
+            f" {percent(m['c_index'])} of pairs."
+        )
+        lines.append(
+            f"{row['label'].capitalize()}: the model states {percent(row['stated'])} on average;"
+            f" {percent(row['observed'])} were observed (Kaplan-Meier)."
         )
     elif r["task"] == "multilabel":
         lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")
