@@ -229,7 +229,7 @@ def render_bars(
             draw.rectangle([min(middle, end), y + 5, max(middle, end), y + high - 5], fill=colour)
         side, anchor = (end + 6, "lm") if value >= 0 else (end - 6, "rm")
         draw.text((side, y + high // 2), f"{value:+.2f}", fill=INK, font=font, anchor=anchor)
-    said = f"logit {total:+.2f} = {base:+.2f} with nothing known {total - base:+.2f} from the inputs"
+    said = f"score {total:+.2f} = {base:+.2f} (nothing known) {total - base:+.2f} (these inputs)"
     draw.text((width // 2, height - 16), said, fill=INK, font=font, anchor="mm")
     out = io.BytesIO()
     image.save(out, format="PNG")

@@ -33,13 +33,13 @@ def curves(
     output: OutputSpec,
     seed: int,
     *,
-    pairs: int = PAIRS,
+    pairs: int | None = None,
     patients: Array | None = None,
 ) -> tuple[list[Term], Array, dict[str, Any]]:
     """
     Args:
         x, x_val: (N, C) float32 with NaN.
-        pairs: tables of two columns that are tried; kept where the validation loss is less with them.
+        pairs: tables of two columns that are tried, None: `PAIRS`; kept where the validation loss is less with them.
         patients: (N,); all cases of one patient stand on one side of every bag.
 
     Returns: terms, the intercept (outputs,), and what was chosen.
@@ -59,7 +59,7 @@ def curves(
         who = None if patients is None else np.asarray(patients)
         if who is not None and task == "multilabel":
             who = who[told[k]]
-        found, intercept, used = _machine(question, seed, pairs, who)
+        found, intercept, used = _machine(question, seed, PAIRS if pairs is None else pairs, who)
         terms += [_moved(term, keep, start, width) for term in found]
         intercepts.append(intercept)
         start, kept = start + question[5], kept + used
