@@ -55,6 +55,20 @@ def test_importance_is_the_fall_of_the_score(records, block):
     note = "chest film . pneumonia in the left lung ."
     score = reader(block, {"pneumonia": 2.0, "left": -0.5})
     importance = words(score, records({"age": 3, "report": note}), block, 1)
+    assert importance[:8].tolist() == [0, 0, 0, 2, 0, 0, -0.5, 0] and not importance[8:].any()
+    assert importance.shape == (block.size,) and importance.dtype == np.float32
+    assert weigh(["chest", "<b>"], np.array([0.5, -1])) == [("chest", 0.5), ("<b>", -1.0)]
+
+
+def test_a_sentence_is_hidden_whole(records, block):
+    """Every word of a sentence carries what the sentence was worth."""
+    score = reader(block, {"pneumonia": 2.0, "left": 1.0})
+    importance = sentences(score, records({"report": "heart normal . pneumonia left . film"}), block, 1)
+    assert importance[:7].tolist() == [0, 0, 0, 3, 3, 3, 0]
+
+
+def test_a_case_without_text_has_no_words(records, block):
+    importance = words(reader(block, {"pneumonia": 1.0}), records({"age": 40}), block, 1)
     assert not importance.any()
 
 
