@@ -9,7 +9,7 @@ from PIL import Image
 from medserve.data.fields import Block, Records
 from medserve.data.fields.number import Number
 from medserve.data.fields.text import Text
-from medserve.explain.words import negation, render_text, text_checks, words
+from medserve.explain.words import negation, render_text, sentences, text_checks, weigh, words
 
 FILLER = ("the", "patient", "seen", "today", "with", "chest", "film", "heart", "normal", "size", "in", "left", "lung")
 
