@@ -48,8 +48,8 @@ def curves(
     task: str = output.task
     if task == "survival":
         forests, history = boost(x[:, keep], y, x_val[:, keep], y_val, output, seed, stumps=True)
-        terms, intercept = stacked(forests[0], x[:, keep])
-        return [_moved(term, keep, 0, 1) for term in terms], np.array([intercept]), history
+        terms, middle = stacked(forests[0], x[:, keep])
+        return [_moved(term, keep, 0, 1) for term in terms], np.array([middle]), history
     terms, intercepts, kept = [], [], 0
     asked = questions(x[:, keep], y, x_val[:, keep], y_val, output)
     width = sum(entry[5] for entry in asked)
@@ -126,7 +126,8 @@ def stacked(forest: list[Tree], x: Array) -> tuple[list[Term], float]:
 
     Returns: terms, and the intercept.
     """
-    intercept, splits = 0.0, {}
+    intercept = 0.0
+    splits: dict[int, list[Tree]] = {}
     for tree in forest:
         if len(tree.column) == 1:
             intercept += float(tree.value[0])
@@ -188,6 +189,6 @@ def _loss(logits: Array, y: Array, objective: str) -> float:
 def _widest(x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec, seed: int) -> Array:
     """The columns that a forest of stumps splits on most often."""
     forests, _ = boost(x, y, x_val, y_val, output, seed, stumps=True)
-    used = np.concatenate([tree.column[:1] for forest in forests for tree in forest if len(tree.column) > 1] or [[]])
-    count = np.bincount(used.astype(int), minlength=x.shape[1])
+    used = [int(tree.column[0]) for forest in forests for tree in forest if len(tree.column) > 1]
+    count = np.bincount(np.array(used, int), minlength=x.shape[1])
     return np.sort(np.argsort(-count, kind="stable")[:MOST_TERMS])

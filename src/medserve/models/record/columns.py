@@ -87,8 +87,10 @@ class Columns(nn.Module):
         self.words = [i for i, b in enumerate(blocks) if b.kind == "category"]
         self.scale = Standardise(len(self.numbers))
         sizes = [int(blocks[i].facts["levels"]) + 1 for i in self.words]  # and one for missing
-        self.tables = nn.ModuleList([nn.Embedding(n, min(16, 1 + n // 2)) for n in sizes])
-        inside = 2 * len(self.numbers) + sum(int(t.embedding_dim) for t in self.tables)
+        widths = [min(16, 1 + n // 2) for n in sizes]
+        self.last = [n - 1 for n in sizes]
+        self.tables = nn.ModuleList([nn.Embedding(n, w) for n, w in zip(sizes, widths, strict=True)])
+        inside = 2 * len(self.numbers) + sum(widths)
         self.body = nn.Sequential(
             nn.Linear(inside, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU()
         )
@@ -99,8 +101,7 @@ class Columns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [self.scale(x[:, self.numbers])] if self.numbers else []
-        for at, table in zip(self.words, self.tables, strict=True):
-            last = int(table.num_embeddings) - 1
+        for at, last, table in zip(self.words, self.last, self.tables, strict=True):
             index = torch.where(torch.isnan(x[:, at]), float(last), x[:, at]).long().clamp(0, last)
             parts.append(table(index))
         return self.body(torch.cat(parts, 1))

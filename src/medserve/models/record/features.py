@@ -13,6 +13,7 @@ folds see it, whole patients together.
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,12 +44,12 @@ class RecordFeatures(nn.Module):
     @property
     def names(self) -> list[str]:
         """What each column is, for a person."""
-        return [str(name) for made in self.maps for name in made.names]  # type: ignore[union-attr]
+        return [str(name) for _, made in self._pairs() for name in made.names]
 
     @property
     def groups(self) -> list[str]:
         """The input that each column came from."""
-        return [block.name for block, made in self._pairs() for _ in made.names]  # type: ignore[union-attr]
+        return [block.name for block, made in self._pairs() for _ in made.names]
 
     def fit(self, records: Source, targets: Array | None = None) -> None:
         """
@@ -94,7 +95,7 @@ class RecordFeatures(nn.Module):
         fold = folds(len(records), seed, patients)
         wanted, start = torch.from_numpy(np.asarray(targets, np.float32)), 0
         for block, made in self._pairs():
-            stop = start + len(made.names)  # type: ignore[arg-type]
+            stop = start + len(made.names)
             if _supervised(made):
                 x = self._whole(records, block)
                 for k in range(int(fold.max(initial=-1)) + 1):
@@ -105,7 +106,7 @@ class RecordFeatures(nn.Module):
             start = stop
         return made_all
 
-    def _pairs(self) -> Iterator[tuple[Block, nn.Module]]:
+    def _pairs(self) -> Iterator[tuple[Block, Any]]:
         yield from zip(self.blocks, self.maps, strict=True)
 
     @staticmethod
@@ -171,5 +172,5 @@ def pieces(records: Source, size: int = CHUNK) -> Iterator[Tensor]:
         yield take(records, np.arange(start, min(start + size, len(records))))
 
 
-def _supervised(made: nn.Module) -> bool:
+def _supervised(made: Any) -> bool:
     return bool(getattr(made, "supervised", False))
