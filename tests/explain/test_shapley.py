@@ -76,6 +76,18 @@ def test_few_inputs_are_exact():
     assert sum(calls) == 2**3 + 1  # the fourth input says what the background says
 
 
+def test_an_empty_background_costs_one_pass_a_coalition():
+    """Ten times "nothing was sent" is asked once; a missing value of the record is no news."""
+    calls = []
+
+    def score(rows):
+        calls.append(len(rows))
+        return np.isfinite(rows).sum(1)
+
+    values, base, gap = permutation_shapley(score, np.array([1.0, 2, np.nan]), np.full((10, 3), np.nan), each(3))
+    assert values.tolist() == [1, 1, 0] and base == gap == 0 and sum(calls) == 2**2 + 1
+
+
 def test_columns_of_one_input_move_together():
     """A group of two columns takes the whole of their product; `slice` is a group too."""
     record, background = np.array([2.0, 3, 1]), np.array([[0.0, 0, 0], [0.0, 1, 0]])

@@ -59,6 +59,8 @@ def permutation_shapley(
     for place in places:
         free[place] = False
     background = np.where(free, record, background)
+    if _same(background[0], background):
+        background = background[:1]  # such as "nothing was sent", ten times
     # a group that says the same as every summary cannot move anything
     moving = [g for g, place in enumerate(places) if not _same(record[place], background[:, place])]
     count = len(moving)

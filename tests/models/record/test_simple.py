@@ -148,6 +148,19 @@ def test_trees_in_the_graph(booster, tmp_path):
     assert nodes < 40 + 12 * net.forest.depth
 
 
+def test_shuffled_tables_still_answer(booster):
+    """Weights dealt out anew, as the audit of explanations does, never point outside the tables."""
+    model, x = booster
+    curves = MODELS["record-additive"](8, (), 1, blocks=numbers(8), terms=8, cuts=5, pairs=1, pair_cuts=3)
+    for net in (filled(model, 8), curves):
+        with torch.no_grad():
+            for name, tensor in net.named_buffers():
+                if tensor.numel() > 1 and not name.endswith("starts"):
+                    flat = tensor.flatten()
+                    tensor.copy_(flat[torch.randperm(len(flat))].view_as(tensor))
+        assert net(torch.from_numpy(x)).logits.shape == (2000, 1)
+
+
 def test_a_forest_walks_large_batches_in_pieces(booster):
     model, x = booster
     net = filled(model, x.shape[1])
