@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from made_records import NOTE, bundle, resources, write_ndjson
 
 from medserve.data.readers.records import Account, read_timelines, sniff_records
 from medserve.data.readers.records._time import iso_hours
 from medserve.data.readers.records.fhir import bundle_timelines, validate_sample
 from medserve.errors import BadData
-from made_records import NOTE, bundle, resources, write_ndjson
 
 
 def at(text: str) -> float:

@@ -9,8 +9,8 @@ import zipfile
 
 import polars as pl
 import pytest
-
 from made_records import STAY, bundle, write_ndjson, write_omop
+
 from medserve.data.readers.records import Account, _spill, read_timelines, sniff_records
 from medserve.data.readers.records._time import iso_hours
 from medserve.errors import BadData, NotFound
