@@ -263,3 +263,5 @@ class TextGru(nn.Module):
 
 
 DEFAULT_ENCODER["text"] = "text-cnn"
+
+from medserve.models.record import sentence  # noqa: E402, F401  registers the pretrained encoders
