@@ -124,4 +124,4 @@ def _shown(record: Array, block: Block) -> Any:
     if block.kind == "category":
         words = block.facts.get("words", [])
         return words[int(value)] if int(value) < len(words) else "other"
-    return round(value, 6)
+    return float(f"{value:.6g}")  # float32 has no more digits

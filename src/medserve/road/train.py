@@ -354,7 +354,8 @@ def _cross_validate(
         scores["targets"].append(held.targets)
         scores["patients"].append(who(held))
     joined = {name: np.concatenate(values) for name, values in scores.items()}
-    on = f"{k}-fold cross-validation" + (", a quarter of the schedule" if short else "")
+    quarter = short and prepared.recipe.learner == "network"
+    on = f"{k}-fold cross-validation" + (", a quarter of the schedule" if quarter else "")
     return choose(prepared.plain.output, joined["recipe"], joined["baseline"], joined["targets"], joined["patients"],
                   on=on, seed=options.seed)  # fmt: skip
 

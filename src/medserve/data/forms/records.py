@@ -56,13 +56,21 @@ class RawTable:
             if said.kind == "timeline":
                 found[name] = self.timelines[name].raw(self.table, row)
                 continue
-            cell: Any = self.table.columns[column][row]
+            cell: Any = self.table.columns[column][row] if column in self.table.columns else self._once(column, row)
             if cell and said.kind in _FILE_KINDS:
                 cell = self._file(cell, said.kind, column, row)
             elif cell and said.kind == "text" and len(cell) < 256 and cell.lower().endswith(".txt"):
                 cell = self._path(cell, column, row).read_text(encoding="utf-8", errors="replace")
             found[name] = cell if cell != "" else None
         return found
+
+    def _once(self, name: str, row: int) -> Any:
+        """What the source of a timeline says once of a patient (age, sex); None where none does."""
+        for index in self.timelines.values():
+            value = index.static(self.table.columns[index.patient][row]).get(name)
+            if value is not None:
+                return value
+        return None
 
     def _path(self, cell: str, column: str, row: int) -> Path:
         path = (self.root / cell).resolve()
@@ -111,8 +119,10 @@ def list_records(
     table, from_names = join_tables(tables)
     said = declared.inputs if declared else {}
     by_column = {i.column or name: name for name, i in said.items() if i.kind != "timeline"}
+    told_once = {} if len(by_column) == len(said) else {c: n for c, n in by_column.items() if c not in table.columns}
     for column, name in by_column.items():
-        table.column(column, f"`inputs.{name}`")
+        if column not in told_once:
+            table.column(column, f"`inputs.{name}`")
     roles = roles_of(table, FileIndex(root, ()), declared)
     roles.pop("file", None)
     if roles.get("patient") in by_column or (declared and declared.independent):
@@ -128,6 +138,9 @@ def list_records(
         )
     raw = RawTable(root, table, {name: (i.column or name, i) for name, i in inputs.items()})
     extra, account = _timelines(raw, root, table, roles, declared)
+    for column, name in told_once.items():
+        if all(raw._once(column, row) is None for row in range(min(len(table), 200))):
+            table.column(column, f"`inputs.{name}`")  # raises, with the neighbours
     items, refused = _items(table, tables[0][0], labels, pseudonyms(table, roles, key), parts, facts_of(table, groups))
     warnings = [*notes, *account]
     if labels.task == "binary" and not (declared and declared.target and declared.target.classes):

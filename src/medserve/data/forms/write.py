@@ -5,6 +5,7 @@ text = write_yaml(listing)          # parses back to the same labels
 
 from typing import Any
 
+import msgspec
 import yaml
 
 from medserve.data.forms.listing import Listing
@@ -14,16 +15,22 @@ def write_yaml(listing: Listing) -> str:
     """The declaration of a listing. Source and licence, which nothing can guess, are left for a person to fill in."""
     columns = listing.columns
     target: dict[str, Any] = {"kind": listing.task}
-    if columns.get("label"):
+    if listing.task == "survival":
+        time, event = columns["label"].split(", ")
+        target |= {"column": time, "event": event}
+    elif columns.get("label"):
         names = columns["label"].split(", ")
         target["column"] = names if len(names) > 1 else names[0]
-    if listing.task != "number" and listing.labels:
+    if listing.task not in ("number", "survival") and listing.labels:
         target["classes"] = list(listing.labels)
     if listing.unit:
         target["unit"] = listing.unit
-    image: dict[str, Any] = {"kind": listing.kind}
+    inputs: dict[str, Any] = {"image": {"kind": listing.kind}}
     if columns.get("file"):
-        image["column"] = columns["file"]
+        inputs["image"]["column"] = columns["file"]
+    if listing.kind == "record":
+        said = {name: msgspec.to_builtins(given) for name, given in listing.inputs.items()}
+        inputs = {name: {k: v for k, v in given.items() if v is not None} for name, given in said.items()}
     out: dict[str, Any] = {
         "name": listing.name,
         "source": listing.source.get("source", "say where it came from"),
@@ -44,7 +51,7 @@ def write_yaml(listing: Listing) -> str:
         out["split"] = columns["part"]
     elif listing.split:
         out["split"] = {k: v for k, v in listing.split.items() if v is not None}
-    out |= {"inputs": {"image": image}, "target": target}
+    out |= {"inputs": inputs, "target": target}
     if listing.subgroups:
         out["subgroups"] = list(listing.subgroups)
     out["public"] = bool(listing.source.get("public", False))
