@@ -19,8 +19,8 @@ from medserve.types import Array, Scores
 
 V = TypeVar("V")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
-BEFORE_AFTER = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
-BEFORE_AFTER += ("expected_observed", "brier_at_horizon", "integrated_brier")
+BEFORE_AFTER_CLASSES = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
+BEFORE_AFTER = (*BEFORE_AFTER_CLASSES, *survival.CALIBRATION)
 
 
 def prefixed(word: str, table: Mapping[str, V]) -> dict[str, V]:

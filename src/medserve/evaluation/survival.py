@@ -113,7 +113,7 @@ def by_horizon(spec: ModelSpec, judged: Judged, patients: Array, *, draws: int =
     def figures(w: Array) -> dict[str, Array]:
         whole = censored.kaplan_meier(times, events, w)
         score = censored.brier(times, events, judged.probs, horizons, w)
-        out = {}
+        out: dict[str, Array] = {}
         for k, horizon in enumerate(baseline.horizons):
             stated, observed = w @ judged.probs[:, k] / w.sum(axis=1), 1 - censored.share_at(whole, horizon)
             out |= {f"{k}/stated": stated, f"{k}/observed": observed, f"{k}/gap": stated - observed}
