@@ -147,7 +147,9 @@ def test_a_wrong_level_is_said():
     logits, y = drawn(600, seed=8)
     result = evaluate(wrong, Scores(logits), y, part="test", draws=100)
     assert result["calibration"]["after"]["expected_observed"]["value"] < 0.6
-    assert codes(result)["miscalibrated"] in ("amber", "red")
+    assert codes(result)["miscalibrated"] == "red"
+    message = next(claim["message"] for claim in result["claims"] if claim["code"] == "miscalibrated")
+    assert "death by 9 mo is stated -" in message
 
 
 @pytest.mark.parametrize(("n", "code"), [(30, "claim-refused"), (150, "few-cases"), (800, "enough-cases")])

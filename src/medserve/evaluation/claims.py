@@ -5,7 +5,8 @@
 The rules are few and public; a report prints every one that spoke. Limits: fewer than 20 cases on one side refuse a
 claim of performance, fewer than 100 make it weak; calibration passes when the slope's interval meets [.8, 1.25], the
 shift's interval holds 0, and the ECE is at most its null 95th percentile + .02. Survival counts events and not
-cases, and its calibration passes when the slope's interval meets [.8, 1.25] and that of expected / observed holds 1.
+cases, and its calibration passes when the slope's interval meets [.8, 1.25], that of expected / observed holds 1, and
+the mean risk by the middle horizon is not surely off the observed one by more than .02.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 REFUSE, WEAK = 20, 100
 SLOPE = (0.8, 1.25)
 ECE_SLACK = 0.02
+RISK_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
 _SHORT = {"c_index": "C index"}
@@ -86,6 +88,12 @@ def _calibration(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         gone = cal["after"]["expected_observed"]
         if gone["low"] is not None and not gone["low"] <= 1 <= gone["high"]:
             failed.append(f"it expects {gone['value']:.2f} events for each one seen")
+        row = next(row for row in r["survival"]["rows"] if row["horizon"] == r["survival"]["main"])
+        gap = row["gap"]
+        if gap["low"] is not None and abs(gap["value"]) > RISK_SLACK and not gap["low"] <= 0 <= gap["high"]:
+            failed.append(
+                f"the risk of {row['label']} is stated {gap['value'] * 100:+.1f} points off what was observed"
+            )
     else:
         ece, null = cal["after"]["ece"]["value"], cal["ece_null"]["p95"]
         if ece is not None and ece > null + ECE_SLACK:
