@@ -92,6 +92,7 @@ def test_unknown_names_list_their_neighbours():
 
 def test_a_frozen_backbone_does_not_learn():
     """Training changes the head and nothing of the backbone, running statistics included."""
+    torch.manual_seed(0)
     net = build_net(Named("frozen-features"), channels=1, size=32, outputs=1)
     net.loaded.fill_(1)
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}

@@ -129,7 +129,7 @@ def test_a_failed_export_leaves_no_file(tmp_path, monkeypatch):
     """A graph that does not pass its check does not stay behind to be served."""
     served = build(Named("thumbnail-linear"), (1, 20, 20), 1, with_distance=False)
     path = tmp_path / "g.onnx"
-    monkeypatch.setattr(export, "_write", lambda served, shape, path, names: path.write_bytes(b"half a graph"))
+    monkeypatch.setattr(export, "_write", lambda served, shape, path, names, samples: path.write_bytes(b"half a graph"))
     with pytest.raises(Fault) as error:
         export_onnx(served, (1, 20, 20), path)
     assert error.value.code == "export-failed" and not path.exists()

@@ -211,7 +211,7 @@ def test_an_unexpected_error_shows_its_place_in_the_log_and_nothing_to_the_clien
     """500 with a trace; no text of the exception anywhere."""
     service = running.application.registry.find("tiny", "2")
 
-    def broken(data):
+    def broken(data, **more):
         raise KeyError("PAT-zq4711zq")
 
     monkeypatch.setattr(service.model, "load", broken)
@@ -232,7 +232,7 @@ def test_a_passed_deadline_is_504(running, http, monkeypatch):
     """The client's own limit is kept, also while the picture is decoded."""
     service = running.application.registry.find("tiny", "2")
     load = service.model.load
-    monkeypatch.setattr(service.model, "load", lambda data: time.sleep(0.3) or load(data))
+    monkeypatch.setattr(service.model, "load", lambda data, **more: time.sleep(0.3) or load(data, **more))
     got = http.post(PREDICT, content=png(ramp()), headers={**PNG, "x-request-deadline-ms": "50"})
     assert (got.status_code, got.json()["error"]["code"]) == (504, "deadline-missed")
     assert int(got.headers["retry-after"]) >= 1

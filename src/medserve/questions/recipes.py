@@ -71,7 +71,8 @@ class Recipe:
             return shape
         if KINDS[len(shape)] != self.kind:
             given = f"{KINDS[len(shape)]}s"
-            hint = "List those that fit: medserve models --for DATA"
+            fits = {"volume": "resnet3d", "image": "residual", "record": "boosting"}[KINDS[len(shape)]]
+            hint = f"Use --recipe {fits}, or see: medserve models --for DATA"
             raise Usage("recipe-kind", f"Recipe {self.name} takes {self.kind}s; this data holds {given}.", hint=hint)
         channels = self.channels or (3 if colour else 1)
         if self.kind == "volume":

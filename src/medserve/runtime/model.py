@@ -234,6 +234,9 @@ class LoadedModel:
             "label": target.label,
             "png": base64.b64encode(render(tensor, heat)).decode(),
             "map": pack(heat),
+            "values": [],
+            "base": None,
+            "total": None,
             "note": f"{said} {NOTE}",
         }
 
