@@ -163,7 +163,7 @@ def _maps(leads: int, samples: int, first: int) -> tuple[nn.Sequential, int]:
 
     Three stages of first, 2 first and 2 first channels; long strips get as many more as they need halvings, at most 6.
     """
-    halvings = min(6, max(0, int(math.log2(max(1, samples) / SHORTEST))))
+    halvings = _halvings(samples)
     stages = max(3, halvings)
     inside, layers = leads + 1, []
     for stage in range(stages):
@@ -171,6 +171,10 @@ def _maps(leads: int, samples: int, first: int) -> tuple[nn.Sequential, int]:
         layers.append(Residual(inside, outside, stage < halvings))
         inside = outside
     return nn.Sequential(*layers), inside
+
+
+def _halvings(samples: int) -> int:
+    return min(6, max(0, int(math.log2(max(1, samples) / SHORTEST))))
 
 
 def _first(dial: str) -> int:
@@ -210,13 +214,18 @@ class WaveCnn(nn.Module):
 
 @ENCODERS.register("wave-cnn-gru")
 class WaveCnnGru(nn.Module):
-    """The same maps, read in order by a recurrent layer: for findings that lie in the rhythm."""
+    """The same maps, read in order by a recurrent layer: for findings that lie in the rhythm.
+
+    Args:
+        steps: most steps that are read, the maps averaged between them; the exported graph holds one copy a step.
+    """
 
     def __init__(
         self,
         block: Block,
         dial: str = "small",
         hidden: int = 64,
+        steps: int = 32,
         per_strip: bool = False,
         changes: dict[str, float] | None = None,
     ) -> None:
@@ -224,6 +233,7 @@ class WaveCnnGru(nn.Module):
         leads, samples = block.shape
         self.strips = Strips(leads, per_strip, changes)
         self.trunk, channels = _maps(leads, samples, _first(dial))
+        self.stride = -(-math.ceil(samples / 2 ** _halvings(samples)) // steps)
         self.gru = nn.GRU(channels, hidden, batch_first=True, bidirectional=True)
         self.width = channels + 2 * hidden
 
@@ -235,7 +245,8 @@ class WaveCnnGru(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.trunk(self.strips(x))
-        return torch.cat([maps.mean(2), self.gru(maps.transpose(1, 2))[0].mean(1)], 1)
+        read = F.avg_pool1d(maps, self.stride, ceil_mode=True)
+        return torch.cat([maps.mean(2), self.gru(read.transpose(1, 2))[0].mean(1)], 1)
 
 
 class Kernels(nn.Module):
@@ -422,7 +433,8 @@ class WaveFeatures(nn.Module):
         quantiles = [torch.gather(ordered, 2, rank) for rank in ranks]
         steps = (centred[:, :, 1:] - centred[:, :, :-1]).abs().sum(2, keepdim=True) / n
         power = (centred @ self.cosine).square() + (centred @ self.sine).square()
-        bands = torch.log((power @ self.bands) / n.square() + 1e-8)
+        power = power @ self.bands
+        bands = power / (power.sum(2, keepdim=True) + 1e-9)
         points = torch.where((known.to(x.dtype) @ self.pool) > 0, z @ self.pool, torch.nan)
         parts = [mean, spread, *quantiles, steps, bands]
         whole = torch.where(there, torch.cat(parts, 2), torch.nan)
@@ -442,7 +454,7 @@ def _spectrum(samples: int, hz: float) -> tuple[Tensor, Tensor, Tensor, list[str
     frequency = torch.arange(1, many + 1, dtype=torch.float64) * top / many
     phase = 2 * math.pi * torch.arange(samples, dtype=torch.float64)[:, None] * frequency / rate
     bands = torch.stack([((frequency > low) & (frequency <= high)).double() for low, high in limits], 1)
-    named = [f"power {low:g} to {high:g} {'Hz' if hz else 'of the sampling rate'}" for low, high in limits]
+    named = [f"share of power {low:g} to {high:g} {'Hz' if hz else 'of the sampling rate'}" for low, high in limits]
     return phase.cos().float(), phase.sin().float(), bands.float(), named
 
 
