@@ -174,4 +174,4 @@ def unknown_input(name: str, known: Iterable[str]) -> Exception:
 
 def register_all() -> None:
     """Import every module that registers a kind; none of them is heavy."""
-    from medserve.data.fields import category, number, text  # noqa: F401
+    from medserve.data.fields import category, number, text, timeline, waveform  # noqa: F401
