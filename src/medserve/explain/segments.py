@@ -73,8 +73,12 @@ def segments(
     strip = np.array(record[block.start : block.start + leads * samples], np.float32).reshape(leads, samples)
     groups = [list(range(leads))] if together else [[lead] for lead in range(leads)]
     total = np.zeros((leads, len(cut)), np.float64)
-    jobs = [(g, at, width) for g in range(len(groups)) for width in widths for at in range(1 - width, len(cut))]
-    jobs = [(g, max(0, at), min(len(cut), at + width), width) for g, at, width in jobs]
+    jobs = [
+        (group, max(0, at), min(len(cut), at + width), width)
+        for group in range(len(groups))
+        for width in widths
+        for at in range(1 - width, len(cut))
+    ]
     whole = float(np.asarray(score(record[None].astype(np.float32)))[0, column])
     for start in range(0, len(jobs), batch):
         some = jobs[start : start + batch]

@@ -16,7 +16,7 @@ BLOCK = Block("ecg", "waveform", 0, (LEADS, SAMPLES), {"leads": ["II", "V1"], "h
 SMALL = {
     "wave-cnn": {"dial": "tiny"},
     "wave-cnn-gru": {"dial": "tiny", "hidden": 8, "steps": 3},
-    "rocket": {"per_kernel": 10},
+    "rocket": {"per_kernel": 5},
 }
 
 

@@ -340,6 +340,8 @@ def _shares(samples: int, dilation: int, kernels: int, at: int) -> Tensor:
 class Rocket(nn.Module):
     """Fixed random kernels, standardised and projected on the training part's own directions; nothing is trained.
 
+    The view of a strip never changes (`frozen`), so a training loop may compute it once for each case.
+
     Args:
         per_kernel: thresholds of each of the 84 kernels; 119 makes the 9,996 features of the publication.
         width: of the view; fewer directions than that exist where training holds fewer cases.
@@ -352,7 +354,7 @@ class Rocket(nn.Module):
         leads, samples = block.shape
         self.strips = Strips(leads, per_strip)
         self.kernels = Kernels(leads, samples, per_kernel, seed)
-        self.width, self.seed = width, seed
+        self.width, self.seed, self.frozen = width, seed, True
         self.mean: Tensor
         self.axes: Tensor
         self.register_buffer("mean", torch.zeros(self.kernels.count))

@@ -12,7 +12,10 @@ Voltages become mV. A record that also holds leads of other units (a pulse, a pr
 from collections.abc import Callable
 from pathlib import Path
 
-from medserve.data.readers.waves import dicom_ecg, edf, ucr, wfdb
+import medserve.data.readers.waves.dicom_ecg as dicom_ecg
+import medserve.data.readers.waves.edf as edf
+import medserve.data.readers.waves.ucr as ucr
+import medserve.data.readers.waves.wfdb as wfdb
 from medserve.data.readers.waves._signals import MAX_BYTES, MAX_LEADS, MAX_SAMPLES, Signal, as_wave, lead_name
 from medserve.data.readers.waves.ucr import read_ucr
 from medserve.errors import MedServeError, Refusal

@@ -101,7 +101,7 @@ def signals_of_csv(data: bytes) -> list[Signal]:
     elif not headed and len(values) == 1:  # one row of samples: one lead
         values, names = values.T, ["1"]
     check_size(len(names), values.size)
-    return [Signal(*_name_and_unit(n), hz, np.float32(v)) for n, v in zip(names, values.T, strict=True)]
+    return [Signal(*_name_and_unit(n), hz, np.asarray(v, np.float32)) for n, v in zip(names, values.T, strict=True)]
 
 
 def _rate(seconds: Array) -> float:
