@@ -200,7 +200,7 @@ class Timeline:
                 f"{self.name}: no code stands in enough of the training part's {seen.cases} timelines.",
                 hint="Check which column holds the codes; a channel needs 10 cases.",
             )
-        counts = seen.counts(made)
+        counts: dict[str, Any] = seen.counts(made)
         return replace(self, window_h=window, channels=tuple(made), **counts)
 
     def check(self, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Timelines: named features of every channel for the simple models, and encoders over the bins for networks.
 
     FEATURES["timeline"](block).names          # "Heart rate, last", "Heart rate, mean", ...
-    ENCODERS["gru"](block, hidden=64)          # (B, channels, bins) with NaN -> (B, 2 * hidden)
+    ENCODERS["gru"](block, hidden=32)          # (B, channels, bins) with NaN -> (B, width)
 
 Networks see, for every bin and channel, the last known value (standardised), whether the bin holds one, and for how
 long there was none. Source of that triple: Che et al., Sci Rep 8:6085 (2018).
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medserve.data.fields import Block
-from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES
+from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES, Standardise
 
 MEASURED = ("last", "mean", "min", "max", "std", "count", "first", "slope", "hours since last")
 HAPPENED = ("count", "hours since last")
@@ -130,41 +130,58 @@ class Steps(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent network over the bins; the view is its last state and the mean of its states in bins that hold
-    anything."""
+    """A recurrent network over the bins, and one layer over the named features beside it.
 
-    def __init__(self, block: Block, cell: str, hidden: int, dropout: float) -> None:
+    The view is the last state, the mean of the states in bins that hold anything, and that layer: a small training part
+    does not teach a recurrent network what a minimum is.
+    """
+
+    def __init__(
+        self, block: Block, cell: str, hidden: int, summary: int, dropout: float, summary_dropout: float
+    ) -> None:
         super().__init__()
         channels, bins = block.shape
         self.steps = Steps(channels, bins)
         self.drop_in, self.drop_out = nn.Dropout(dropout), nn.Dropout(dropout)
         self.body = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](3 * channels, hidden, batch_first=True)
-        self.width = 2 * hidden
+        self.features = TimelineFeatures(block)
+        columns = len(self.features.names)
+        self.scale = Standardise(columns, clip=5.0)
+        self.summary = summary > 0
+        self.layer = nn.Sequential(nn.Dropout(summary_dropout), nn.Linear(2 * columns, max(1, summary)), nn.GELU())
+        self.width = 2 * hidden + max(0, summary)
 
     def fit(self, x: Tensor) -> None:
         self.steps.fit(x)
+        self.scale.fit(self.features(x))
 
     def forward(self, x: Tensor) -> Tensor:
         there = (~torch.isnan(x)).any(1).to(x.dtype).unsqueeze(2)
         states = self.body(self.drop_in(self.steps(x)))[0]
         mean = (states * there).sum(1) / there.sum(1).clamp_min(1.0)
-        return self.drop_out(torch.cat([states[:, -1], mean], 1))
+        view = self.drop_out(torch.cat([states[:, -1], mean], 1))
+        return torch.cat([view, self.layer(self.scale(self.features(x)))], 1) if self.summary else view
 
 
 @ENCODERS.register("gru")
-def gru(block: Block, hidden: int = 64, dropout: float = 0.3) -> nn.Module:
+def gru(
+    block: Block, hidden: int = 32, summary: int = 32, dropout: float = 0.4, summary_dropout: float = 0.6
+) -> nn.Module:
     """
     Args:
-        hidden: units; the view has twice as many numbers.
-        dropout: of the inputs and of the view.
+        hidden: units; two such vectors stand in the view.
+        summary: width of the layer over the named features; 0: none.
+        dropout: of the steps and of the states. summary_dropout: of the named features.
     """
-    return Recurrent(block, "gru", hidden, dropout)
+    return Recurrent(block, "gru", hidden, summary, dropout, summary_dropout)
 
 
 @ENCODERS.register("lstm")
-def lstm(block: Block, hidden: int = 64, dropout: float = 0.3) -> nn.Module:
+def lstm(
+    block: Block, hidden: int = 32, summary: int = 32, dropout: float = 0.4, summary_dropout: float = 0.6
+) -> nn.Module:
     """As "gru", with long short-term memory cells."""
-    return Recurrent(block, "lstm", hidden, dropout)
+    return Recurrent(block, "lstm", hidden, summary, dropout, summary_dropout)
 
 
 class Attention(nn.Module):
