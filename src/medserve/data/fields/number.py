@@ -1,7 +1,7 @@
 """A number with a unit: converted to the declared unit, checked against the range that is physiologically possible.
 
-    age = Number("age", unit="a", low=0, high=120)
-    age.parse({"value": 756, "unit": "mo"})         # 63.0
+age = Number("age", unit="a", low=0, high=120)
+age.parse({"value": 756, "unit": "mo"})         # 63.0
 """
 
 import math
