@@ -16,7 +16,7 @@ from medserve.models.record.tagger import TaggerSettings, describe_all, train_ta
 
 KINDS = ("breast", "colon", "renal", "ovarian", "gastric", "hepatic")
 NAMES = ("cancer", "carcinoma", "dystrophy", "anaemia")
-SETTINGS = TaggerSettings(groups=(4, 12), iterations=40)
+SETTINGS = TaggerSettings(iterations=40)
 
 
 def sentences(count: int, seed: int = 0) -> list[Sentence]:
@@ -98,19 +98,19 @@ def test_entities_carry_a_probability(tagger):
 
 
 def test_a_word_of_two_sentences_leaves_no_weight():
-    """Neither as an attribute, a phrase nor a member of a group."""
+    """Neither as an attribute nor as a phrase."""
     train = [*sentences(80), *[Sentence(("Zebrowski", "syndrome", "and"), ("B-Disease", "I-Disease", "O"))] * 2]
     made = train_tagger(train, SETTINGS)
     for said in ("w=Zebrowski", "l=zebrowski", "-1l=zebrowski"):
         assert digest(said) not in made.attributes
-    assert digest("zebrowski syndrome") not in made.lexicon.phrases and digest("zebrowski") not in made.lexicon.clusters
+    assert digest("zebrowski syndrome") not in made.lexicon.phrases
     assert digest("colon cancer") in made.lexicon.phrases
 
 
 def test_the_list_of_a_fold_comes_from_the_others():
     """A phrase that stands in one fold alone is not marked there, but is listed for serving."""
     train = [*[Sentence(("Menkes", "disease"), ("B-D", "I-D"))] * 4, *sentences(40)]
-    settings = TaggerSettings(groups=(), folds=4)
+    settings = TaggerSettings(folds=4)
     lexicon, described = describe_all(train, settings)
     assert digest("menke disease") in lexicon.phrases and "L=O" in described[0][0]
 

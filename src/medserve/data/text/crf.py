@@ -19,7 +19,7 @@ from medserve.errors import BadPackage, Refusal
 from medserve.types import Array
 
 MAX_BYTES = 512 * 2**20
-_ARRAYS = ("attributes", "weights", "transitions", "phrases", "phrase_names", "clustered", "clusters")
+_ARRAYS = ("attributes", "weights", "transitions", "phrases", "phrase_names")
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,12 @@ class Tagger:
 
         phrases = sorted(self.lexicon.phrases)
         names = sorted(set(self.lexicon.phrases.values()))
-        clustered = sorted(self.lexicon.clusters)
-        groups = [list(self.lexicon.clusters[d]) for d in clustered]
         arrays: dict[str, Array] = {
             "attributes": self.attributes.astype(np.int64),
             "weights": self.weights.astype(np.float32),
             "transitions": self.transitions.astype(np.float32),
             "phrases": np.array(phrases, np.int64),
             "phrase_names": np.array([names.index(self.lexicon.phrases[d]) for d in phrases], np.int64),
-            "clustered": np.array(clustered, np.int64),
-            "clusters": np.array(groups, np.int64).reshape(len(clustered), -1),
         }
         return save(arrays, metadata={"labels": json.dumps(self.labels), "names": json.dumps(names)})
 
@@ -121,21 +117,19 @@ class Tagger:
                 name: np.frombuffer(entry["data"], types[entry["dtype"]]).reshape(entry["shape"])
                 for name, entry in deserialize(data)
             }
-            attributes, weights, transitions, phrases, phrase_names, clustered, clusters = (made[n] for n in _ARRAYS)
+            attributes, weights, transitions, phrases, phrase_names = (made[n] for n in _ARRAYS)
             if (
                 weights.shape != (len(attributes), len(labels))
                 or transitions.shape != (len(labels), len(labels))
                 or len(phrases) != len(phrase_names)
-                or len(clustered) != len(clusters)
                 or not (np.diff(attributes) > 0).all()
                 or not all(isinstance(text, str) for text in [*labels, *names])
             ):
                 raise ValueError
             listed = {int(d): names[k] for d, k in zip(phrases, phrase_names, strict=True)}
-            groups = {int(d): tuple(row.tolist()) for d, row in zip(clustered, clusters, strict=True)}
         except (SafetensorError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise BadPackage("tagger-damaged", "The tagger's file is not whole.", hint="Fetch it again.") from error
-        return cls(tuple(labels), attributes, weights, transitions.astype(np.float64), Lexicon(listed, groups))
+        return cls(tuple(labels), attributes, weights, transitions.astype(np.float64), Lexicon(listed))
 
 
 def _log_sum(x: Array, axis: int) -> Array:

@@ -20,13 +20,9 @@ _RUN = re.compile(r"(.)\1+")
 
 @dataclass(frozen=True)
 class Lexicon:
-    """phrases: digest of a phrase's normal form -> how its words are marked.
-
-    clusters: digest of a lower-cased word -> the number of its group among words used alike, finer groups first.
-    """
+    """phrases: digest of a phrase's normal form -> how its words are marked."""
 
     phrases: Mapping[int, str] = field(default_factory=dict)
-    clusters: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 def digest(text: str) -> int:
@@ -116,8 +112,8 @@ def _long_form(words: Sequence[str], last: int, letters: list[str]) -> int | Non
 
 def describe(words: Sequence[str], lexicon: Lexicon) -> list[list[str]]:
     """Attributes of every word of one sentence."""
-    own = [_own(word, lexicon) for word in words]
-    near = [_near(word, lexicon) for word in words]
+    own = [_own(word) for word in words]
+    near = [_near(word) for word in words]
     lists, short = marked(words, lexicon), abbreviations(words)
     lower = [stem(word.lower()) for word in words]
     inside = _brackets(words)
@@ -149,7 +145,7 @@ def describe(words: Sequence[str], lexicon: Lexicon) -> list[list[str]]:
     return made
 
 
-def _own(word: str, lexicon: Lexicon) -> list[str]:
+def _own(word: str) -> list[str]:
     lower = word.lower()
     row = [f"w={word}", f"l={stem(lower)}", f"s={shape(word)}", f"b={brief(word)}", f"n={min(len(word), 12)}"]
     for k in range(1, min(5, len(lower)) + 1):
@@ -161,19 +157,12 @@ def _own(word: str, lexicon: Lexicon) -> list[str]:
     parts = tokens(word)
     if len(parts) > 1:
         row += [f"part={stem(part)}" for part in parts]
-    return row + _groups(lower, lexicon)
+    return row
 
 
-def _near(word: str, lexicon: Lexicon) -> list[str]:
+def _near(word: str) -> list[str]:
     lower = word.lower()
-    row = [f"l={stem(lower)}", f"b={brief(word)}", f"e3={lower[-3:]}"]
-    return row + _groups(lower, lexicon)
-
-
-def _groups(lower: str, lexicon: Lexicon) -> list[str]:
-    if not lexicon.clusters:
-        return []
-    return [f"c{level}={group}" for level, group in enumerate(lexicon.clusters.get(digest(lower), ()))]
+    return [f"l={stem(lower)}", f"b={brief(word)}", f"e3={lower[-3:]}"]
 
 
 def _brackets(words: Sequence[str]) -> list[bool]:

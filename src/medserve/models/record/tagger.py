@@ -5,11 +5,9 @@
     score_entities([s.tags for s in test], [tagger.tag(s.words) for s in test])
 
 Phrases of the training part are listed and looked up as one more attribute. A phrase would always find itself in the
-sentence that it came from, so each fold of the training part is described with the list of the other folds. Words that
-stand between the same neighbours form groups, so that a rare word can be judged by its kind.
+sentence that it came from, so each fold of the training part is described with the list of the other folds.
 
-Sources: Okazaki, CRFsuite (2007); Ratinov and Roth, CoNLL 2009 (lists, groups of words); Levy and Goldberg, NIPS 2014
-(factorised co-occurrence).
+Sources: Okazaki, CRFsuite (2007); Ratinov and Roth, CoNLL 2009 (lists).
 """
 
 import tempfile
@@ -30,18 +28,16 @@ from medserve.types import Array
 
 @dataclass(frozen=True, slots=True)
 class TaggerSettings:
-    """l1, l2: penalties of the weights. seen: sentences behind every listed phrase, grouped word and attribute.
+    """l1, l2: penalties of the weights. seen: sentences behind every listed phrase, occurrences behind every attribute.
 
-    groups: numbers of groups of words, coarse and fine; empty: none. folds: for the lists.
+    folds: for the lists.
     """
 
     l1: float = 0.1
     l2: float = 0.1
     seen: int = 3
-    groups: tuple[int, ...] = (64, 256)
     folds: int = 5
     iterations: int = 120
-    seed: int = 0
 
 
 DEFAULT = TaggerSettings()
@@ -85,14 +81,13 @@ def train_tagger(sentences: Sequence[Sentence], settings: TaggerSettings = DEFAU
 
 def describe_all(sentences: Sequence[Sentence], settings: TaggerSettings) -> tuple[Lexicon, list[list[list[str]]]]:
     """The lexicon of all sentences, and every sentence's attributes as the lists of the other folds give them."""
-    clusters = word_groups(sentences, settings)
     described: list[list[list[str]]] = []
     edges = np.linspace(0, len(sentences), min(settings.folds, len(sentences)) + 1).astype(int)
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         others = [*sentences[:start], *sentences[stop:]]
-        lists = Lexicon(phrases(others, settings.seen), clusters)
+        lists = Lexicon(phrases(others, settings.seen))
         described += [describe(s.words, lists) for s in sentences[start:stop]]
-    return Lexicon(phrases(sentences, settings.seen), clusters), described
+    return Lexicon(phrases(sentences, settings.seen)), described
 
 
 def phrases(sentences: Sequence[Sentence], seen: int) -> dict[int, str]:
@@ -103,40 +98,6 @@ def phrases(sentences: Sequence[Sentence], seen: int) -> dict[int, str]:
     # The most frequent name last, so that it stays.
     ordered = sorted(counts, key=lambda key: (counts[key], key))
     return {digest(phrase): name for phrase, name in ordered if counts[phrase, name] >= seen and len(phrase) > 1}
-
-
-def word_groups(sentences: Sequence[Sentence], settings: TaggerSettings) -> dict[int, tuple[int, ...]]:
-    """Digest of a lower-cased word -> its groups: k-means on the factorised mutual information with its neighbours."""
-    from scipy.sparse import csr_matrix
-    from sklearn.cluster import KMeans
-    from sklearn.utils.extmath import randomized_svd
-
-    lines = [[word.lower() for word in s.words] for s in sentences]
-    counts = Counter(word for line in lines for word in set(line))
-    words = sorted(word for word, n in counts.items() if n >= settings.seen)
-    sizes = [k for k in settings.groups if 2 * k <= len(words)]
-    if not sizes:
-        return {}
-    at = {word: i for i, word in enumerate(words)}
-    pairs: Counter[tuple[int, int]] = Counter()
-    for line in lines:
-        row = [at.get(word, -1) for word in line]
-        for i, a in enumerate(row):
-            for step in (-2, -1, 1, 2):
-                j = i + step
-                if a >= 0 and 0 <= j < len(row) and row[j] >= 0:
-                    pairs[a, row[j] + (step + 2 - (step > 0)) * len(words)] += 1  # each place has columns of its own
-    key = np.array(list(pairs), np.int64)
-    value = np.array(list(pairs.values()), float)
-    rows, columns = np.bincount(key[:, 0], value, len(words)), np.bincount(key[:, 1], value, 4 * len(words))
-    information = np.log(value * value.sum() / (rows[key[:, 0]] * columns[key[:, 1]] ** 0.75 * value.sum() ** 0.25))
-    kept = information > 0
-    table = csr_matrix((information[kept], (key[kept, 0], key[kept, 1])), (len(words), 4 * len(words)))
-    left, strength, _ = randomized_svd(table, min(60, len(words) - 1), random_state=settings.seed)
-    place = left * strength**0.5
-    place /= np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-9)
-    groups = [KMeans(k, n_init=1, random_state=settings.seed).fit_predict(place) for k in sizes]
-    return {digest(word): tuple(int(g[i]) for g in groups) for i, word in enumerate(words)}
 
 
 def _plain(info: Any, lexicon: Lexicon) -> Tagger:
