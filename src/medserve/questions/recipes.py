@@ -32,7 +32,7 @@ class Recipe:
 
     images: how many the schedule shows in all; it fixes the epochs for a given training part, between 3 and 60.
     rate: images a second while training, on two cores, at `rate_side` pixels a side.
-    minimum: cases below which it is not recommended. pretrained: needs weights that the user names.
+    minimum, maximum: cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user names.
     learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
     baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there.
     """
@@ -51,6 +51,7 @@ class Recipe:
     side: int | None = None  # fixed by the architecture
     channels: int | None = None
     minimum: int = 0
+    maximum: int = 0
     most_minutes: float = 60.0  # beyond it a laptop is the wrong place
     pretrained: bool = False
     tasks: tuple[Task, ...] = ("binary", "multiclass", "multilabel", "ordinal", "number")
@@ -112,6 +113,8 @@ class Recipe:
             return False, "needs pretrained weights that you name with --weights; worth a try below 2,000 cases"
         if n < self.minimum:
             return False, f"learns from scratch and needs about {self.minimum:,} training cases; there are {n:,}"
+        if self.maximum and n > self.maximum:
+            return False, f"is for up to {self.maximum:,} training cases; there are {n:,}"
         minutes = self.minutes(n, shape)
         if minutes > self.most_minutes:
             return False, f"takes about {minutes:,.0f} minutes on two cores; a GPU is the place for it"

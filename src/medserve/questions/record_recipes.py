@@ -50,6 +50,17 @@ def _network(name: str, title: str, inputs: tuple[str, ...], *, images: int, rat
 
 
 _network(
+    "waveform-kernels",
+    "the default for few waveforms: fixed random kernels (MiniRocket) under a linear head",
+    ("waveform",),
+    images=30_000,
+    rate=500,
+    maximum=500,
+    params={"encoders": {"waveform": {"name": "rocket"}}},
+    expected="no figure yet",
+    source="not measured yet",
+)
+_network(
     "waveform-cnn",
     "the default for waveforms: a compact one-dimensional residual network",
     ("waveform",),

@@ -192,11 +192,8 @@ def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]
 
     Raises: BadData "nothing-in-scope".
     """
-    if spec.is_record:
-        codes = scope_codes(part)
-        return part.without(codes), dict(Counter(codes.values()))
-    refused: dict[int, str] = {}
-    for row, case in zip(part.rows.tolist(), part.cases, strict=True):
+    refused: dict[int, str] = scope_codes(part) if spec.is_record else {}
+    for row, case in zip(part.rows.tolist(), part.cases, strict=True) if not spec.is_record else ():
         try:
             check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
         except Refusal as error:
@@ -205,7 +202,7 @@ def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]
     if len(refused) == len(part):
         raise BadData(
             "nothing-in-scope",
-            f"The {part.name} part holds no labelled picture that this model takes ({counts or 'no labels'}).",
+            f"The {part.name} part holds no labelled case that this model takes ({counts or 'no labels'}).",
             hint="Compare the model's signature, GET /v1/models/NAME, with `medserve inspect`.",
         )
     return part.without(refused), counts

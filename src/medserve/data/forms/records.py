@@ -310,7 +310,7 @@ class RawSeries:
 
     def __call__(self, item: Item) -> Mapping[str, Any]:
         assert item.row is not None
-        return {"series": {"leads": ["series"], "hz": 1.0, "unit": "", "values": [self.rows[item.row[0]][item.row[1]]]}}
+        return {"series": {"leads": ["series"], "hz": 0.0, "unit": "", "values": [self.rows[item.row[0]][item.row[1]]]}}
 
 
 def list_ucr(root: Path, files: Sequence[Path], key: bytes) -> Listing:

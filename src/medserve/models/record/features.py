@@ -28,18 +28,27 @@ from medserve.types import Array, Samples
 FOLDS = 5
 WIDE = 256  # standardised columns beyond which the embedding is a fixed random projection
 PROJECTED = 128
+COMPUTED = ("timeline", "waveform")  # kinds whose features are sums and means, not the values themselves
+DIGITS, SMALLEST = 1e-5, 1e-6  # of a column's largest value, and at least
 CHUNK = 4096  # cases at a time outside an exported graph
 
 Source = Array | Tensor | Samples  # (N, F) records, or a part that gives them
 
 
 class RecordFeatures(nn.Module):
-    """Every block's FEATURES, side by side. forward: (B, F) -> (B, C), NaN where unknown."""
+    """Every block's FEATURES, side by side. forward: (B, F) -> (B, C), NaN where unknown.
+
+    What is computed from a timeline or a waveform is rounded to five digits of the column's size (`quantum`): engines
+    differ in the last bits, and a tree's threshold would turn such a bit into another answer.
+    """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
         self.blocks = list(blocks)
         self.maps = nn.ModuleList([FEATURES[block.kind](block) for block in self.blocks])
+        self.quantum: Tensor
+        computed = sum(len(made.names) for block, made in self._pairs() if block.kind in COMPUTED)
+        self.register_buffer("quantum", torch.full((computed,), SMALLEST))
 
     @property
     def names(self) -> list[str]:
@@ -72,8 +81,27 @@ class RecordFeatures(nn.Module):
             if _supervised(made):
                 made.fit(self._whole(records, block), wanted)
 
+        self._size(records, rows)
+
+    @torch.no_grad()
+    def _size(self, records: Source, rows: Array) -> None:
+        """Set `quantum` from the largest value of each computed column."""
+        sizes = [
+            torch.nan_to_num(made(take_block(take(records, rows), block)).abs(), 0.0, 0.0, 0.0).amax(0)
+            for block, made in self._pairs()
+            if block.kind in COMPUTED
+        ]
+        if sizes:
+            self.quantum.copy_((torch.cat(sizes) * DIGITS).clamp_min(SMALLEST))
+
     def forward(self, record: Tensor) -> Tensor:
-        parts = [made(take_block(record, block)) for block, made in self._pairs()]
+        parts, at = [], 0
+        for block, made in self._pairs():
+            x = made(take_block(record, block))
+            if block.kind in COMPUTED:
+                quantum = self.quantum[at : at + x.shape[1]]
+                x, at = torch.round(x / quantum) * quantum, at + x.shape[1]
+            parts.append(x)
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     @torch.no_grad()
