@@ -60,7 +60,7 @@ def target_of(output: OutputSpec, logits: Array) -> Target:
     """
     if output.task == "binary":
         return Target(0, output.labels[1])
-    if output.task == "number":
+    if output.task in ("number", "survival"):
         return Target(0, output.labels[0])
     if output.task == "ordinal":
         column = max(int((np.minimum.accumulate(logits) > 0).sum()) - 1, 0)

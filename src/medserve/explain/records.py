@@ -53,7 +53,7 @@ def groups_of(blocks: Sequence[Block]) -> list[Group]:
     """What is explained as one thing: an input, or a channel of it where the field names its channels."""
     found = []
     for block in blocks:
-        names = block.facts.get("channels")
+        names = block.facts.get("names") or block.facts.get("leads")
         if names and len(block.shape) == 2 and len(names) == block.shape[0]:
             step = block.size // len(names)
             for i, part in enumerate(names):

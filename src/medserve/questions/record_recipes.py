@@ -83,8 +83,14 @@ _network(
     "timeline-gru",
     "the default for histories: a recurrent network over value, mask and time since",
     ("timeline",),
-    images=60_000,
+    images=24_000,
     rate=500,
+    params={
+        "encoders": {
+            "timeline": {"name": "gru", "hidden": 32, "dropout": 0.4, "summary": 32, "summary_dropout": 0.6},
+        }
+    },
+    settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
     expected="no figure yet",
     source="not measured yet",
 )

@@ -23,6 +23,7 @@ from medserve.evaluation.operating import choose_points
 from medserve.models.package import GRAPH, SELFCHECK, WEIGHTS
 from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.progress import Progress
+from medserve.questions.survival import with_baseline
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
 from medserve.store.files import write_bytes
@@ -114,10 +115,13 @@ def build(
     served = ServedNet(candidate.net, mean, std, distance)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(served, shape, folder / GRAPH, samples=parts.train.take(np.arange(min(8, len(parts.train)))))
-    background = _background(parts.train, seed) if plain.is_record else None
+    background = _background(parts.train, plain, seed) if plain.is_record else None
     _write_tensors(served, plain, folder, background)
     engine = Engine(read_graph(folder / GRAPH), shape=shape, width=plain.output.width)
     scores = {part.name: score(engine, part, progress) for part in (parts.val, parts.calibration)}
+    if plain.output.task == "survival":
+        output = with_baseline(plain.output, score(engine, parts.train, progress).logits, parts.train.targets)
+        plain = msgspec.structs.replace(plain, output=output)
 
     cal, val = parts.calibration, parts.val
     inside = [] if normalise is None else [normalise.named()]
@@ -154,11 +158,12 @@ def scale_of(normalise: Normalise | None) -> tuple[tuple[float, ...], tuple[floa
     return ((0.0,), (1.0,)) if normalise is None else (normalise.mean, normalise.std)
 
 
-def _background(train: Samples, seed: int) -> Array:
+def _background(train: Samples, plain: ModelSpec, seed: int) -> Array:
     from medserve.explain.shapley import background_of
 
     rows = np.random.default_rng(seed).permutation(len(train))[:BACKGROUND_OF]
-    return background_of(train.take(np.sort(rows)), BACKGROUND, seed)
+    blocks = Records.build(plain.transforms).blocks
+    return background_of(train.take(np.sort(rows)), BACKGROUND, seed, blocks)
 
 
 def _write_tensors(served: "ServedNet", plain: ModelSpec, folder: Path, background: Array | None) -> None:

@@ -221,7 +221,8 @@ def _split(cohort: Cohort, listing: "Listing", options: Options) -> Parts:
 def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
     """What the model gives; a number is standardised by the training part."""
     if listing.task != "number":
-        return OutputSpec(task=listing.task, labels=list(listing.labels))  # type: ignore[arg-type]
+        unit = listing.unit if listing.task == "survival" else None
+        return OutputSpec(task=listing.task, labels=list(listing.labels), unit=unit)  # type: ignore[arg-type]
     values = parts.train.targets.astype(np.float64)
     sd = float(values.std()) or 1.0
     return OutputSpec(task="number", labels=list(listing.labels), unit=listing.unit, mean=float(values.mean()), sd=sd)
@@ -343,7 +344,7 @@ def _cross_validate(
     if short:
         epochs = options.epochs or prepared.recipe.epochs_for(len(parts.train))
         options = replace(options, epochs=max(1, round(epochs / 4)))
-    scores: dict[str, list[Any]] = {"recipe": [], "baseline": [], "targets": [], "patients": []}
+    scores: dict[str, list[Any]] = {"recipe": [], "baseline": [], "targets": [], "patients": [], "folds": []}
     for index, (train, held) in enumerate(folds(parts, k, seed=options.seed)):
         progress.say(f"fold {index + 1} of {k}")
         folder = work / f"fold-{index}"
@@ -353,11 +354,12 @@ def _cross_validate(
         scores["baseline"].append(predict_logits(plain, held, mean, std))
         scores["targets"].append(held.targets)
         scores["patients"].append(who(held))
+        scores["folds"].append(np.full(len(held), index))
     joined = {name: np.concatenate(values) for name, values in scores.items()}
     quarter = short and prepared.recipe.learner == "network"
     on = f"{k}-fold cross-validation" + (", a quarter of the schedule" if quarter else "")
     return choose(prepared.plain.output, joined["recipe"], joined["baseline"], joined["targets"], joined["patients"],
-                  on=on, seed=options.seed)  # fmt: skip
+                  on=on, folds=joined["folds"], seed=options.seed)  # fmt: skip
 
 
 def _naming(data: Path, error: MedServeError) -> MedServeError:

@@ -186,7 +186,8 @@ class LoadedModel:
         """
         distance = None if scores.distance is None else float(scores.distance[0])
         found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance)
-        return {
+        told = {} if found.curve is None else {"curve": found.curve}
+        return told | {
             "id": new_id(),
             "model": {"name": self.name, "version": self.version, "digest": self.digest},
             "status": found.status,

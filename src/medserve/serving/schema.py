@@ -82,6 +82,7 @@ class Answer(msgspec.Struct):
     reasons: list[Reason]
     explanation: Explanation | None
     trace: str
+    curve: list[tuple[float, float]] | None = None  # survival: (time, risk by then)
 
     @property
     def abstained(self) -> bool:
