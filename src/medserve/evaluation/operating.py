@@ -85,6 +85,13 @@ def _balanced(y: Array, p: Array, tries: Array, w: Array) -> Array:
     return (sensitivity + 1 - ratio(neg @ above, neg.sum(axis=1, keepdims=True))) / 2
 
 
+def _sure_and_whole(y: Array, p: Array, tries: Array) -> Array:
+    """(T,) the smaller of sensitivity and positive predictive value (event 1 of the PhysioNet Challenge 2012)."""
+    above = p[:, None] >= tries[None]
+    hits = (above & y[:, None]).sum(axis=0)
+    return np.minimum(hits / max(1, int(y.sum())), hits / np.maximum(1, above.sum(axis=0)))
+
+
 def _nearest_best(table: Array, tries: Array) -> Array:
     """(d,) position of the best value of each row; among equals the threshold nearest to 0.5."""
     best = np.nanmax(table, axis=1, keepdims=True)
@@ -102,8 +109,8 @@ def threshold_rules(
         patients: (N,) of `part`.
 
     Returns: {"prevalence_val", "prevalence_part", "why", "rows": [{"rule", "threshold", "served", "val_accuracy",
-        "accuracy", "balanced_accuracy", "sensitivity", "specificity": intervals, "accuracy_gain": paired interval
-        against the served threshold}]}.
+        "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv": intervals, "accuracy_gain": paired
+        interval against the served threshold}]}.
     """
     if part.task != "binary":
         return None
@@ -123,6 +130,11 @@ def threshold_rules(
             float(tries[_nearest_best(_balanced(y, p, tries, ones), tries)[0]]),
             "best balanced accuracy (Youden) on validation",
         ),
+        (
+            "best-min-sensitivity-ppv-on-val",
+            float(tries[int(np.argmax(_sure_and_whole(y, p, tries)))]),
+            "best smaller one of sensitivity and positive predictive value on validation",
+        ),
     ]
     served_hit = (part.probs[:, 1] >= served) == (part.targets == 1)
     rows: list[dict[str, Any]] = []
@@ -132,7 +144,7 @@ def threshold_rules(
         hit = alert == (part.targets == 1)
 
         def figures(w: Array, judged: Judged = judged, hit: Array = hit) -> dict[str, Array]:
-            wanted = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+            wanted = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv")
             every = measure(judged, w, only=wanted)
             return {**every, "accuracy_gain": ratio(w @ (hit.astype(float) - served_hit), w.sum(axis=1))}
 
