@@ -152,6 +152,8 @@ def _foreign(response: httpx2.Response) -> Fault:
 
 def _media_type(data: bytes) -> str:
     """Enough to label what the service takes; the service looks again."""
+    if data.lstrip()[:1] == b"{":
+        return "application/json"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "image/png"
     if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0"):

@@ -17,6 +17,7 @@ from medserve.progress import Progress
 from medserve.settings import Settings
 
 PHANTOMS, SIDE = 600, 32  # films, and pixels a side
+TABLE = "table-model"
 MAX_TRAIN_S = 60  # the demo's share for training; the whole stays within three minutes on 2 cores
 _PID, _LOG, _KEY = "service.pid", "service.log", "key"
 
@@ -29,10 +30,10 @@ def demo(
     stop: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
-    """Train, evaluate, explain and serve a model on images, and leave the service running.
+    """Train, evaluate, explain and serve a model on images and one on a table, and leave the service running.
 
     DATA is --data, else the variable MEDSERVE_DATA, else a checksummed download of PneumoniaMNIST, else generated
-    phantoms. Everything is kept in one folder; `medserve demo --stop` ends the service.
+    phantoms. The table is 569 breast biopsies that scikit-learn ships. Everything is kept in one folder; `medserve demo --stop` ends the service.
 
     Parameters
     ----------
@@ -69,17 +70,24 @@ def _run(data: Path | None, folder: Path, port: int, settings: Settings, progres
     options = Options(recipe="residual-quick", audit="quick", max_train_s=MAX_TRAIN_S)
     trained = train_package(data, folder / "model", settings=settings, options=options, progress=progress)
     sample = _sample(data, folder, settings)
+    table, case = _table(folder, settings, progress)
     key = _key(folder, settings)
     url, pid = _start(folder, port, settings)
     name = trained["model"]["name"]
     answer = _ask(url, key, sample, name)
     media = {".dcm": "application/dicom", ".png": "image/png"}.get(sample.suffix, "image/jpeg")
-    curl = (f'curl -H "Authorization: Bearer $(cat {folder / _KEY})" -H "Content-Type: {media}" '
-            f"--data-binary @{sample} {url}/v1/models/{name}/predict")  # fmt: skip
+    head = f'curl -H "Authorization: Bearer $(cat {folder / _KEY})" -H "Content-Type: '
+    curl = f'{head}{media}" --data-binary @{sample} {url}/v1/models/{name}/predict'
+    about = f"{url}/v1/models/{table['model']['name']}/predict?explain=shapley"
+    second = {
+        "package": table["package"], "report": table["report"], "metrics": table["metrics"], "chosen": table["chosen"],
+        "curl": f"{head}application/json\" --data-binary @{case} '{about}'",
+        "answer": _ask(url, key, case, table["model"]["name"], explain="shapley"),
+    }  # fmt: skip
     return {
         "data": str(data), "said": said, "synthetic": said.startswith("No real data"),
         "package": trained["package"], "report": trained["report"], "metrics": trained["metrics"],
-        "chosen": trained["chosen"], "address": url, "pid": pid, "curl": curl, "answer": answer,
+        "chosen": trained["chosen"], "table": second, "address": url, "pid": pid, "curl": curl, "answer": answer,
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
 
@@ -109,6 +117,22 @@ def _sample(data: Path, folder: Path, settings: Settings) -> Path:
     return write_sample(data, folder, settings)
 
 
+def _table(folder: Path, settings: Settings, progress: Progress) -> tuple[dict[str, Any], Path]:
+    """The second model, of the biopsies, and one of them as a request's body."""
+    import shutil
+
+    from medserve.data.biopsies import write_biopsies
+    from medserve.road.sample import write_case
+    from medserve.road.train import Options, train_package
+
+    progress.say("Training on 569 breast biopsies (Wisconsin, as scikit-learn ships them).")
+    data = write_biopsies(folder / "data" / "biopsies")
+    shutil.rmtree(folder / TABLE, ignore_errors=True)
+    options = Options(audit="quick", max_train_s=MAX_TRAIN_S)
+    trained = train_package(data, folder / TABLE, settings=settings, options=options, progress=progress)
+    return trained, write_case(data, folder, settings)
+
+
 def _key(folder: Path, settings: Settings) -> str:
     """A key of the demo's own, in a file that only its owner can read."""
     from medserve.access.keys import KeyRing
@@ -126,8 +150,8 @@ def _start(folder: Path, port: int, settings: Settings) -> tuple[str, int]:
     from medserve.client import Client
 
     port = _free_port(port)
-    command = [sys.executable, "-m", "medserve.cli", "serve", "--models", str(folder / "model"), "--port", str(port),
-               "--home", str(settings.home)]  # fmt: skip
+    command = [sys.executable, "-m", "medserve.cli", "serve", "--models", str(folder / "model"), str(folder / TABLE),
+               "--port", str(port), "--home", str(settings.home)]  # fmt: skip
     with open(folder / _LOG, "wb") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     (folder / _PID).write_text(str(child.pid))
@@ -146,14 +170,14 @@ def _start(folder: Path, port: int, settings: Settings) -> tuple[str, int]:
     raise Fault("demo-service", "The service did not get ready.", hint=f"Its log: {folder / _LOG}")
 
 
-def _ask(url: str, key: str, sample: Path, name: str) -> dict[str, Any]:
+def _ask(url: str, key: str, sample: Path, name: str, explain: str | None = None) -> dict[str, Any]:
     import msgspec
 
     from medserve.client import Client
 
     with Client(url, key) as client:
         try:
-            return msgspec.to_builtins(client.predict(sample, model=name))
+            return msgspec.to_builtins(client.predict(sample, model=name, explain=explain))
         except MedServeError as error:  # a refusal is an answer too, and is shown as one
             return error.as_dict()
 
@@ -191,7 +215,7 @@ def _stop(folder: Path) -> bool:
 
 
 def _show(result: dict[str, Any]) -> str:
-    metrics, answer = result["metrics"], result["answer"]
+    metrics, answer, table = result["metrics"], result["answer"], result["table"]
     lines = [
         "",
         result["said"],
@@ -200,10 +224,23 @@ def _show(result: dict[str, Any]) -> str:
         f"report:     {result['report']}",
         f"service:    {result['address']}   (ends with: make demo-stop)",
         f"ask it:     {result['curl']}",
+        "",
+        "Breast biopsies, a table:",
+        f"test part:  AUROC {figure(table['metrics'].get('auroc'))}, accuracy {figure(table['metrics'].get('accuracy'))}",
+        f"answer:     {_one_line(table['answer'])}{_because(table['answer'])}",
+        f"report:     {table['report']}",
+        f"ask it:     {table['curl']}",
+        "",
         f"took:       {result['seconds']:.0f} s",
         "MedServe is software for building and serving models; it makes no claim of clinical validity.",
     ]
     return "\n".join(lines)
+
+
+def _because(answer: dict[str, Any]) -> str:
+    """The inputs that moved it most."""
+    values = (answer.get("explanation") or {}).get("values", [])[:3]
+    return f", because of {', '.join(v['input'] for v in values)}" if values else ""
 
 
 def _one_line(answer: dict[str, Any]) -> str:

@@ -103,6 +103,9 @@ def build(
     from medserve.models.export import export_onnx
     from medserve.models.served import ServedNet
 
+    for module in candidate.net.modules():
+        if hasattr(module, "merge"):  # weights that were tuned beside others become one with them
+            module.merge()
     shape = plain.shape
     mean, std = scale_of(normalise)
     try:

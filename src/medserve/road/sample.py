@@ -1,8 +1,9 @@
-"""One picture of a data set as a file, so that there is something to send."""
+"""One case of a data set as a file, so that there is something to send."""
 
 import contextlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from medserve.data.forms.npz import NpzFile
@@ -31,6 +32,22 @@ def write_sample(data: Path, folder: Path, settings: Settings) -> Path:
                 write_bytes(path, content)
                 return path
     raise BadData("nothing-readable", f"{data} holds no single image.", hint="See `medserve inspect`.")
+
+
+def write_case(data: Path, folder: Path, settings: Settings) -> Path:
+    """One case of a table as the JSON body of a request; its values are those of the data set, ready to be parsed.
+
+    Raises: BadData "nothing-readable".
+    """
+    listing = list_data(data, settings)
+    if listing.raw is None or not listing.items:
+        raise BadData("nothing-readable", f"{data} holds no record.", hint="See `medserve inspect`.")
+    raw = listing.raw(listing.items[0])
+    numbers = {name for name, said in listing.inputs.items() if said.kind == "number"}
+    inputs = {name: float(value) if name in numbers else value for name, value in raw.items() if value is not None}
+    path = folder / "case.json"
+    write_bytes(path, msgspec.json.format(msgspec.json.encode({"inputs": inputs}), indent=1))
+    return path
 
 
 def _from_row(file: Path, row: tuple[str, int], path: Path) -> Path:

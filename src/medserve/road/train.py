@@ -250,6 +250,7 @@ def train_recipe(
 
     from medserve.models.build import build_net
     from medserve.models.heads import Head
+    from medserve.models.record.casenet import CaseNet
     from medserve.models.weights import load_pretrained
     from medserve.training.loop import fit
     from medserve.training.plan import Plan
@@ -271,7 +272,12 @@ def train_recipe(
         epochs = max(3, min(recipe.epochs_for(len(train)), int(options.max_train_s / max(one, 1e-6))))
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
     mean, std = scale_of(prepared.normalise)
-    history = fit(net, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress)
+    learner: nn.Module = net
+    if isinstance(net, CaseNet) and net.frozen:
+        learner, train, val = net.top, net.views_of(train), net.views_of(val)  # type: ignore[assignment]
+    history = fit(
+        learner, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress
+    )
     told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
     return recipe.architecture, net, told | ({"weights": record} if record else {})
 

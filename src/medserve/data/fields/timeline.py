@@ -231,7 +231,9 @@ class Timeline:
             value_said = _convert(event.value, event.unit, channel)  # "wrong-unit"
             measured += 1
             outside += [] if channel.possible(value_said) else [channel]
-        if len(outside) > SLIPS * measured:  # one slip of the pen in a long stay counts as missing, as it did in training
+        if (
+            len(outside) > SLIPS * measured
+        ):  # one slip of the pen in a long stay counts as missing, as it did in training
             channel = outside[0]
             raise Refusal(
                 "value-out-of-range",

@@ -10,13 +10,14 @@ indicator beside it. While training, whole inputs are hidden at random, so that 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
 from medserve.models.nets import MODELS, Features
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, as_blocks, fit_rows, take_block
-from medserve.types import Samples
+from medserve.types import ArraySamples, Samples
 
 SCALARS = ("number", "category")  # all of them share one encoder, "columns"
 
@@ -50,8 +51,33 @@ class CaseNet(nn.Module):
         for group, encoder in zip(self.groups, self.encoders, strict=True):
             encoder.fit(_input(records, group))  # type: ignore[operator]
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing but the head learns: every case's view can then be computed once."""
+        return all(getattr(encoder, "frozen", False) for encoder in self.encoders)
+
+    @property
+    def top(self) -> "Top":
+        """The part that learns on views, sharing its weights with this network."""
+        return Top(self.dropout, self.head)
+
+    @torch.no_grad()
+    def views_of(self, samples: Samples, batch: int = 256) -> ArraySamples:
+        """Every case's joined views, in evaluation mode; the targets stay."""
+        was = self.training
+        self.eval()
+        rows = np.arange(len(samples))
+        parts = [self.view(torch.from_numpy(samples.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+        self.train(was)
+        return ArraySamples(torch.cat(parts).numpy(), np.asarray(samples.targets))
+
     def forward(self, record: Tensor) -> Features:
         """record: (B, F) float32 with NaN."""
+        joined = self.view(record)
+        return Features(self.head(self.dropout(joined)), joined, None)
+
+    def view(self, record: Tensor) -> Tensor:
+        """(B, width): the views of all inputs side by side, and which of them were there."""
         views, there = [], []
         for group, encoder, absent in zip(self.groups, self.encoders, self.absent, strict=True):
             x = _input(record, group)
@@ -60,8 +86,18 @@ class CaseNet(nn.Module):
                 known = known & (torch.rand(len(x), 1, device=x.device) >= self.hide)
             views.append(torch.where(known, encoder(x), absent))
             there.append(known.to(record.dtype))
-        joined = torch.cat([*views, *there] if len(views) > 1 else views, 1)
-        return Features(self.head(self.dropout(joined)), joined, None)
+        return torch.cat([*views, *there] if len(views) > 1 else views, 1)
+
+
+class Top(nn.Module):
+    """A head on views that are known already. forward: (B, width)."""
+
+    def __init__(self, dropout: nn.Dropout, head: nn.Linear) -> None:
+        super().__init__()
+        self.dropout, self.head = dropout, head
+
+    def forward(self, view: Tensor) -> Features:
+        return Features(self.head(self.dropout(view)), view, None)
 
 
 def _input(record: Tensor, group: Sequence[Block]) -> Tensor:
