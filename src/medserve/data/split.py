@@ -327,10 +327,8 @@ def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
     if cohort.task == "survival":
         times = np.asarray([np.mean([v[0] for v in values]) for values in labels])  # type: ignore[index]
         edges = np.quantile(times, [0.25, 0.5, 0.75])
-        return [
-            f"{int(max(v[1] for v in values))}{np.searchsorted(edges, t)}"
-            for values, t in zip(labels, times, strict=True)
-        ]  # type: ignore[index,misc]
+        happened = [int(max(v[1] for v in values)) for values in labels]  # type: ignore[index]
+        return [f"{event}{np.searchsorted(edges, t)}" for event, t in zip(happened, times, strict=True)]
     if cohort.task == "multilabel":
         present = [{i for value in values for i, v in enumerate(value) if v == 1} for values in labels]  # type: ignore[arg-type]
     else:

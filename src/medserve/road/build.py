@@ -105,7 +105,7 @@ def build(
 
     for module in candidate.net.modules():
         if hasattr(module, "merge"):  # weights that were tuned beside others become one with them
-            module.merge()
+            module.merge()  # type: ignore[operator]
     shape = plain.shape
     mean, std = scale_of(normalise)
     try:

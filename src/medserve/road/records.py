@@ -167,7 +167,7 @@ def _columns(part: PartView, rows: Array, blocks: tuple[Block, ...]) -> tuple[di
     records = part.take(rows)
     columns: dict[str, Array] = {}
     known: dict[str, Array] = {}
-    there: Array
+    there: Any
     for block in blocks:
         x = records[:, block.start : block.start + block.size].reshape(len(rows), *block.shape)
         there = np.isfinite(x)
