@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_cohorts import fields, make_cohort, recoded
 
-from medserve.data.cohort import Label
+from medserve.data.cohort import Case, Cohort, Label
 from medserve.data.leaks import find_leaks
 from medserve.data.split import Parts, TrainPart, folds, split
 from medserve.errors import BadData
@@ -173,3 +173,21 @@ def test_wrong_fractions_are_refused(make):
     with pytest.raises(BadData) as caught:
         split(make(_labels(40)), fractions=(0.5, 0.5, 0.5, 0.5))
     assert caught.value.code == "split-fractions"
+
+
+def test_patients_with_many_cases_are_shared_out(tmp_path):
+    """Where those with many visits are ill more often, every part gets its share of them: shares of the ill, and
+    visits a patient, agree between parts."""
+    random = np.random.default_rng(0)
+    rows = [(f"p{p}", int(random.random() < 0.1 + 0.2 * (n > 1))) for p in range(3000) for n in [1 +
+    random.poisson(0.5)]
+            for _ in range(n)]  # fmt: skip
+    cases = tuple(
+        Case(id=str(i), file="t", index=i, label=y, patient=who, part=None, groups={}, sha256=str(i).encode(),
+             pixels=str(i).encode(), hash=0, modality=None, unit=None, colour=False, blank=False, shape=(1,), header={})
+        for i, (who, y) in enumerate(rows)
+    )  # fmt: skip
+    parts = split(Cohort("visits", "binary", ("no", "yes"), cases, (), 1, None, None, "digest"), seed=0)
+    shares = [view.targets.mean() for view in parts]
+    visits = [len(view) / len(view.patients) for view in parts]
+    assert max(shares) - min(shares) < 0.03 and max(visits) - min(visits) < 0.1

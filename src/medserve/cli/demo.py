@@ -33,7 +33,8 @@ def demo(
     """Train, evaluate, explain and serve a model on images and one on a table, and leave the service running.
 
     DATA is --data, else the variable MEDSERVE_DATA, else a checksummed download of PneumoniaMNIST, else generated
-    phantoms. The table is 569 breast biopsies that scikit-learn ships. Everything is kept in one folder; `medserve demo --stop` ends the service.
+    phantoms. The table is 569 breast biopsies that scikit-learn ships. Everything is kept in one folder; `medserve
+    demo --stop` ends the service.
 
     Parameters
     ----------
@@ -226,7 +227,8 @@ def _show(result: dict[str, Any]) -> str:
         f"ask it:     {result['curl']}",
         "",
         "Breast biopsies, a table:",
-        f"test part:  AUROC {figure(table['metrics'].get('auroc'))}, accuracy {figure(table['metrics'].get('accuracy'))}",
+        f"test part:  AUROC {figure(table['metrics'].get('auroc'))}, "
+        f"accuracy {figure(table['metrics'].get('accuracy'))}",
         f"answer:     {_one_line(table['answer'])}{_because(table['answer'])}",
         f"report:     {table['report']}",
         f"ask it:     {table['curl']}",

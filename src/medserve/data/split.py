@@ -293,10 +293,14 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
 def _deal(
     cohort: Cohort, groups: Sequence[Sequence[int]], names: Sequence[str], fractions: Sequence[float], seed: int
 ) -> dict[str, list[int]]:
-    """Give each group to the part that lacks most, counted within its stratum and over all; random by keyed hash."""
+    """Give each group to the part that lacks most, counted within its stratum and over all; random by keyed hash.
+
+    Groups of alike size are dealt among themselves: otherwise the largest part would take the patients with the most
+    cases, who are seldom like the others.
+    """
     strata: dict[str, list[Sequence[int]]] = defaultdict(list)
     for group, stratum in zip(groups, _strata(cohort, groups), strict=True):
-        strata[stratum].append(group)
+        strata[f"{stratum}/{len(group).bit_length()}"].append(group)
     share = np.asarray(fractions, np.float64)
     total = np.zeros(len(names))
     dealt: dict[str, list[int]] = {name: [] for name in names}

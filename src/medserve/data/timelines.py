@@ -25,7 +25,10 @@ MOST_REASONS = 5
 
 @dataclass
 class TimelineIndex:
-    """patient: the table's column of patients. until: a column of prediction times, or hours from the record's start."""
+    """patient: the table's column of patients. until: a column of prediction times, or hours from the record's start.
+
+    others: patients of the source that no case asks for.
+    """
 
     patient: str
     until: str | float | None
@@ -33,7 +36,7 @@ class TimelineIndex:
     _events: Blobs = field(default_factory=Blobs, repr=False)
     _where: dict[str, int] = field(default_factory=dict)
     _static: dict[str, dict[str, Any]] = field(default_factory=dict)
-    others: int = 0  # patients of the source that no case asks for
+    others: int = 0
 
     @classmethod
     def read(

@@ -1,27 +1,33 @@
 """Evidence for one answer about a record: what each input moved, as data and as a picture. No training library.
 
-    groups = groups_of(blocks)                                     # one an input, one a channel of a timeline
-    told   = explain_record(score, record, background, groups, column)
-    told.items[0]              # {"input": "age", "value": 71.0, "weight": 0.42}; weights and base sum to the logit
+    methods_of(blocks)         # ["shapley", "words"]: what suits these inputs, before any audit
+    told = explain_record("shapley", score, record, background, blocks, column)
+    told.items[0]              # {"input": "age", "value": 71.0, "weight": 0.42}
 
-An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the training part,
-everything else is left out, as if it had not been sent.
+"shapley" weighs whole inputs, channels of a timeline and leads of a waveform; with the base its weights sum to the
+logit. An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the
+training part, everything else is left out, as if it had not been sent. "segments" hides stretches of a waveform,
+"words" the words of a text, one at a time; their weights are falls of the logit, and sum to nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medserve.data.fields import Block
+from medserve.errors import Refusal
+from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
+from medserve.explain.words import render_text, words
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley",)
+RECORD_METHODS = ("shapley", "segments", "words")
+BY_KIND = {"waveform": "segments", "text": "words"}
+MOST_ITEMS = 60  # of an answer; the picture shows all
 SCALARS = ("number", "category")
-MOST_GROUPS = 400
-PERMUTATIONS = 16
+PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
 Score = Callable[[Array], Array]  # (B, F) records -> (B, K) logits
 
 
@@ -40,10 +46,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """items: the largest weight first. base: the logit with every input unknown. gap: of the sum to the logit."""
+    """items: the largest weight first. places: of each item, its columns of the record. total: the logit.
+
+    base: the logit with every input unknown, None where weights are falls; gap: of base and weights to the logit.
+    """
 
     items: list[dict[str, Any]]
-    base: float
+    places: list[Array]
+    base: float | None
     total: float
     gap: float
     png: bytes
@@ -73,7 +83,14 @@ def unknown(background: Array, blocks: Sequence[Block]) -> Array:
     return out
 
 
+def methods_of(blocks: Sequence[Block]) -> list[str]:
+    """The methods that say something of records of these blocks."""
+    found = ["shapley"] if len(groups_of(blocks)) > 1 else []
+    return found + list(dict.fromkeys(BY_KIND[b.kind] for b in blocks if b.kind in BY_KIND))
+
+
 def explain_record(
+    method: str,
     score: Score,
     record: Array,
     background: Array,
@@ -81,26 +98,97 @@ def explain_record(
     column: int,
     *,
     label: str = "",
-    permutations: int = PERMUTATIONS,
+    permutations: int | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """Shapley values of the inputs for one logit, by sampled permutations.
+    """One record, one logit, one method.
 
     Args:
         record: (F,). background: (k, F) summaries of at least 10 training cases each.
-        column: of the logits.
+        column: of the logits. label: what it speaks for, for the picture.
+    """
+    if method == "segments":
+        return _segments(score, record, blocks, column)
+    if method == "words":
+        return _words(score, record, blocks, column, label)
+    return _shapley(score, record, background, blocks, column, permutations, seed)
+
+
+def _segments(score: Score, record: Array, blocks: Sequence[Block], column: int) -> Evidence:
+    """Stretches of the first waveform that is there."""
+    block = _first(record, blocks, "waveform")
+    leads, samples = block.shape
+    hz = float(block.facts.get("hz") or 0)
+    importance = segments(score, record, block, column)
+    values = record[block.start : block.start + block.size].reshape(block.shape)
+    names = [str(n) for n in block.facts.get("leads", [])] or [f"lead {i + 1}" for i in range(leads)]
+    items, places = [], []
+    for row, name in enumerate(names):
+        for j, (low, high) in enumerate(windows(samples, hz)):
+            at = f"{low / hz:.2f} to {high / hz:.2f} s" if hz else f"samples {low + 1} to {high}"
+            items.append(
+                {"input": block.name, "part": f"{name}, {at}", "value": None, "weight": float(importance[row, j])}
+            )
+            places.append(np.arange(block.start + row * samples + low, block.start + row * samples + high))
+    png = render_strip(values, hz, importance, leads=names, unit=str(block.facts.get("unit", "")))
+    return _ordered(items, places, None, float(score(record[None])[0, column]), 0.0, png)
+
+
+def _words(score: Score, record: Array, blocks: Sequence[Block], column: int, label: str) -> Evidence:
+    """Words of the first text that is there; those that training did not know show as a dot."""
+    block = _first(record, blocks, "text")
+    importance = words(score, record, block, column)
+    ids = record[block.start : block.start + block.size]
+    known = list(block.facts.get("words") or [])
+    there = np.flatnonzero(np.isfinite(ids))
+    tokens = [known[int(ids[i]) - 1] if 0 < int(ids[i]) <= len(known) else "·" for i in there]
+    items = [
+        {"input": block.name, "part": f"word {i + 1}", "value": token, "weight": float(importance[i])}
+        for i, token in zip(there.tolist(), tokens, strict=True)
+    ]
+    png = render_text(tokens, importance[there], label)
+    places = [np.array([block.start + i]) for i in there.tolist()]
+    return _ordered(items, places, None, float(score(record[None])[0, column]), 0.0, png)
+
+
+def _first(record: Array, blocks: Sequence[Block], kind: str) -> Block:
+    """Raises: Refusal "input-missing"."""
+    for block in blocks:
+        if block.kind == kind and np.isfinite(record[block.start : block.start + block.size]).any():
+            return block
+    raise Refusal("input-missing", f"The case holds no {kind} to explain.", hint="Ask for another method, or send it.")
+
+
+def _ordered(
+    items: list[dict[str, Any]], places: list[Array], base: float | None, total: float, gap: float, png: bytes
+) -> Evidence:
+    order = sorted(range(len(items)), key=lambda i: -abs(items[i]["weight"]))
+    return Evidence([items[i] for i in order], [places[i] for i in order], base, total, gap, png)
+
+
+def _shapley(
+    score: Score,
+    record: Array,
+    background: Array,
+    blocks: Sequence[Block],
+    column: int,
+    permutations: int | None,
+    seed: int,
+) -> Evidence:
+    """Shapley values of the inputs for one logit, by sampled permutations.
 
     Source: Strumbelj and Kononenko, "Explaining prediction models and individual predictions with feature
         contributions", 2014.
     """
     groups = [g for g in groups_of(blocks) if np.isfinite(record[list(g.columns)]).any() or g.part == ""]
     places = [np.asarray(g.columns) for g in groups]
+    few = PERMUTATIONS if len(groups) <= MANY else FEW_PERMUTATIONS
     values, base, gap = permutation_shapley(
         lambda rows: score(rows)[:, column],
         record,
         unknown(background, blocks),
         places,
-        permutations=permutations,
+        permutations=permutations or few,
         seed=seed,
     )
     by_name = {b.name: b for b in blocks}
@@ -109,12 +197,13 @@ def explain_record(
         block = by_name[group.input]
         shown = _shown(record, block) if block.kind in SCALARS else None
         items.append({"input": group.input, "part": group.part, "value": shown, "weight": float(weight)})
-    items.sort(key=lambda item: -abs(item["weight"]))
     total = base + float(np.sum(values))
+    told = _ordered(items, places, float(base), total, float(gap), b"")
+    items = told.items
     names = [f"{i['input']}: {i['part']}" if i["part"] else i["input"] for i in items]
     texts = ["" if i["value"] is None else str(i["value"]) for i in items]
     png = render_bars(names, [i["weight"] for i in items], texts, base, total)
-    return Evidence(items, float(base), total, float(gap), png)
+    return replace(told, png=png)
 
 
 def _shown(record: Array, block: Block) -> Any:

@@ -3,7 +3,8 @@
     names = export_onnx(served, shape=(1, 28, 28), path=folder / "graph.onnx", samples=images)
 
 One self-contained file (no external data), dynamic batch, input `image` (uint8) or `record` (float32, one axis),
-outputs `logits`, then `distance` and `cam` where the network has them. The file is run once beside torch before it counts as written.
+outputs `logits`, then `distance` and `cam` where the network has them. The file is run once beside torch before it
+counts as written.
 """
 
 import contextlib

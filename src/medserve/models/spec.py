@@ -17,7 +17,8 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One input. `modalities` None means the training data did not say (PNG, NPZ), so none is refused for it.
 
     A model of pictures has one, and its `shape` (C, H, W) or (C, D, H, W) enters the graph as uint8. A model of records
-    has one for each field, whose arrays stand end to end in one float32 vector; the transform of the same name says how.
+    has one for each field, whose arrays stand end to end in one float32 vector; the transform of the same name says
+    how.
     """
 
     name: str = "image"

@@ -30,10 +30,10 @@ STEM_SIDE = 40  # the residual family strides down to this many pixels before it
 class Recipe:
     """One complete default.
 
-    images: how many the schedule shows in all; it fixes the epochs for a given training part, between 3 and 60 (400 of records).
-    rate: images a second while training, on two cores, at `rate_side` pixels a side.
-    minimum, maximum: cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user names.
-    learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
+    images: how many the schedule shows in all; it fixes the epochs for a given training part, between 3 and 60 (400
+    of records). rate: images a second while training, on two cores, at `rate_side` pixels a side. minimum, maximum:
+    cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user
+    names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
     baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there.
     """
 

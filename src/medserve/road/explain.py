@@ -43,7 +43,7 @@ def explain_picture(
     answer = model.answer(scores)
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
-        shown = model.evidence(tensor, target.column)
+        shown = model.evidence(chosen.name, tensor, target)
         told = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
         return _write(out, shown.png, told, chosen, target.label, answer)
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)

@@ -23,9 +23,9 @@ import numpy as np
 from medserve.data import readers, transforms
 from medserve.data.fields import Records
 from medserve.errors import BadPackage, Fault, Refusal, Usage
-from medserve.explain.explainers import EXPLAINERS, explain, target_of
+from medserve.explain.explainers import EXPLAINERS, Target, explain, target_of
 from medserve.explain.overlay import pack, render
-from medserve.explain.records import RECORD_METHODS, Evidence, explain_record
+from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, Evidence, explain_record
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
@@ -216,14 +216,14 @@ class LoadedModel:
         target = target_of(self.spec.output, scores.logits[0])
         said = f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}."
         if self._records is not None:
-            told = self.evidence(tensor, target.column)
+            told = self.evidence(method, tensor, target)
             return {
                 "method": method,
                 "verdict": audit.verdict,
                 "label": target.label,
                 "png": base64.b64encode(told.png).decode(),
                 "map": None,
-                "values": told.items,
+                "values": told.items[:MOST_ITEMS],
                 "base": told.base,
                 "total": told.total,
                 "note": f"{said} {RECORD_NOTE}",
@@ -241,13 +241,16 @@ class LoadedModel:
             "note": f"{said} {NOTE}",
         }
 
-    def evidence(self, record: Array, column: int) -> Evidence:
-        """What each input of a record moved, for one logit. record: (F,) float32."""
+    def evidence(self, method: str, record: Array, target: Target) -> Evidence:
+        """What each input of a record, or each part of one, moved. record: (F,) float32."""
         assert self._records is not None
         background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
-        return explain_record(
-            lambda rows: self.engine.score(rows).logits, record, background, self._records.blocks, column
-        )
+
+        def score(rows: Array) -> Array:
+            return self.engine.score(np.ascontiguousarray(rows, np.float32)).logits
+
+        blocks = self._records.blocks
+        return explain_record(method, score, record, background, blocks, target.column, label=target.label)
 
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
         """The whole way for one file; what `medserve predict` prints and the network answers."""
