@@ -33,7 +33,7 @@ def train(data: Path, out: Path, home: Path, seed: int, *more: str) -> dict[str,
     command += ["--seed", str(seed), "--audit", "none", "--home", str(home), "--json", *more]
     started = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{data.name}: {done.stdout}{done.stderr[-2000:]}")
     told = json.loads(done.stdout)
@@ -155,7 +155,7 @@ def physionet2012(shared: Path, out: Path, seeds: Sequence[int]) -> dict[str, An
 
 
 def against_saps(out: Path, fold: int, table: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """AUROC of the offered model minus that of SAPS-I on the fold's cases where the score is known, paired bootstrap."""
+    """AUROC of the offered model minus that of SAPS-I, on the cases of the fold where that score is known."""
     from sklearn.metrics import roc_auc_score
 
     from medserve.models.signing import Trust

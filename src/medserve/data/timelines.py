@@ -16,11 +16,13 @@ from medserve.data.blobs import Blobs
 from medserve.data.declaration import Input
 from medserve.data.forms.table import Table
 from medserve.data.readers.records import Account, read_timelines, sniff_records
-from medserve.errors import BadData
+from medserve.data.readers.records._time import iso_hours
+from medserve.errors import BadData, Refusal
 from medserve.types import Event
 
 ROLES = {"time": "time", "code": "code", "value": "value", "unit": "event_unit"}  # role -> key of the declaration
 MOST_REASONS = 5
+DATED = 100_000  # hours, 1981: beyond it times are dates
 
 
 @dataclass
@@ -50,6 +52,8 @@ class TimelineIndex:
         """
         index = cls(patient, until)
         path = root / said.table if said.table else root
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise BadData("file-missing", f"{said.table} lies outside the data set.")
         form = said.form or ("events" if said.time and said.code else sniff_records(path))
         if form is None:
             raise BadData(
@@ -81,10 +85,28 @@ class TimelineIndex:
         events = self.events(table.columns[self.patient][row])
         if events is None:
             return None
-        until: Any = self.until
-        if isinstance(until, str):
-            until = table.column(until, "`prediction_time`")[row] or None
-        return {"events": events} | ({} if until is None else {"prediction_time": until})
+        if self.until is None:
+            return {"events": events}
+        return {"events": events, "prediction_time": self._until(events, table, row)}
+
+    def _until(self, events: list[Event], table: Table, row: int) -> float:
+        """On the clock of the events. Raises: Refusal "prediction-time"."""
+        said: Any = self.until
+        if isinstance(said, str):
+            said = table.column(said, "`prediction_time`")[row]
+        start = events[0].time if events else 0.0
+        dated = start > DATED
+        try:
+            return float(said) + (start if dated else 0.0)
+        except ValueError:
+            when = iso_hours(said)
+        if when is None or not dated:
+            raise Refusal(
+                "prediction-time",
+                f"Row {row + 2}: the prediction time is missing, or not on the clock of the events.",
+                hint="Give hours from the start of the record, or a date where the events have dates.",
+            )
+        return when
 
     def notes(self, name: str) -> list[str]:
         """What a person should see of the reading."""

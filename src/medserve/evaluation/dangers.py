@@ -137,11 +137,11 @@ def _flags(known: Mapping[str, Array]) -> Array:
     n = len(next(iter(known.values()))) if known else 0
     flags = [np.asarray(v, float).reshape(n, -1) for v in known.values()]
     joined = np.concatenate(flags, axis=1) if flags else np.empty((n, 0))
-    return joined[:, joined.std(axis=0) > 0]
+    return joined[:, joined.std(axis=0) > 0] if joined.size else joined
 
 
 def _join(columns: Mapping[str, Array], known: Mapping[str, Array]) -> Array:
     n = len(next(iter(known.values()))) if known else 0
     parts = [v.reshape(n, -1) for v in columns.values()]
     joined = np.concatenate([*parts, _flags(known)], axis=1) if parts else _flags(known)
-    return joined[:, joined.std(axis=0) > 1e-12]
+    return joined[:, joined.std(axis=0) > 1e-12] if joined.size else joined

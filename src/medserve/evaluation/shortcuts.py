@@ -10,6 +10,7 @@ interval as well as the value, so that a small set raises no alarm by chance.
 Sources: DeGrave et al., Nat Mach Intell 2021; Bergsma, J Korean Stat Soc 2013 (Cramer's V without its bias).
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -176,6 +177,7 @@ def readable(
     Returns: (value, low, high, sure), `sure` the lower end of the 99 % interval; None with fewer than 20 patients of
         a label, or nothing to read.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -188,7 +190,9 @@ def readable(
     for number in range(FOLDS):
         fit, test = fold != number, fold == number
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, solver="newton-cholesky"))
-        z = model.fit(features[fit], label[fit]).decision_function(features[test])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it then falls back to lbfgs by itself
+            z = model.fit(features[fit], label[fit]).decision_function(features[test])
         said[test] = z - np.log((label[fit].mean()) / (1 - label[fit].mean()))  # folds differ in their share
     value = float(rank_auroc(label, said, np.ones((1, len(label))))[0])
     draws = np.concatenate([rank_auroc(label, said, w) for w in draw_weights(patients, label, draws=400, seed=seed)])

@@ -98,8 +98,8 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
     if spec.ood is not None and distance is not None and not distance <= spec.ood.threshold:
         raise Refusal(
             "out-of-distribution",
-            "The picture is unlike the data this model was trained on.",
-            hint="Check that it is of the kind, view and quality that the model card describes.",
+            f"The {'case' if spec.is_record else 'picture'} is unlike the data this model was trained on.",
+            hint="Check that it is of the kind and quality that the model card describes.",
         )
     reasons: list[dict[str, str]] = []
     cal = spec.calibration

@@ -86,9 +86,12 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
         count = len(told.items)
         top = min(3, max(1, count // 2)) if name == "shapley" else max(1, round(0.2 * count))
         away = _away(name, record, background, blocks)
-        moved = _moved(score, record, away, told.places[:top])
+        weights = np.array([i["weight"] for i in told.items])
+        way = 1.0 if weights.sum() >= 0 else -1.0  # weights that pull both ways would cancel when hidden together
+        first = np.argsort(-way * weights)[:top]
+        moved = way * _moved(score, record, away, [told.places[i] for i in first])
         others = [random.permutation(count)[:top] for _ in range(4)]
-        chance = [_moved(score, record, away, [told.places[i] for i in chosen]) for chosen in others]
+        chance = [way * _moved(score, record, away, [told.places[i] for i in chosen]) for chosen in others]
         gaps.append(abs(told.gap))
         gains.append((moved - float(np.mean(chance))) / spread)
         if count > 3:
@@ -138,11 +141,11 @@ def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]
 
 
 def _moved(score: Callable[[Array], Array], record: Array, away: Array, places: list[Array]) -> float:
-    """How far the logit moves, on average over the background, when some places become unknown."""
+    """How much of the logit is lost, on average over the background, when some places become unknown."""
     rows = np.repeat(record[None], len(away), axis=0)
     where = np.concatenate(places)
     rows[:, where] = away[:, where]
-    return abs(float(score(record[None])[0, 0] - score(rows)[:, 0].mean()))
+    return float(score(record[None])[0, 0] - score(rows)[:, 0].mean())
 
 
 def _scorer(served: Any) -> Callable[[Array], Array]:

@@ -28,7 +28,7 @@ def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "")
     """
     if not data:
         raise Refusal("file-empty", f"{name or 'The body'} holds no bytes.", hint="Send the inputs of one case.")
-    looks_json = data.lstrip()[:1] in (b"{", b"[")
+    looks_json = data.lstrip()[:1] == b"{"
     if media in (JSON, FHIR) or (not media and looks_json):
         return _from_json(spec, data, name)
     if media == TEXT or (not media and any(i.kind == "text" for i in spec.inputs) and _is_text(data)):
@@ -70,7 +70,8 @@ def _from_bundle(spec: ModelSpec, bundle: dict[str, Any]) -> dict[str, Any]:
         if plain in ("sex", "gender") and patient.get("gender"):
             found[i.name] = _word(str(patient["gender"]), i)
         elif plain == "age" and isinstance(patient.get("birthDate"), str):
-            found[i.name] = _age(patient["birthDate"])
+            years = _age(patient["birthDate"])
+            found[i.name] = {"value": years, "unit": "a"} if i.unit and years is not None else years
     if not found:
         raise Refusal(
             "inputs-mismatch", "The model takes nothing that a FHIR Bundle carries.",
@@ -130,7 +131,8 @@ def _property(want: InputSpec) -> dict[str, Any]:
         value |= {} if low is None else {"minimum": low}
         value |= {} if high is None else {"maximum": high}
         unit = {"type": "string", "description": f"UCUM; {want.unit} unless said"}
-        quantity = {"type": "object", "properties": {"value": {"type": "number"}, "unit": unit}, "required": ["value"]}
+        quantity = {"type": "object", "properties": {"value": {"type": "number"}, "unit": unit}, "required": ["value"],
+                    "additionalProperties": False}  # fmt: skip
         both = {"anyOf": [value, quantity, {"type": "null"}]}
         return both | ({"description": f"in {want.unit}"} if want.unit else {})
     if want.kind == "category":

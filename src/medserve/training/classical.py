@@ -18,7 +18,7 @@ from medserve.data.fields import Block
 from medserve.errors import BadData, Usage
 from medserve.models.heads import Head
 from medserve.models.nets import MODELS
-from medserve.models.record import additive, as_blocks, linear, trees
+from medserve.models.record import additive, as_blocks, families, linear, trees  # noqa: F401
 from medserve.models.record.features import RecordNet, pieces
 from medserve.models.spec import OutputSpec
 from medserve.training import _boosting, _glassbox

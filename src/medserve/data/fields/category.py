@@ -50,7 +50,7 @@ class Category:
         if isinstance(raw, bool | int | float):
             raw = f"{raw:g}" if isinstance(raw, float) else str(raw)
         if not isinstance(raw, str) or len(raw) > 512:
-            raise Refusal("category-expected", f"{self.name}: one word was expected.")
+            raise Refusal("category-expected", f"{self.name}: one word was expected.", hint='Send a string: "F".')
         word = raw.strip()
         return None if word.lower() in MISSING else word
 

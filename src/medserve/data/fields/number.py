@@ -17,6 +17,7 @@ from medserve.data.units import convert
 from medserve.errors import Refusal
 from medserve.types import Array, Named
 
+LARGEST = float(np.finfo(np.float32).max)  # a record is float32
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "."})
 
 
@@ -46,7 +47,11 @@ class Number:
         unit = None
         if isinstance(raw, dict):
             if not set(raw) <= {"value", "unit"}:
-                raise Refusal("number-expected", f'{self.name}: a number or {{"value", "unit"}} was expected.')
+                raise Refusal(
+                    "number-expected",
+                    f'{self.name}: a number or {{"value", "unit"}} was expected.',
+                    hint="Write 63 or 63.5.",
+                )
             raw, unit = raw.get("value"), raw.get("unit")
         value = _number(raw, self.name)
         if value is None:
@@ -101,11 +106,11 @@ def _number(raw: Any, name: str) -> float | None:
         return None
     try:
         value = float(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.inf
     if isinstance(raw, float) and math.isnan(raw):
         return None
-    if not math.isfinite(value):
+    if isinstance(raw, bool) or not abs(value) <= LARGEST:
         raise Refusal(
             "number-expected", f"{name}: a number was expected.", hint="Write 63 or 63.5; leave it out when missing."
         )

@@ -109,7 +109,7 @@ def roles_of(table: tb.Table, index: FileIndex, declared: Dataset | None) -> dic
     if declared is None:
         return roles
     said: dict[str, str] = {}
-    if declared.input and declared.input.column:
+    if declared.input and declared.input.column and not declared.records:
         said["file"] = declared.input.column
     if declared.patient:
         said["patient"] = declared.patient
