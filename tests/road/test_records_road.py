@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_records import INPUTS, STAYS, SURVIVAL, TABLE, Made, histories, train, visits, write
+from made_tables import INPUTS, STAYS, SURVIVAL, TABLE, Made, histories, train, visits, write
 
 from medserve.cli import run as command
 from medserve.errors import BadData

@@ -145,7 +145,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def is_record(self) -> bool:
         """Whether cases are records rather than one picture."""
-        return len(self.inputs) > 1 or self.inputs[0].kind not in ("image", "volume")
+        kinds = [want.kind for want in self.inputs]
+        return len(kinds) > 1 or not set(kinds) <= {"image", "volume"}
 
     @property
     def media_types(self) -> list[str]:

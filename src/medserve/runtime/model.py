@@ -186,8 +186,7 @@ class LoadedModel:
         """
         distance = None if scores.distance is None else float(scores.distance[0])
         found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance)
-        told = {} if found.curve is None else {"curve": found.curve}
-        return told | {
+        return {
             "id": new_id(),
             "model": {"name": self.name, "version": self.version, "digest": self.digest},
             "status": found.status,
@@ -197,6 +196,7 @@ class LoadedModel:
             "decision": found.decision,
             "reasons": [dict(reason) for reason in found.reasons],
             "explanation": None,
+            "curve": None if found.curve is None else [list(point) for point in found.curve],
             "trace": trace or new_id(),
         }
 
