@@ -92,7 +92,7 @@ def _train(
         raise _naming(data, error) from error
     _same_data(work, prepared.cohort.digest)
     recipe, parts = prepared.recipe, prepared.parts
-    progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.inputs[0].shape}")
+    progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.shape}")
     candidates = train_candidates(prepared, work, settings, options, progress)
     built = [
         build(c, parts, prepared.plain, prepared.normalise, work / c.role, progress, seed=options.seed)

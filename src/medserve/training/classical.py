@@ -19,13 +19,14 @@ from medserve.errors import BadData, Usage
 from medserve.models.heads import Head
 from medserve.models.nets import MODELS
 from medserve.models.record import additive, as_blocks, families, linear, trees  # noqa: F401
-from medserve.models.record.features import RecordNet, pieces
+from medserve.models.record.features import RecordNet, folds, pieces
 from medserve.models.spec import OutputSpec
 from medserve.training import _boosting, _glassbox
 from medserve.training._cox import cox_loss, martingale
 from medserve.types import Array, Named, Samples
 
 PENALTIES = tuple(float(p) for p in np.logspace(0, -6, 13))  # of the mean loss, strongest first
+ENOUGH = 500  # validation cases from which they choose the penalty; below, the training part's folds do
 STEPS = 200  # of L-BFGS, for each penalty
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -146,10 +147,11 @@ def _linear(rows: _Rows) -> Fitted:
     useful = (x != x[:1]).any(0)  # a constant column would stand in for the bias
     x, x_val = x[:, useful], x_val[:, useful]
     path = _Path(x, y, rows.outputs, loss)
-    for penalty in PENALTIES:
+    held = _held_out(x, y, rows, loss) if len(x_val) < ENOUGH else None
+    for at, penalty in enumerate(PENALTIES):
         path.fit(penalty)
         with torch.no_grad():
-            value = float(loss(path.logits(x_val), y_val))
+            value = float(loss(path.logits(x_val), y_val)) if held is None else float(held[at])
         tried.append({"penalty": penalty, "val_loss": round(value, 6)})
         if value < best:
             best, chosen = value, penalty
@@ -160,6 +162,23 @@ def _linear(rows: _Rows) -> Fitted:
         net.head.weight.copy_(weight)
         net.head.bias.copy_(bias)
     return {}, net, {"penalty": chosen, "tried": tried}
+
+
+def _held_out(x: Tensor, y: Tensor, rows: _Rows, loss: Loss) -> Array:
+    """(penalties,) mean loss of each training fold under the other folds' model: a small validation part alone would
+    pick a penalty so weak that the model is certain of everything."""
+    fold = torch.from_numpy(folds(len(x), rows.seed, rows.patients))
+    total, count = np.zeros(len(PENALTIES)), 0
+    for k in fold.unique().tolist():
+        inside = fold == k
+        path = _Path(x[~inside], y[~inside], rows.outputs, loss)
+        for at, penalty in enumerate(PENALTIES):
+            path.fit(penalty)
+            with torch.no_grad():
+                value = float(loss(path.logits(x[inside]), y[inside]))
+            total[at] += int(inside.sum()) * (value if np.isfinite(value) else 1e6)
+        count += int(inside.sum())
+    return total / max(1, count)
 
 
 class _Path:
