@@ -25,7 +25,7 @@ from medserve.data.fields import Records
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.explainers import EXPLAINERS, Target, explain, target_of
 from medserve.explain.overlay import pack, render
-from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, Evidence, explain_record
+from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, SCALARS, Evidence, explain_record
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
@@ -179,8 +179,11 @@ class LoadedModel:
             hint=f"Offered: {', '.join(self.offered) or 'none'}.",
         )
 
-    def answer(self, scores: Scores, *, trace: str = "") -> dict[str, Any]:
-        """The answer of the wire for the scores of one picture (B == 1), without an explanation.
+    def answer(self, scores: Scores, *, case: Array | None = None, trace: str = "") -> dict[str, Any]:
+        """The answer of the wire for the scores of one case (B == 1), without an explanation.
+
+        Args:
+            case: what entered the graph; of a record, inputs that were not given are named among the reasons.
 
         Raises: Refusal "out-of-distribution".
         """
@@ -194,11 +197,22 @@ class LoadedModel:
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
             "coverage": found.coverage,
             "decision": found.decision,
-            "reasons": [dict(reason) for reason in found.reasons],
+            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(case),
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "trace": trace or new_id(),
         }
+
+    def _not_given(self, case: Array | None) -> list[dict[str, str]]:
+        """A reason that names the texts, waveforms and histories that a record lacks."""
+        blocks = () if self._records is None or case is None else self._records.blocks
+        lacking = [
+            b.name
+            for b in blocks
+            if b.kind not in SCALARS and not np.isfinite(case[b.start : b.start + b.size]).any()  # type: ignore[index]
+        ]
+        said = f"Answered without {', '.join(lacking)}, which was not given."
+        return [{"code": "input-missing", "message": said}] if lacking else []
 
     def explain(self, method: str, tensor: Array, scores: Scores) -> dict[str, Any]:
         """The evidence for one prediction, with the verdict of its audit.
@@ -257,7 +271,7 @@ class LoadedModel:
         self.check_explain(explain)
         tensor = self.load(data, name)
         scores = self.score(tensor[None])
-        answer = self.answer(scores, trace=trace)
+        answer = self.answer(scores, case=tensor, trace=trace)
         if explain is not None:
             answer["explanation"] = self.explain(explain, tensor, scores)
         return answer

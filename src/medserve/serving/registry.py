@@ -102,7 +102,7 @@ class Service:
         tensor = await self._pools.decode(functools.partial(self.model.load, media=media), data)
         decoded = time.perf_counter()
         scores = await self._batcher.submit(tensor, deadline=deadline)
-        answer = self.model.answer(scores, trace=trace)
+        answer = self.model.answer(scores, case=tensor, trace=trace)
         scored = time.perf_counter()
         if explain is not None:
             answer["explanation"] = await self._pools.explain(self.model.explain, explain, tensor, scores)
