@@ -48,7 +48,14 @@ class ArticleCNN(nn.Module):
             x = stage(x)
             if not self.training:  # the embedding serves no loss
                 summary += [x.mean((2, 3)), x.var((2, 3), correction=0).add(1e-6).sqrt()]
-        hidden = torch.relu(self.dense(x.flatten(1)))
+        flat = x.flatten(1)
+        if (
+            self.training and flat.dtype == torch.bfloat16
+        ):  # 88 million weights: converting them costs more than it saves
+            with torch.autocast(x.device.type, enabled=False):
+                hidden = torch.relu(self.dense(flat.float()))
+        else:
+            hidden = torch.relu(self.dense(flat))
         embedding = hidden.detach() if self.training else torch.cat(summary, 1)
         return Features(self.head(hidden), embedding, None)
 
