@@ -374,11 +374,13 @@ def _half(plan: Plan, device: torch.device) -> bool:
 @contextlib.contextmanager
 def _half_products(wanted: bool) -> Iterator[None]:
     """Let float32 matrix products on the processor multiply in bfloat16, as they do under autocast, without a copy."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # older torch has no such switch
+    if matmul is None or not wanted:
+        yield
+        return
     before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
     try:
-        if wanted:
-            matmul.fp32_precision = "bf16"
         yield
     finally:
         matmul.fp32_precision = before
