@@ -13,7 +13,8 @@ from medserve.questions.recipes import RECIPES, default_recipe, rank_recipes
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_is_complete(name):
     """Its architecture is in the catalog and takes its parameters, its figure has a source, its time grows with n."""
-    import medserve.models.image  # noqa: F401  registers every family
+    import medserve.models.image
+    import medserve.models.record.families  # noqa: F401  (both register their families)
     from medserve.models.nets import MODELS
 
     recipe = RECIPES[name]

@@ -20,14 +20,13 @@ import numpy as np
 
 from medserve.data.blobs import Blobs
 from medserve.data.cohort import Case, Cohort, Refused, Shelf
-from medserve.data.fields import FIELDS, Field, Records, register_all
+from medserve.data.fields import FIELDS, SCALARS, Field, Records, register_all
 from medserve.data.forms.listing import Listing
 from medserve.data.split import PartView, TrainPart
 from medserve.errors import Fault, Refusal
 from medserve.progress import SILENT, Progress
 from medserve.store.files import cannot_write
 
-SCALARS = ("number", "category")
 TELLING = 8  # known numbers that make two equal cases the same case; fewer can agree by chance
 MOST_NAMED = 5
 
@@ -77,7 +76,9 @@ def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILE
         index = blobs.add(values)
         digest = hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
         known = sum(v is not None for v in values.values())
-        telling = known >= TELLING or any(v is not None and f.kind not in SCALARS for f, v in _with(fields, values))
+        telling = known >= TELLING or any(
+            v is not None and f.kind not in SCALARS for f, v in zip(fields, values.values(), strict=True)
+        )
         same = digest if telling else hashlib.sha256(digest + item.id.encode()).digest()
         cases.append(
             Case(
@@ -119,10 +120,6 @@ def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILE
         values=blobs,
         troubles=tuple(troubles.values()),
     )
-
-
-def _with(fields: Sequence[Field], values: dict[str, Any]) -> list[tuple[Field, Any]]:
-    return [(f, values[f.name]) for f in fields]
 
 
 def _parse(f: Field, raw: Any, case: str, troubles: dict[tuple[str, str], Trouble]) -> Any:

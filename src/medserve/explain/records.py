@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from medserve.data.fields import Block
+from medserve.data.fields import SCALARS, Block
 from medserve.errors import Refusal
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
@@ -26,7 +26,6 @@ from medserve.types import Array
 RECORD_METHODS = ("shapley", "segments", "words")
 BY_KIND = {"waveform": "segments", "text": "words"}
 MOST_ITEMS = 60  # of an answer; the picture shows all
-SCALARS = ("number", "category")
 PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
 Score = Callable[[Array], Array]  # (B, F) records -> (B, K) logits
 
@@ -38,10 +37,6 @@ class Group:
     input: str
     part: str
     columns: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.input}: {self.part}" if self.part else self.input
 
 
 @dataclass(frozen=True, slots=True)

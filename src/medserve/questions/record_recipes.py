@@ -44,6 +44,31 @@ def _network(name: str, title: str, inputs: tuple[str, ...], *, images: int, rat
             tasks=_ALL,
             most_minutes=math.inf,
             baseline=more.pop("baseline", "record-trees"),
+            expected="no figure yet",
+            source="not measured yet",
+            **more,
+        )
+    )
+
+
+def _simple(name: str, title: str, learner: Any, *, rate: float, tasks: Any = _ALL, **more: Any) -> None:
+    """A model that a library fits in one go; `rate`: cases a second on two cores."""
+    _add(
+        Recipe(
+            name=name,
+            title=title,
+            architecture=Named(learner),
+            kind="record",
+            settings={},
+            learner=learner,
+            baseline=more.pop("baseline", "record-linear"),
+            expected="no figure yet",
+            source="not measured yet",
+            rate=rate,
+            rate_side=1,
+            epochs=1,
+            tasks=tasks,
+            most_minutes=math.inf,
             **more,
         )
     )
@@ -57,8 +82,6 @@ _network(
     rate=500,
     maximum=500,
     params={"encoders": {"waveform": {"name": "rocket"}}},
-    expected="no figure yet",
-    source="not measured yet",
 )
 _network(
     "waveform-cnn",
@@ -66,8 +89,6 @@ _network(
     ("waveform",),
     images=60_000,
     rate=900,
-    expected="no figure yet",
-    source="not measured yet",
 )
 _network(
     "text-cnn",
@@ -76,8 +97,6 @@ _network(
     images=40_000,
     rate=600,
     baseline="record-linear",
-    expected="no figure yet",
-    source="not measured yet",
 )
 _network(
     "timeline-gru",
@@ -91,63 +110,27 @@ _network(
         }
     },
     settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
-    expected="no figure yet",
-    source="not measured yet",
 )
-_add(
-    Recipe(
-        name="boosting",
-        title="the default for tables: gradient-boosted trees; missing values stay missing",
-        architecture=Named("record-trees"),
-        kind="record",
-        settings={},
-        learner="record-trees",
-        baseline="record-linear",
-        expected="no figure yet",
-        source="not measured yet",
-        rate=20_000,
-        rate_side=1,
-        epochs=1,
-        tasks=_ALL,
-        most_minutes=math.inf,
-    )
+_simple(
+    "boosting",
+    "the default for tables: gradient-boosted trees; missing values stay missing",
+    "record-trees",
+    rate=20_000,
 )
-_add(
-    Recipe(
-        name="glass-box",
-        title="an explainable boosting machine: every input's effect is a curve that can be read",
-        architecture=Named("record-additive"),
-        kind="record",
-        settings={},
-        learner="record-additive",
-        baseline="record-linear",
-        expected="no figure yet",
-        source="not measured yet",
-        rate=5_000,
-        rate_side=1,
-        epochs=1,
-        tasks=("binary", "number"),
-        inputs=("number", "category"),
-        most_minutes=math.inf,
-    )
+_simple(
+    "glass-box",
+    "an explainable boosting machine: every input's effect is a curve that can be read",
+    "record-additive",
+    rate=5_000,
+    tasks=("binary", "number"),
+    inputs=("number", "category"),
 )
-_add(
-    Recipe(
-        name="linear",
-        title="logistic, linear or Cox regression: one weight a column",
-        architecture=Named("record-linear"),
-        kind="record",
-        settings={},
-        learner="record-linear",
-        baseline="record-trees",
-        expected="no figure yet",
-        source="not measured yet",
-        rate=20_000,
-        rate_side=1,
-        epochs=1,
-        tasks=_ALL,
-        most_minutes=math.inf,
-    )
+_simple(
+    "linear",
+    "logistic, linear or Cox regression: one weight a column",
+    "record-linear",
+    rate=20_000,
+    baseline="record-trees",
 )
 _network(
     "case-network",
@@ -155,6 +138,4 @@ _network(
     (),
     images=60_000,
     rate=2000,
-    expected="no figure yet",
-    source="not measured yet",
 )

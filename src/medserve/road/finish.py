@@ -192,12 +192,7 @@ def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]
 
     Raises: BadData "nothing-in-scope".
     """
-    refused: dict[int, str] = scope_codes(part) if spec.is_record else {}
-    for row, case in zip(part.rows.tolist(), part.cases, strict=True) if not spec.is_record else ():
-        try:
-            check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
-        except Refusal as error:
-            refused[row] = error.code
+    refused = scope_codes(part) if spec.is_record else _picture_codes(spec, part)
     counts = dict(Counter(refused.values()))
     if len(refused) == len(part):
         raise BadData(
@@ -206,6 +201,17 @@ def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]
             hint="Compare the model's signature, GET /v1/models/NAME, with `medserve inspect`.",
         )
     return part.without(refused), counts
+
+
+def _picture_codes(spec: ModelSpec, part: PartView) -> dict[int, str]:
+    """Cohort rows whose picture the service would refuse, with the code; what `scope_codes` is for records."""
+    refused: dict[int, str] = {}
+    for row, case in zip(part.rows.tolist(), part.cases, strict=True):
+        try:
+            check_facts(spec, modality=case.modality, unit=case.unit, colour=case.colour, blank=case.blank)
+        except Refusal as error:
+            refused[row] = error.code
+    return refused
 
 
 def groups_of(part: PartView) -> dict[str, np.ndarray]:

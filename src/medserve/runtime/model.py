@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from medserve.data import readers, transforms
-from medserve.data.fields import Records
+from medserve.data.fields import SCALARS, Records
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.explainers import EXPLAINERS, Target, explain, target_of
 from medserve.explain.overlay import pack, render
-from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, SCALARS, Evidence, explain_record
+from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, Evidence, explain_record
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec

@@ -22,6 +22,8 @@ from medserve.catalog import Catalog
 from medserve.data.declaration import Input
 from medserve.types import Array, Named
 
+SCALARS = ("number", "category")  # kinds whose value is one number of the record
+
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a field's array stands in the record, and what a model must know of it.

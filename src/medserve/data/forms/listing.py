@@ -95,7 +95,7 @@ def part_of(name: str) -> Part | None:
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in index order: numbers by value, words by alphabet; of two, the one that says "no" comes first."""
-    found = sorted(set(names), key=lambda n: (not _is_number(n), float(n) if _is_number(n) else 0.0, n))
+    found = sorted(set(names), key=lambda n: (not is_number(n), float(n) if is_number(n) else 0.0, n))
     if len(found) == 2 and NEGATIVE.match(found[1]) and not NEGATIVE.match(found[0]):
         found.reverse()
     return tuple(found)
@@ -114,7 +114,8 @@ def warn_positive(classes: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell is written as a number."""
     try:
         float(text)
     except ValueError:

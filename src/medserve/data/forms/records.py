@@ -16,9 +16,9 @@ from typing import Any
 from medserve.data.cohort import Item, Refused
 from medserve.data.declaration import Dataset, Input
 from medserve.data.forms import table as tb
-from medserve.data.forms.files import TABLES, relative, walk
+from medserve.data.forms.files import relative, walk
 from medserve.data.forms.labels import Labels, Survival, Unlabelled
-from medserve.data.forms.listing import Listing, class_task, order_classes, warn_positive
+from medserve.data.forms.listing import Listing, class_task, is_number, order_classes, warn_positive
 from medserve.data.forms.match import DirectIndex, FileIndex
 from medserve.data.forms.tables import (
     facts_of,
@@ -30,8 +30,9 @@ from medserve.data.forms.tables import (
     rule_of,
     target_columns,
 )
+from medserve.data.readers.waves.ucr import read_ucr
 from medserve.errors import BadData, Refusal
-from medserve.types import Part
+from medserve.types import Part, Wave
 
 GUESSED_CATEGORIES = 0.5  # of the rows: a column of words with more different ones than this names its rows
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column is text
@@ -228,7 +229,7 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         known = [c for c in cells if c]
         if name in taken or not known:
             continue
-        numbers = sum(_is_number(c) for c in known)
+        numbers = sum(is_number(c) for c in known)
         different = len(set(known))
         words = sum(len(c.split()) for c in known[:200]) / min(200, len(known))
         if numbers == len(known) and different > FEW_NUMBERS:
@@ -272,14 +273,6 @@ def is_record_table(path: Path, *, target: bool = False) -> bool:
     return not FileIndex(path.parent, files).hits([c for n in rest for c in table.columns[n][::step] if c])
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _there(path: Path) -> bool:
     """A file, or the stem of a WFDB record."""
     return path.is_file() or path.with_name(path.name + ".hea").is_file()
@@ -304,22 +297,23 @@ def ucr_files(files: Sequence[Path]) -> dict[Part, Path]:
 
 @dataclass(frozen=True)
 class RawSeries:
-    """Rows of samples."""
+    """Rows of samples, by part."""
 
-    rows: dict[str, list[list[float]]]
+    rows: dict[str, list[Wave]]
 
     def __call__(self, item: Item) -> Mapping[str, Any]:
         assert item.row is not None
-        return {"series": {"leads": ["series"], "hz": 0.0, "unit": "", "values": [self.rows[item.row[0]][item.row[1]]]}}
+        wave = self.rows[item.row[0]][item.row[1]]
+        return {"series": {"leads": ["series"], "hz": wave.hz, "unit": wave.unit, "values": wave.values.tolist()}}
 
 
 def list_ucr(root: Path, files: Sequence[Path], key: bytes) -> Listing:
-    """Raises: BadData "table-unreadable"."""
+    """Raises: BadData "wave-unreadable", "wave-empty", "wave-too-large"."""
     pair = ucr_files(files)
-    rows: dict[str, list[list[float]]] = {}
+    rows: dict[str, list[Wave]] = {}
     marks: dict[str, list[str]] = {}
     for part, file in pair.items():
-        marks[part], rows[part] = _series(file)
+        marks[part], rows[part] = read_ucr(file)
     classes = order_classes({m for found in marks.values() for m in found})
     items = [
         Item(f"{part} {i + 1}", pair[part], (part, i), classes.index(mark), None, part)  # type: ignore[index,arg-type]
@@ -344,15 +338,3 @@ def list_ucr(root: Path, files: Sequence[Path], key: bytes) -> Listing:
         raw=RawSeries(rows),
         key=key,
     )
-
-
-def _series(file: Path) -> tuple[list[str], list[list[float]]]:
-    import numpy as np
-
-    if file.stat().st_size > tb.MAX_BYTES:
-        raise BadData("table-unreadable", f"{file.name} is larger than {tb.MAX_BYTES} bytes.")
-    try:
-        values = np.loadtxt(file, ndmin=2, delimiter="\t" if file.suffix.lower() in TABLES else None)
-    except ValueError as error:
-        raise BadData("table-unreadable", f"{file.name} is not rows of numbers of one length.") from error
-    return [f"{v:g}" for v in values[:, 0]], values[:, 1:].tolist()

@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medserve.data.fields import Block
+from medserve.data.fields import SCALARS, Block
 from medserve.models.nets import MODELS, Features
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, as_blocks, fit_rows, take_block
 from medserve.types import ArraySamples, Samples
-
-SCALARS = ("number", "category")  # all of them share one encoder, "columns"
 
 
 class CaseNet(nn.Module):
@@ -29,7 +27,7 @@ class CaseNet(nn.Module):
         self, blocks: Sequence[Block], outputs: int, encoders: Mapping[str, Any], dropout: float, hide: float
     ) -> None:
         super().__init__()
-        scalars = [b for b in blocks if b.kind in SCALARS]
+        scalars = [b for b in blocks if b.kind in SCALARS]  # all of them share one encoder, "columns"
         self.groups = [scalars] if scalars else []
         self.groups += [[b] for b in blocks if b.kind not in SCALARS]
         made = []
