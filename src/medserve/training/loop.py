@@ -26,6 +26,7 @@ from medserve.progress import SILENT, Progress
 from medserve.store.files import write_bytes
 from medserve.training import checkpoint
 from medserve.training.augment import augment
+from medserve.training.memory import kept_memory
 from medserve.training.plan import Plan
 from medserve.training.sampling import class_weights, epoch_rows, read_ahead
 from medserve.types import Array, Samples, Task
@@ -106,7 +107,7 @@ def fit(
     bar = progress.start("training", plan.epochs * steps)
     progress.step(bar, len(run.history.epochs) * steps)
     try:
-        with _half_products(run.half and run.device.type == "cpu"):
+        with kept_memory(), _half_products(run.half and run.device.type == "cpu"):
             while not run.history.stopped:
                 run.epoch(progress, bar)
                 if folder is not None:
