@@ -6,8 +6,9 @@
 
 "shapley" weighs whole inputs, channels of a timeline and leads of a waveform; with the base its weights sum to the
 logit. An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the
-training part, everything else is left out, as if it had not been sent. "segments" hides stretches of a waveform,
-"words" the words of a text, one at a time; their weights are falls of the logit, and sum to nothing.
+training part, everything else is left out, as if it had not been sent. "events" weighs the events of a history one by
+one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
+text, one at a time; their weights are falls of the logit, and sum to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +19,16 @@ import numpy as np
 
 from medserve.data.fields import SCALARS, Block
 from medserve.errors import Refusal
+from medserve.explain.events import events, happenings, render_times
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, words
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "segments", "words")
-BY_KIND = {"waveform": "segments", "text": "words"}
-MOST_ITEMS = 60  # of an answer; the picture shows all
+RECORD_METHODS = ("shapley", "events", "segments", "words")
+BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words"}
+ADDITIVE = ("shapley", "events")  # methods whose weights and base sum to the logit
+MOST_ITEMS = 150  # of an answer; the picture shows all
 PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
 Score = Callable[[Array], Array]  # (B, F) records -> (B, K) logits
 
@@ -102,11 +105,29 @@ def explain_record(
         record: (F,). background: (k, F) summaries of at least 10 training cases each.
         column: of the logits. label: what it speaks for, for the picture.
     """
+    if method == "events":
+        return _events(score, record, blocks, column, permutations, seed)
     if method == "segments":
         return _segments(score, record, blocks, column)
     if method == "words":
         return _words(score, record, blocks, column, label)
     return _shapley(score, record, background, blocks, column, permutations, seed)
+
+
+def _events(
+    score: Score, record: Array, blocks: Sequence[Block], column: int, permutations: int | None, seed: int
+) -> Evidence:
+    """Every event of the case's histories; the time is hours before the prediction."""
+    _first(record, blocks, "timeline")
+    found = happenings(record, blocks)
+    weights, base, gap = events(score, record, found, column, permutations=permutations, seed=seed)
+    items = [
+        {"input": h.input, "part": f"{h.channel}, {h.said}", "time": round(h.middle_h, 4), "value": h.value,
+         "unit": h.unit, "weight": float(weight)}
+        for h, weight in zip(found, weights, strict=True)
+    ]  # fmt: skip
+    places = [np.asarray(h.columns) for h in found]
+    return _ordered(items, places, base, base + float(weights.sum()), gap, render_times(found, weights))
 
 
 def _segments(score: Score, record: Array, blocks: Sequence[Block], column: int) -> Evidence:

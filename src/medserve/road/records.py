@@ -1,5 +1,6 @@
 """The road's own work on records: their audit, their dangers, and data that is to fit a model's inputs."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from medserve.road.run import Prepared
 from medserve.types import Array
 
 CASES, QUICK_CASES = 48, 16
+MOST_IMPORTANT = 12  # inputs named by their mean weight
 LOOK = 4000  # cases that the checks of the data read, at most
 
 
@@ -53,6 +55,7 @@ def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -
 
     additivity (Shapley values): largest gap between the sum of the weights and the logit. deletion: how much further
     the logit moves when what is named first is hidden than when as much else is, over the spread of the logits.
+    importance (Shapley values of inputs): mean size of the weight of each, over the same cases.
     randomised: rank correlation with the weights of the same model with its tensors shuffled; high means that the
     method shows the data, not the model.
     """
@@ -69,7 +72,7 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
     """One method's record; None where no held-out case has the input that it explains."""
     from scipy.stats import spearmanr
 
-    from medserve.explain.records import explain_record
+    from medserve.explain.records import ADDITIVE, explain_record
 
     blocks, part, background = blocks_of(built.spec), prepared.parts.val, built.background
     assert background is not None
@@ -77,7 +80,7 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
     records = part.take(np.sort(random.permutation(len(part))[: QUICK_CASES if quick else CASES]))
     score, shuffled = _scorer(built.served), _scorer(_shuffled(built.served, seed))
     spread = float(np.std(score(records)[:, 0])) or 1.0
-    gaps, gains, alike = [], [], []
+    gaps, gains, alike, sizes = [], [], [], Counter[str]()
     for record in records:
         try:
             told = explain_record(name, score, record, background, blocks, 0, seed=seed)
@@ -93,6 +96,7 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
         others = [random.permutation(count)[:top] for _ in range(4)]
         chance = [way * _moved(score, record, away, [told.places[i] for i in chosen]) for chosen in others]
         gaps.append(abs(told.gap))
+        sizes.update({_named(i): abs(i["weight"]) for i in told.items})  # type: ignore[arg-type]
         gains.append((moved - float(np.mean(chance))) / spread)
         if count > 3:
             again = explain_record(name, shuffled, record, background, blocks, 0, seed=seed)
@@ -113,12 +117,18 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
         },
         "randomised": {"value": like, "level": "PASS" if like <= 0.5 else "CAUTION"},
     }  # fmt: skip
-    if name == "shapley":
+    if name in ADDITIVE:
         figures["additivity"] = {"value": max(gaps), "level": "PASS" if max(gaps) <= 1e-3 else "FAIL"}
     levels = [f["level"] for f in figures.values()]
     verdict = "FAIL" if "FAIL" in levels else "CAUTION" if "CAUTION" in levels else "PASS"
+    if name == "shapley":
+        figures["importance"] = {part: size / len(gains) for part, size in sizes.most_common(MOST_IMPORTANT)}
     figures |= {"mode": "quick" if quick else "full", "seed": seed}
     return Method(name=name, verdict=verdict, figures=figures)  # type: ignore[arg-type]
+
+
+def _named(item: dict[str, Any]) -> str:
+    return f"{item['input']}: {item['part']}" if item["part"] else str(item["input"])
 
 
 def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]) -> Array:
@@ -130,7 +140,9 @@ def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]
     away = np.array(record[None])
     for block in blocks:
         here = slice(block.start, block.start + block.size)
-        if block.kind == "text":
+        if block.kind == "timeline":
+            away[:, here] = np.nan
+        elif block.kind == "text":
             away[:, here] = float(block.facts.get("unknown", 0))
         elif block.kind == "waveform":
             leads = record[here].reshape(block.shape)

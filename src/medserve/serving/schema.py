@@ -44,12 +44,17 @@ class HeatMap(msgspec.Struct):
 
 
 class Contribution(msgspec.Struct):
-    """What one input (or one `part` of it) moved the score, in logits. `value`: as the model read it."""
+    """What one input (or one `part` of it) moved the score, in logits. `value`: as the model read it.
+
+    Of an event `time` is hours before the prediction, and `unit` that of its value.
+    """
 
     input: str
     part: str
     value: float | str | None
     weight: float
+    time: float | None = None
+    unit: str | None = None
 
 
 class Explanation(msgspec.Struct):

@@ -264,10 +264,11 @@ class Timeline:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """names, codes, present: one a channel. hours: of one bin."""
+        """names, codes, units, present: one a channel. hours: of one bin."""
         return {
             "names": [c.name for c in self.channels],
             "codes": [c.code for c in self.channels],
+            "units": [c.unit for c in self.channels],
             "present": [c.present for c in self.channels],
             "hours": (self.window_h or 1.0) / self.bins,
         }
