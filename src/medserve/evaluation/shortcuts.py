@@ -242,6 +242,8 @@ def association(facts: Sequence[Mapping[str, str]], labels: Array, *, called: st
     for name, values in texts.items():
         for column in labels.T:
             known = np.flatnonzero(np.isfinite(column))
+            if not len(known):
+                continue
             v, p = cramers_v(column[known], [values[row] for row in known])
             if p < ALPHA / tests and v > best[0]:
                 best = (v, p, name)

@@ -11,7 +11,7 @@ from medserve.data.cohort import Cohort
 from medserve.data.fields import Block, Records
 from medserve.data.split import PartView
 from medserve.errors import BadData, Refusal
-from medserve.evaluation.dangers import danger_checks
+from medserve.evaluation.dangers import danger_checks, survival_labels
 from medserve.evaluation.shortcuts import SOURCES, label_columns
 from medserve.models.spec import Method, ModelSpec
 from medserve.road.build import Built
@@ -182,18 +182,18 @@ def _shuffled(served: Any, seed: int) -> Any:
 
 def record_checks(built: Built, prepared: Prepared, *, seed: int) -> list[dict[str, Any]]:
     """The dangers of records, on the training part (never the test part)."""
-    if built.spec.output.task == "survival":
-        return []
     part = prepared.parts.train
     rows = np.arange(len(part))
     if len(rows) > LOOK:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:LOOK])
     columns, known = _columns(part, rows, blocks_of(built.spec))
     cases = [part.cases[int(row)] for row in rows]
-    labels = label_columns(np.asarray(part.targets[rows], np.float64), built.spec.output.task)
+    targets, survival = np.asarray(part.targets[rows], np.float64), built.spec.output.task == "survival"
+    labels = survival_labels(targets) if survival else label_columns(targets, built.spec.output.task)
     facts = [{n: str(v) for n, v in c.groups.items() if n.lower() in SOURCES} for c in cases]
     who = np.array([c.patient for c in cases])
-    return danger_checks(columns, known, labels, patients=who, facts=facts, seed=seed)
+    follow_up = targets if survival else None
+    return danger_checks(columns, known, labels, patients=who, facts=facts, follow_up=follow_up, seed=seed)
 
 
 def _columns(part: PartView, rows: Array, blocks: tuple[Block, ...]) -> tuple[dict[str, Array], dict[str, Array]]:
