@@ -19,8 +19,7 @@ MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
 SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform")
 KINDS = ("image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein")
-TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival")
-TARGETS = (*TASKS, "tags")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags")
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -59,7 +58,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     """What is to be predicted.
 
     column: of the table; a list of columns for multilabel; none when the folder or the array holds the label. For
-        survival the time until the event or the end of observation, in `unit`.
+        survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities.
     event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
@@ -111,6 +110,14 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
         """Whether its cases are records: anything but one picture."""
         kinds = [said.kind for said in self.inputs.values()]
         return bool(kinds) and (len(kinds) > 1 or kinds[0] not in PICTURES)
+
+    @property
+    def tagged(self) -> str | None:
+        """The column of the text whose words are to be marked, for a table with a target of kind tags."""
+        if self.target is None or self.target.kind != "tags" or not self.inputs:
+            return None
+        name, said = next(iter(self.inputs.items()))
+        return said.column or name
 
     @property
     def described(self) -> dict[str, Any]:
@@ -188,20 +195,23 @@ def _check(declared: Dataset, name: str) -> Dataset:
     for key, said in declared.inputs.items():
         if said.range is not None and (len(said.range) != 2 or not said.range[0] < said.range[1]):
             raise BadData("declaration-value", f"{name}: `inputs.{key}.range` is [lowest, highest].")
+        axes = 3 if said.kind == "volume" else 2
+        if said.size is not None and (len(said.size) != axes or any(n < 8 or n > 4096 for n in said.size)):
+            raise BadData("declaration-value", f"{name}: `size` is {axes} whole numbers between 8 and 4096.")
     if target is not None and target.kind == "survival" and target.event is None:
         raise BadData(
             "declaration-key", f"{name}: a survival target needs `event`.",
             hint="Write `target: {kind: survival, column: TIME, event: COLUMN_OF_0_AND_1}`.",
         )  # fmt: skip
     if target is not None and target.kind is not None and target.kind not in TASKS:
-        if target.kind in TARGETS:
-            raise BadData(
-                "kind-not-supported",
-                f"{name}: target kind {target.kind!r} is not supported by this version.",
-                hint=f"It knows {', '.join(TASKS)}.",
-            )
+        raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TASKS)}).")
+    texts = [said for said in declared.inputs.values() if said.kind == "text"]
+    given = bool(declared.inputs) or declared.table is not None  # files of tagged words need neither
+    if target is not None and target.kind == "tags" and given and not len(texts) == len(declared.inputs) == 1:
         raise BadData(
-            "declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TARGETS)})."
+            "declaration-value",
+            f"{name}: a target of kind tags takes one input, the text whose words are marked.",
+            hint="Write `inputs: {NAME: {kind: text, column: COLUMN}}`.",
         )
     if target is not None and target.classes is not None:
         if len(set(target.classes)) != len(target.classes):
@@ -228,11 +238,6 @@ def _check(declared: Dataset, name: str) -> Dataset:
                 f"{name}: a split by {split.by} needs `column`.",
                 hint=f"Write `split: {{by: {split.by}, column: NAME}}`.",
             )
-    size = declared.input.size if declared.input else None
-    if size is not None:
-        axes = 3 if declared.input is not None and declared.input.kind == "volume" else 2
-        if len(size) != axes or any(n < 8 or n > 4096 for n in size):
-            raise BadData("declaration-value", f"{name}: `size` is {axes} whole numbers between 8 and 4096.")
     return declared
 
 

@@ -134,5 +134,8 @@ def _counts(view: PartView) -> dict[str, Any]:
     if cohort.task == "multilabel":
         present = np.nansum(view.targets, axis=0)
         return out | {"classes": {label: int(n) for label, n in zip(cohort.labels, present, strict=True)}}
+    if cohort.task == "tags":
+        count = Counter(int(t) // 2 for t in view.targets[view.targets % 2 == 1])  # the first word of each entity
+        return out | {"classes": {label: count[i] for i, label in enumerate(cohort.labels)}}
     count = Counter(int(label) for label in view.targets)
     return out | {"classes": {label: count[i] for i, label in enumerate(cohort.labels)}}

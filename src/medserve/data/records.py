@@ -9,7 +9,7 @@ The same `Records` that encode here encode the body of a request.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as made
 from pathlib import Path
@@ -22,13 +22,17 @@ from medserve.data.blobs import Blobs
 from medserve.data.cohort import Case, Cohort, Refused, Shelf
 from medserve.data.fields import FIELDS, SCALARS, Field, Records, register_all
 from medserve.data.forms.listing import Listing
+from medserve.data.prepare import THUMB
 from medserve.data.split import PartView, TrainPart
+from medserve.data.transforms import thumbnail
 from medserve.errors import Fault, Refusal
 from medserve.progress import SILENT, Progress
 from medserve.store.files import cannot_write
+from medserve.types import Array, Picture
 
 TELLING = 8  # known numbers that make two equal cases the same case; fewer can agree by chance
 MOST_NAMED = 5
+LOOKED_AT = 72  # cases whose picture may be looked at before any is read
 
 
 @dataclass(slots=True)
@@ -45,21 +49,61 @@ class Trouble:
 def declare_fields(listing: Listing) -> tuple[Field, ...]:
     """Unfitted fields of a listing's inputs. Raises: NotFound: a kind that nothing reads."""
     register_all()
-    return tuple(FIELDS[said.kind].declare(name, said) for name, said in listing.inputs.items())
+    marked = listing.task == "tags"  # then the text is a row for each word
+    return tuple(
+        FIELDS["words" if marked and said.kind == "text" else said.kind].declare(name, said)
+        for name, said in listing.inputs.items()
+    )
 
 
-def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILENT) -> Cohort:
+def settle_fields(listing: Listing, asked: Sequence[Field] = ()) -> tuple[Field, ...]:
+    """The declared fields; those whose values depend on what the data looks like (pictures) have looked at some.
+
+    Args:
+        asked: fields of a package that is to be asked: its pictures are prepared as it does.
+    """
+    ready = {f.name: f for f in asked if hasattr(f, "look")}
+    found: list[Field] = []
+    for f in declare_fields(listing):
+        if f.name in ready and ready[f.name].kind == f.kind:
+            f = ready[f.name]
+        elif hasattr(f, "look"):
+            f = f.look(_some(listing, f.name))
+        found.append(f)
+    return tuple(found)
+
+
+def _some(listing: Listing, name: str) -> Iterator[Any]:
+    """One input's raw values, of cases spread over the data set."""
+    assert listing.raw is not None
+    count = min(len(listing.items), LOOKED_AT)
+    for k in range(count):
+        try:
+            yield listing.raw(listing.items[k * len(listing.items) // count]).get(name)
+        except Refusal:
+            continue
+
+
+def prepare_records(
+    listing: Listing, folder: Path, *, asked: Sequence[Field] = (), progress: Progress = SILENT
+) -> Cohort:
     """Read every case of a listing of kind "record" once.
 
     A value that its field refuses counts as missing and is reported (`Cohort.troubles`); a case whose files cannot be
-    read, or that has no value at all, is refused.
+    read, or that has no value at all, is refused. Of cases with a picture its thumbnail is kept (black where it is
+    missing), so that the same film in two parts is found.
+
+    Args:
+        asked: see `settle_fields`.
     """
     assert listing.raw is not None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    fields = declare_fields(listing)
+    fields = settle_fields(listing, asked)
+    pictures = next((f.name for f in fields if f.kind == "image"), None)
+    thumbs = None if pictures is None else Shelf(folder / "thumbs.shelf", THUMB, write=True)
     blobs = Blobs(folder / "values.blobs")
     cases: list[Case] = []
     refused = list(listing.refused)
@@ -74,6 +118,8 @@ def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILE
             refused.append(Refused(item.id, error.code, error.message))
             continue
         index = blobs.add(values)
+        if thumbs is not None and pictures is not None:
+            thumbs.put(index, _thumb(values[pictures]))
         digest = hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
         known = sum(v is not None for v in values.values())
         telling = known >= TELLING or any(
@@ -112,7 +158,7 @@ def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILE
         refused=tuple(refused),
         files=listing.files,
         shelf=None,
-        thumbs=None,
+        thumbs=thumbs,
         digest=_digest(listing, cases),
         source=dict(listing.source) | ({"warnings": warnings} if warnings else {}),
         independent=not declared,
@@ -120,6 +166,15 @@ def prepare_records(listing: Listing, folder: Path, *, progress: Progress = SILE
         values=blobs,
         troubles=tuple(troubles.values()),
     )
+
+
+def _thumb(film: Any) -> Array:
+    """(1, 64, 64) uint8 of a prepared picture, black where there is none."""
+    if film is None:
+        return np.zeros(THUMB, np.uint8)
+    levels = film.levels
+    picture = Picture(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0), (0.0, 255.0))
+    return thumbnail(picture)[None]
 
 
 def _parse(f: Field, raw: Any, case: str, troubles: dict[tuple[str, str], Trouble]) -> Any:
@@ -202,6 +257,12 @@ def describe_fields(cohort: Cohort) -> list[dict[str, Any]]:
         elif f.kind == "category":
             count = Counter(known)
             row |= {"levels": len(count), "most": dict(count.most_common(5))}
+        elif f.kind == "image":
+            channels, *sides = f.shape
+            row |= {
+                "shape": list(f.shape),
+                "said": f"{' x '.join(map(str, sides))}, {'colour' if channels == 3 else 'grey'}",
+            }
         out.append(row)
     return out
 

@@ -57,6 +57,9 @@ class PartView:
         labels = [case.label for case in self.cases]
         if self.cohort.task in _CLASSES:
             return np.asarray(labels, np.int64)
+        if self.cohort.task == "tags":
+            longest = max((len(c.label) for c in self.cohort.cases if isinstance(c.label, tuple)), default=0)
+            return np.asarray([(*label, *[np.nan] * (longest - len(label))) for label in labels], np.float32)  # type: ignore[arg-type,misc]
         width = {"multilabel": (len(self.cohort.labels),), "survival": (2,)}.get(self.cohort.task, ())
         return np.asarray(labels, np.float32).reshape(len(labels), *width)
 
@@ -209,6 +212,10 @@ def check_parts(parts: Parts) -> None:
             f"No case is left for {' and '.join(empty)}: {len(cohort)} cases, parts {parts.sizes}.",
             hint="Add patients, or declare the parts yourself in a split column.",
         )
+    if cohort.task == "tags" and not (parts.train.targets > 0).any():
+        raise BadData(
+            "tags-none", "No word of the training part belongs to an entity.", hint="Check the column of spans."
+        )
     if cohort.task not in _CLASSES:
         return
     here = set(parts.train.targets.tolist())
@@ -335,6 +342,8 @@ def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
         return [f"{event}{np.searchsorted(edges, t)}" for event, t in zip(happened, times, strict=True)]
     if cohort.task == "multilabel":
         present = [{i for value in values for i, v in enumerate(value) if v == 1} for values in labels]  # type: ignore[arg-type]
+    elif cohort.task == "tags":  # the names of its entities
+        present = [{int(v - 1) // 2 for value in values for v in value if v > 0} for values in labels]  # type: ignore[union-attr]
     else:
         present = [{int(value) for value in values} for values in labels]  # type: ignore[arg-type]
     count = Counter(label for found in present for label in found)

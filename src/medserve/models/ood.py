@@ -81,8 +81,12 @@ class Distance(nn.Module):
         return self.measure(torch.cat([embedding.float(), picture_features(unit)], 1))
 
     def measure(self, features: Tensor) -> Tensor:
-        """Distance of features (B, F), the embedding and the picture's own side by side. Returns: (B,)."""
-        white = ((features - self.shift) * self.scale) @ self.whiten
+        """Distance of features (B, F), the embedding and the picture's own side by side; NaN counts as the mean.
+
+        Returns: (B,).
+        """
+        z = torch.where(torch.isnan(features), 0.0, (features - self.shift) * self.scale)
+        white = z @ self.whiten
         gaps = (white[:, None, :] - self.centres[None]).square().mean(2)
         return gaps.amin(1).sqrt()
 
@@ -123,7 +127,7 @@ def fit(embeddings: Array, pictures: Array, labels: Array | None = None) -> Dist
     """Fit on the TRAIN part.
 
     Args:
-        embeddings, pictures: (N, E) and (N, P), as `describe` gives them.
+        embeddings, pictures: (N, E) and (N, P), as `describe` gives them; NaN where an input was missing.
         labels: (N,) classes, for a mean of each class (binary, multiclass, ordinal); classes of fewer than 10 cases
             share one. None for one mean.
 
@@ -138,9 +142,12 @@ def fit(embeddings: Array, pictures: Array, labels: Array | None = None) -> Dist
             f"{len(x)} training cases; the distance to the training data needs {MIN_CASES}.",
             hint="Add cases; without them the model cannot tell what is unlike its training data.",
         )
-    shift, spread = x.mean(0), x.std(0)
+    known = np.isfinite(x)
+    behind = np.maximum(known.sum(0), 1)
+    shift = np.where(known, x, 0).sum(0) / behind
+    spread = np.sqrt((np.where(known, x - shift, 0) ** 2).sum(0) / behind)
     scale = 1 / np.maximum(spread, 1e-2 * max(float(np.median(spread)), 1e-6))  # a constant feature stays bounded
-    z = (x - shift) * scale
+    z = np.where(known, (x - shift) * scale, 0)
     groups = [z] if labels is None else [z[labels == k] for k in np.unique(labels)]
     rare = [group for group in groups if len(group) < MIN_BEHIND]
     groups = [group for group in groups if len(group) >= MIN_BEHIND]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medserve.data.scope import check_picture
 from medserve.errors import Refusal
 from medserve.models.spec import ModelSpec
 from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
@@ -182,24 +183,4 @@ def check_scope(spec: ModelSpec, picture: Picture) -> None:
 
 def check_facts(spec: ModelSpec, *, modality: str | None, unit: str | None, colour: bool, blank: bool) -> None:
     """The part of `check_scope` that needs no pixels; evaluation asks it of every case."""
-    want = spec.inputs[0]
-    if want.modalities is not None and modality is not None and modality not in want.modalities:
-        raise Refusal(
-            "wrong-modality",
-            f"Modality {modality}; the model takes {', '.join(want.modalities)}.",
-            hint="Send it to a model of its own modality: list them with GET /v1/models.",
-        )
-    if want.unit is not None and unit != want.unit:
-        raise Refusal(
-            "wrong-unit",
-            f"The values are in {unit or 'no known unit'}; the model takes {want.unit}.",
-            hint="Send the original DICOM file, not an export of it.",
-        )
-    if colour and not want.colour:
-        raise Refusal(
-            "wrong-colour",
-            "A colour picture; the model takes grey ones.",
-            hint="Send the original grey image, not a screenshot.",
-        )
-    if blank:
-        raise Refusal("image-blank", "The image holds one single value.", hint="Send the picture as acquired.")
+    check_picture(spec.inputs[0], modality=modality, unit=unit, colour=colour, blank=blank)

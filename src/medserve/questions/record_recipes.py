@@ -75,6 +75,13 @@ def _simple(name: str, title: str, learner: Any, *, rate: float, tasks: Any = _A
 
 
 _network(
+    "image-beside",
+    "the default for a picture beside other inputs: a compact residual network joined with theirs",
+    ("image",),
+    images=40_000,
+    rate=600,
+)
+_network(
     "waveform-kernels",
     "the default for few waveforms: fixed random kernels (MiniRocket) under a linear head",
     ("waveform",),

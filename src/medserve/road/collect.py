@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medserve.data.cohort import Cohort
+from medserve.data.fields import Records
 from medserve.data.forms import list_items
 from medserve.data.forms.listing import Listing
 from medserve.data.prepare import prepare
@@ -30,11 +31,13 @@ def read_data(
 ) -> Cohort:
     """Every item read once, checked, and put on the shelf in `work`.
 
-    Records are parsed only: `data.records.encode` puts them on the shelf once their fields are fitted.
+    Records are parsed only: `data.records.encode` puts them on the shelf once their fields are fitted. `transforms`
+    are then the fields of the package that is to be asked, empty before there is one.
     """
     work.mkdir(parents=True, exist_ok=True)
     if listing.kind == "record":
-        cohort = prepare_records(listing, work, progress=progress)
+        asked = Records.build(transforms).fields if transforms else ()
+        cohort = prepare_records(listing, work, asked=asked, progress=progress)
     else:
         cohort = prepare(listing, transforms, shape, work, progress=progress)
     for trouble in cohort.troubles:

@@ -75,7 +75,7 @@ def _inspect_records(
 def _values(row: dict[str, Any]) -> str:
     if "median" in row:
         return f"{row['low']:.4g} .. {row['median']:.4g} .. {row['high']:.4g} {row.get('unit') or ''}".strip()
-    return ", ".join(f"{word} {n}" for word, n in row.get("most", {}).items())
+    return row.get("said") or ", ".join(f"{word} {n}" for word, n in row.get("most", {}).items())
 
 
 def _probe(listing: Listing) -> Probe:

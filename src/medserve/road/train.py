@@ -172,6 +172,8 @@ def _input_spec(block: "Block", f: "Field", inputs: int) -> InputSpec:
         name=f.name,
         kind=f.kind,  # type: ignore[arg-type]
         shape=tuple(block.shape),
+        colour=bool(getattr(f, "colour", False)),
+        modalities=None if (found := getattr(f, "modalities", None)) is None else list(found),
         unit=getattr(f, "unit", None),
         range=limits if limits != (None, None) else None,
         words=words,

@@ -160,4 +160,7 @@ def _property(want: InputSpec) -> dict[str, Any]:
             "maxItems": 5,
         }
         return {"anyOf": [{"type": "array", "items": event}, {"type": "object"}, {"type": "null"}]}
-    return {"type": "string", "contentEncoding": "base64"}
+    data = {"type": "string", "contentEncoding": "base64"}
+    file = {"type": "object", "properties": {"media_type": {"type": "string"}, "data": data}, "required": ["data"],
+            "additionalProperties": False}  # fmt: skip
+    return {"anyOf": [file, data, {"type": "null"}]}

@@ -63,7 +63,7 @@ class LoadedModel:
             if not _NAME.fullmatch(text):
                 raise BadPackage("package-name", "A model's name and version must fit one step of a web address.")
         self._shape = self.spec.shape
-        self._records = Records.build(self.spec.transforms) if self.spec.is_record else None
+        self._records = Records.build(self.spec.transforms).within(max_pixels) if self.spec.is_record else None
         self._pipeline = None if self.spec.is_record else transforms.build(self.spec.transforms)
         graph = read_graph(package.path(GRAPH))
         self.engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)

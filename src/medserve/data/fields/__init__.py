@@ -11,7 +11,7 @@ embedding) stands in their graph. A new kind of input is one class registered in
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
 
@@ -138,6 +138,11 @@ class Records:
     def __call__(self, raw: Mapping[str, Any]) -> Array:
         return self.encode(self.parse(raw))
 
+    def within(self, max_pixels: int) -> "Records":
+        """The same with a limit on the pixels of each picture that is read."""
+        limited = (replace(f, max_pixels=max_pixels) if hasattr(f, "max_pixels") else f for f in self.fields)  # type: ignore[type-var]
+        return Records(tuple(limited))
+
     def examples(self, count: int, seed: int = 0) -> Array:
         """(count, length) float32, made up."""
         random = np.random.default_rng(seed)
@@ -176,4 +181,4 @@ def unknown_input(name: str, known: Iterable[str]) -> Exception:
 
 def register_all() -> None:
     """Import every module that registers a kind; none of them is heavy."""
-    from medserve.data.fields import category, number, text, timeline, waveform  # noqa: F401
+    from medserve.data.fields import category, image, number, text, timeline, waveform, words  # noqa: F401

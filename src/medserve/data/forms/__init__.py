@@ -3,7 +3,8 @@
     listing = list_items(Path("pneumoniamnist.npz"), key=pseudonym_key(settings))
 
 A MedMNIST-style `.npz`; a folder per class (also below train/, val/, test/); a folder of files with a table of labels;
-a CSV or Parquet table of cases, or of the files that hold them; UCR time series; a folder with a `dataset.yaml`.
+a table of cases (CSV, Parquet, JSON lines), or of the files that hold them; UCR time series; files of tagged words; a
+folder with a `dataset.yaml`.
 No pixel is read here.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from medserve.data.declaration import Dataset, parse
 from medserve.data.forms.arrays import list_npz
+from medserve.data.forms.conll import conll_files, list_conll
 from medserve.data.forms.files import TABLES, looks_like_image, not_image, relative, walk
 from medserve.data.forms.folders import class_folders, list_folders
 from medserve.data.forms.listing import Listing, part_of
@@ -75,6 +77,8 @@ def _list_folder(root: Path, key: bytes) -> Listing:
         return _list_declared(root, files, parse(said.read_bytes(), name=said.name), key)
     if ucr_files(files):
         return list_ucr(root, files, key)
+    if tagged := conll_files(root, files):
+        return list_conll(root, files, tagged, None, key)
     arrays = [f for f in files if f.suffix.lower() == ".npz"]
     tables = _tables(root, files)
     if tables and not arrays and not _images(files, tables) and all(is_record_table(t) for t, _ in tables):
@@ -89,6 +93,9 @@ def _list_folder(root: Path, key: bytes) -> Listing:
 
 def _list_declared(root: Path, files: list[Path], declared: Dataset, key: bytes) -> Listing:
     """A folder with its declaration; `files` narrows what belongs to the data set."""
+    if declared.target is not None and declared.target.kind == "tags" and declared.table is None:
+        if tagged := conll_files(root, files):
+            return list_conll(root, files, tagged, declared, key, read=1)
     table = root / declared.table if declared.table else None
     bare = not declared.inputs and table in files and table is not None and table.suffix.lower() in TABLES
     if declared.records or (bare and table and is_record_table(table, target=declared.target is not None)):

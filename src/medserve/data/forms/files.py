@@ -15,7 +15,7 @@ _OTHER = """
 .csv .tsv .parquet .npz .npy .mp4 .avi .wav .edf .hea .dat .mat .sas7bdat .sav .exe .dll .so .lock
 """
 NOT_IMAGES = frozenset(_OTHER.split())
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 NIFTI = (".nii", ".nii.gz")
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "license", "licence", "readme", "sha256sums", "md5sums"})
 

@@ -16,6 +16,7 @@ from typing import Any
 from medserve.data.cohort import Item, Refused
 from medserve.data.declaration import Dataset, Input
 from medserve.data.forms import table as tb
+from medserve.data.forms.conll import Tags
 from medserve.data.forms.files import relative, walk
 from medserve.data.forms.labels import Labels, Survival, Unlabelled
 from medserve.data.forms.listing import Listing, class_task, is_number, order_classes, warn_positive
@@ -88,12 +89,7 @@ class RawTable:
             from medserve.data.readers.waves import read_wave
 
             return read_wave(path, name=cell)
-        from medserve.data.readers import read_file
-
-        pictures = read_file(path)
-        if len(pictures) != 1:
-            raise Refusal("several-images", f"{cell} holds {len(pictures)} images; one was expected.")
-        return pictures[0]
+        return path
 
 
 def list_records(
@@ -117,7 +113,8 @@ def list_records(
             "columns-unknown", "Several tables, and none is named as the one that holds the cases.",
             hint="Write `table: NAME.csv` into dataset.yaml.",
         )  # fmt: skip
-    table, from_names = join_tables(tables)
+    tagged = declared.tagged if declared else None  # the column of the text whose words are to be marked
+    table, from_names = join_tables(tables, keep=() if tagged is None else (tagged,))
     said = declared.inputs if declared else {}
     by_column = {i.column or name: name for name, i in said.items() if i.kind != "timeline"}
     told_once = {} if len(by_column) == len(said) else {c: n for c, n in by_column.items() if c not in table.columns}
@@ -143,7 +140,7 @@ def list_records(
         if all(raw._once(column, row) is None for row in range(min(len(table), 200))):
             table.column(column, f"`inputs.{name}`")  # raises, with the neighbours
     items, refused = _items(table, tables[0][0], labels, pseudonyms(table, roles, key), parts, facts_of(table, groups))
-    warnings = [*notes, *account]
+    warnings = [*notes, *account, *(labels.notes if isinstance(labels, Tags) else [])]
     if labels.task == "binary" and not (declared and declared.target and declared.target.classes):
         warnings += warn_positive(labels.classes)
     return Listing(
@@ -170,8 +167,10 @@ def list_records(
     )
 
 
-def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival:
+def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags:
     target = declared.target if declared else None
+    if target is not None and declared is not None and declared.tagged is not None:
+        return Tags.of(table, target, declared.tagged)
     if target is not None and target.kind == "survival":
         return Survival.of(table, target)
     return Labels.of(table, target_columns(table, roles, declared), target)
@@ -180,7 +179,7 @@ def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) ->
 def _items(
     table: tb.Table,
     file: Path,
-    labels: Labels | Survival,
+    labels: Labels | Survival | Tags,
     patients: Sequence[str | None],
     parts: Sequence[Part | None],
     groups: Sequence[Mapping[str, str]],

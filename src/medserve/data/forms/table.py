@@ -8,8 +8,9 @@ Every cell is text here, so that "007" stays a patient's number; what is missing
 
 import csv
 import io
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +53,46 @@ class Table:
         return self.columns[name]
 
 
-def read_table(path: Path) -> Table:
-    """A CSV (comma, semicolon or tab; UTF-8 or Latin-1) or a Parquet file, whole.
+def read_table(path: Path, *, keep: Collection[str] = ()) -> Table:
+    """A CSV (comma, semicolon or tab; UTF-8 or Latin-1), a Parquet file, or one JSON object a line (.jsonl), whole.
+
+    Args:
+        keep: columns whose cells stay as they are, spaces at their ends too: texts that places are counted in.
 
     Raises: BadData "table-unreadable", "table-empty".
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadData("table-unreadable", f"{path.name} is larger than {MAX_BYTES} bytes.")
-        columns = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+        columns = {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix.lower(), _csv)(path)
     except OSError as error:
         raise BadData("table-unreadable", f"{path.name}: {error.strerror}.", hint="Check the file.") from error
     if not columns or not next(iter(columns.values())):
         raise BadData("table-empty", f"{path.name} has no rows.", hint="One row per image, under a row of names.")
-    return Table(path.name, columns)
+    return Table(path.name, {n: cells if n in keep else [_clean(c) for c in cells] for n, cells in columns.items()})
+
+
+def _jsonl(path: Path) -> dict[str, list[str]]:
+    import msgspec
+
+    columns: dict[str, list[str]] = {}
+    count = 0
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = msgspec.json.decode(line, type=dict[str, object])
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+            raise BadData(
+                "table-unreadable", f"{path.name}, line {number}: not one JSON object.", hint="One object a line."
+            ) from error
+        for name in row:
+            columns.setdefault(name, [""] * count)
+        for name, cells in columns.items():
+            value = row.get(name)
+            cells.append(json.dumps(value) if isinstance(value, list | dict) else _text(value))
+        count += 1
+    return columns
 
 
 def _csv(path: Path) -> dict[str, list[str]]:
@@ -94,7 +121,7 @@ def _csv(path: Path) -> dict[str, list[str]]:
                     hint="Put cells that hold the separator in quotes.",
                 )
             for name, cell in zip(names, row, strict=True):
-                columns[name].append(_clean(cell))
+                columns[name].append(cell)
     except csv.Error as error:
         raise BadData("table-unreadable", f"{path.name} is not a CSV table: {error}.") from error
     return columns
@@ -105,7 +132,7 @@ def _parquet(path: Path) -> dict[str, list[str]]:
 
     try:
         frame = pl.read_parquet(path)
-        return {n: [_clean(_text(v)) for v in frame[n].to_list()] for n in frame.columns}
+        return {n: [_text(v) for v in frame[n].to_list()] for n in frame.columns}
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise BadData(
             "table-unreadable", f"{path.name} is not a Parquet table.", hint="Write it again, or use CSV."
@@ -118,6 +145,8 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, list | tuple):
+        if any(isinstance(v, list | tuple | dict) for v in value):
+            return json.dumps(value)
         return "|".join(map(str, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

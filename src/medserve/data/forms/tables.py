@@ -5,7 +5,7 @@ and the rest of the data set works.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,11 @@ def usable(tables: Sequence[tuple[Path, Part | None]], root: Path, files: list[P
     return bool(known) and bool("label" in roles or tb.flag_columns(table, roles.values()))
 
 
-def join_tables(tables: Sequence[tuple[Path, Part | None]]) -> tuple[tb.Table, list[Part | None]]:
-    """All tables below each other; a column that one lacks is empty there."""
-    read = [(tb.read_table(path), part) for path, part in tables]
+def join_tables(
+    tables: Sequence[tuple[Path, Part | None]], keep: Collection[str] = ()
+) -> tuple[tb.Table, list[Part | None]]:
+    """All tables below each other; a column that one lacks is empty there. keep: see `read_table`."""
+    read = [(tb.read_table(path, keep=keep), part) for path, part in tables]
     names = list(dict.fromkeys(n for table, _ in read for n in table.columns))
     columns = {n: [c for t, _ in read for c in t.columns.get(n, [""] * len(t))] for n in names}
     parts = [part for t, part in read for _ in range(len(t))]

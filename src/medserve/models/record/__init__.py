@@ -11,12 +11,13 @@ of the data is a buffer, fitted on the training part and kept in the package's w
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medserve.catalog import Catalog
 from medserve.data.fields import Block
-from medserve.types import Samples
+from medserve.types import Array, Samples
 
 
 class Encoder(Protocol):
@@ -45,6 +46,7 @@ class FeatureMap(Protocol):
 
 
 FIT_ROWS = 20_000
+FIT_VALUES = 2**27  # float32 that a fit holds at once, 512 MiB: long records are fitted on fewer cases
 ENCODERS: Catalog[Callable[..., Any]] = Catalog("encoder")
 FEATURES: Catalog[Callable[[Block], Any]] = Catalog("kind of input")
 DEFAULT_ENCODER: dict[str, str] = {}  # kind -> name in ENCODERS
@@ -62,14 +64,20 @@ def as_blocks(blocks: Sequence[Any]) -> list[Block]:
     return [b if isinstance(b, Block) else msgspec.convert(b, Block) for b in blocks]
 
 
-def fit_rows(train: Samples, most: int = FIT_ROWS, seed: int = 0) -> Tensor:
-    """(N, F) float32 records of the training part, at most `most`."""
-    import numpy as np
+def rows_to_fit(count: int, length: int, most: int = FIT_ROWS, seed: int = 0) -> Array:
+    """Rows of the training part to fit scaling and the like on: all, or a drawn sample in order.
 
-    rows = np.arange(len(train))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
-    return torch.from_numpy(train.take(rows))
+    Args:
+        count: cases. length: numbers in one record.
+    """
+    most = min(most, max(1000, FIT_VALUES // max(1, length)))
+    return np.arange(count) if count <= most else np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
+def fit_rows(train: Samples, most: int = FIT_ROWS, seed: int = 0) -> Tensor:
+    """(N, F) float32 records of the training part, as many as `rows_to_fit` says."""
+    length = train.take(np.arange(min(1, len(train)))).shape[1]
+    return torch.from_numpy(train.take(rows_to_fit(len(train), length, most, seed)))
 
 
 class Standardise(nn.Module):

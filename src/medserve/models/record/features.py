@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from medserve.data.fields import Block
 from medserve.models.nets import Features
-from medserve.models.record import FEATURES, FIT_ROWS, Standardise, take_block
+from medserve.models.record import FEATURES, Standardise, rows_to_fit, take_block
 from medserve.models.record import columns as _columns  # noqa: F401 - registers numbers and categories
 from medserve.types import Array, Samples
 
 FOLDS = 5
 WIDE = 256  # standardised columns beyond which the embedding is a fixed random projection
 PROJECTED = 128
-COMPUTED = ("timeline", "waveform")  # kinds whose features are sums and means, not the values themselves
+COMPUTED = ("timeline", "waveform", "image")  # kinds whose features are sums and means, not the values themselves
 DIGITS, SMALLEST = 1e-5, 1e-6  # of a column's largest value, and at least
 CHUNK = 4096  # cases at a time outside an exported graph
 
@@ -66,10 +66,7 @@ class RecordFeatures(nn.Module):
             records: of the training part.
             targets: (N,) one number a case, higher is worse (or more); NaN where unknown.
         """
-        count = len(records)
-        rows = np.arange(count)
-        if count > FIT_ROWS:
-            rows = np.sort(np.random.default_rng(0).permutation(count)[:FIT_ROWS])
+        rows = rows_to_fit(len(records), sum(block.size for block in self.blocks))
         wanted = None if targets is None else torch.from_numpy(np.asarray(targets, np.float32))
         plain = [(block, made) for block, made in self._pairs() if not _supervised(made)]
         if plain:
