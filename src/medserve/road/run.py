@@ -11,6 +11,7 @@ from medserve.data.leaks import Removed
 from medserve.data.split import Parts
 from medserve.data.transforms import Normalise
 from medserve.errors import NotFound, Usage
+from medserve.models.encoders import PretrainedText
 from medserve.models.spec import ModelSpec
 from medserve.questions.recipes import RECIPES, Recipe
 from medserve.road.build import Candidate
@@ -60,6 +61,7 @@ class Prepared:
     """Step 1 done: the parts, what left them, and the signature that follows from the data.
 
     normalise: of pictures, fitted on the training part; None for records, whose fields and models are fitted instead.
+    encoder: pretrained, of texts; None where the recipe learns from scratch.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class Prepared:
     removed: Removed
     plain: ModelSpec
     normalise: Normalise | None
+    encoder: PretrainedText | None = None
 
     @property
     def cohort(self) -> Cohort:
@@ -87,7 +90,7 @@ def lineage(prepared: Prepared, candidate: Candidate, options: Options) -> dict[
         "recipe": candidate.recipe,
         "seed": options.seed,
         "split": dict(prepared.parts.rule),
-    }
+    } | ({"weights": weights} if (weights := (candidate.history or {}).get("weights")) else {})
 
 
 def slug(name: str) -> str:

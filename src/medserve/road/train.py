@@ -23,12 +23,14 @@ import numpy as np
 
 import medserve
 from medserve.data.cohort import Cohort
+from medserve.data.fields.text import MOST_LENGTH, Text
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
 from medserve.data.records import encode, fit_fields
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
+from medserve.models.encoders import PretrainedText, find_encoder, needed
 from medserve.models.package import ALTERNATIVE
 from medserve.models.spec import InputSpec, OutputSpec
 from medserve.progress import SILENT, Progress
@@ -54,7 +56,7 @@ MEDIA = {
 if TYPE_CHECKING:
     from torch import nn
 
-    from medserve.data.fields import Block, Field
+    from medserve.data.fields import Block, Field, Records
     from medserve.data.forms import Listing
 
 
@@ -125,7 +127,7 @@ def _train(
 def collect(listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress) -> Prepared:
     """Step 1: choose the input's shape, read every file once, split by patient, act on leaks, fit what is fitted."""
     if listing.kind == "record":
-        return _collect_records(listing, work, options, progress)
+        return _collect_records(listing, work, settings, options, progress)
     seen = probe(listing)
     recipe = _recipe(listing, seen.shape, options)
     shape = recipe.input_shape(seen.shape, seen.colour)
@@ -146,22 +148,58 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
     return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
 
 
-def _collect_records(listing: "Listing", work: Path, options: Options, progress: Progress) -> Prepared:
+def _collect_records(
+    listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress
+) -> Prepared:
     """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
+    recipe = _recipe(listing, (len(listing.inputs),), options)
+    encoder = find_encoder(options.weights, settings, progress) if needed(recipe.architecture) else None
     cohort = read_data(listing, [], (), work, progress)
+    if encoder is not None:
+        cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
     parts, removed = _parts(cohort, listing, options, progress)
     records = fit_fields(parts.train, progress=progress)
+    if encoder is not None:
+        _same_language(records, encoder)
     parts = parts.over(encode(cohort, records, work, progress=progress))
-    shape = (records.length,)
-    recipe = _recipe(listing, shape, options)
     output = output_spec(listing, parts)
     inputs = [
         _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
     ]
     plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), options.question)
-    params = dict(recipe.architecture.params) | {"blocks": msgspec.to_builtins(records.blocks)}
+    params = dict(recipe.architecture.params) | {"blocks": [_lean(block) for block in records.blocks]}
+    if encoder is not None:
+        text = params["encoders"]["text"] | {"config": encoder.config}
+        params["encoders"] = params["encoders"] | {"text": text}
     recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
-    return Prepared(recipe, parts, removed, plain, None)
+    return Prepared(recipe, parts, removed, plain, None, encoder)
+
+
+def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
+    """A text as the word pieces of the encoder; any other input as it is."""
+    if not isinstance(f, Text):
+        return f
+    made = Text.pretrained(f.name, encoder.vocabulary, f.language, f.length, encoder.lowercase)
+    return replace(made, most=min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH))))
+
+
+def _same_language(records: "Records", encoder: PretrainedText) -> None:
+    """Raises: BadData "encoder-language"."""
+    for f in records.fields:
+        if isinstance(f, Text) and encoder.language and f.language and f.language != encoder.language:
+            raise BadData(
+                "encoder-language",
+                f"The texts of {f.name} are of language {f.language}; {encoder.source} knows {encoder.language} only.",
+                hint="Name an encoder of their language with --weights FOLDER, or take --recipe text-cnn.",
+            )
+
+
+def _lean(block: "Block") -> dict[str, Any]:
+    """A block as an architecture keeps it: without the pieces of an encoder, which the transforms hold already."""
+    said: dict[str, Any] = msgspec.to_builtins(block)
+    if said["facts"].get("tokenizer") == "wordpiece":
+        said["facts"] = {name: fact for name, fact in said["facts"].items() if name != "words"}
+    return said
 
 
 def _input_spec(block: "Block", f: "Field", inputs: int) -> InputSpec:
@@ -253,6 +291,7 @@ def train_recipe(
     from medserve.models.build import build_net
     from medserve.models.heads import Head
     from medserve.models.record.casenet import CaseNet
+    from medserve.models.record.sentence import load_encoder
     from medserve.models.weights import load_pretrained
     from medserve.training.loop import fit
     from medserve.training.plan import Plan
@@ -261,10 +300,12 @@ def train_recipe(
     channels, *size = plain.shape
     torch.manual_seed(options.seed)
     net = build_net(recipe.architecture, channels=channels, size=tuple(size), outputs=plain.output.width)
+    record: dict[str, Any] | None = None
+    if prepared.encoder is not None:
+        record = load_encoder(net, prepared.encoder)
     if plain.is_record:
         net.fit(train)  # type: ignore[operator]
-    record = None
-    if options.weights is not None:
+    if options.weights is not None and prepared.encoder is None:
         source, _, sha256 = options.weights.partition("#")
         loaded = load_pretrained(net, source, settings=settings, sha256=sha256 or None, progress=progress)
         record = asdict(loaded)
@@ -275,7 +316,7 @@ def train_recipe(
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
     mean, std = scale_of(prepared.normalise)
     learner: nn.Module = net
-    if isinstance(net, CaseNet) and net.frozen:
+    if isinstance(net, CaseNet) and any(net.frozen):
         learner, train, val = net.top, net.views_of(train), net.views_of(val)  # type: ignore[assignment]
     history = fit(
         learner, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress

@@ -43,7 +43,8 @@ class Text:
     """words: in id order from 1 (of "wordpiece": from 0, as the encoder was trained); the most frequent first.
 
     language: declared, or that of the training texts; None: not checked. length: tokens kept of one text, from its
-    start; 0: not known yet. lowercase: of word pieces, whether the encoder was trained on lower-cased text.
+    start; 0: not known yet. most: the largest length that fitting chooses. lowercase: of word pieces, whether the
+    encoder was trained on lower-cased text.
     """
 
     kind: ClassVar[str] = "text"
@@ -53,6 +54,7 @@ class Text:
     words: tuple[str, ...] = field(default=(), repr=False)
     tokenizer: Literal["words", "wordpiece"] = "words"
     lowercase: bool = True
+    most: int = MOST_LENGTH
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.words))
@@ -115,7 +117,7 @@ class Text:
         length = self.length
         if not length:
             usual = int(math.ceil(np.quantile(lengths, 0.95))) if lengths else LEAST_LENGTH
-            length = min(max(usual, LEAST_LENGTH), MOST_LENGTH)
+            length = min(max(usual, LEAST_LENGTH), self.most)
         language = self.language or majority(languages)
         if self.tokenizer == "wordpiece":
             return replace(self, length=length, language=language)

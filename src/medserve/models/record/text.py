@@ -65,9 +65,10 @@ class TextFeature(nn.Module):
     @property
     def names(self) -> Sequence[str]:
         words = self.block.facts.get("words") or []
+        first = 0 if self.block.facts.get("tokenizer") == "wordpiece" else 1
 
         def word(i: int) -> str:
-            return str(words[i - 1]) if 0 < i <= len(words) else f"#{i}"
+            return str(words[i - first]) if first <= i < len(words) + first else f"#{i}"
 
         base = self.vocabulary + 1
         found = []
