@@ -47,7 +47,8 @@ class Head:
         Args:
             logits: (B, width).
             targets: (B,) int for binary, multiclass and ordinal; (B, K) float with NaN where unknown for multilabel;
-                (B,) float in the target's own unit for number; (B, 2) float (time, event) for survival.
+                (B,) float in the target's own unit for number; (B, 2) float (time, event) for survival; (B, T) float
+                numbers of tags, NaN beyond the last word, for tags.
             weight: (B,) weights >= 0 of the samples; the mean is then the weighted mean.
             label_smoothing: share of the target spread evenly over the labels (none for a number or a time).
             per_sample: return one loss a sample; `weight` is then not applied.
@@ -56,7 +57,8 @@ class Head:
             cross-entropy of the known labels; a sample (or batch) with none known gives 0. ordinal: mean
             cross-entropy of the cumulative questions "above level k". number: Huber loss of the standardised
             target. survival: minus the log partial likelihood per event, each event against the cases of this batch
-            that were still under observation; 0 without an event. A sample's own loss is its estimated cumulative
+            that were still under observation; 0 without an event. tags: cross-entropy of each word's tag, words taken
+            one by one (the scores of one tag after another have no part in it). A sample's own loss is its estimated cumulative
             hazard plus, where the event happened, its term of the likelihood: their sum is (loss + 1) x events.
         Raises: Usage "head-shape": the columns do not fit the output.
         """
@@ -80,6 +82,14 @@ class Head:
     def _terms(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         """Returns: the loss's terms (B, T) and which of them count (B, T), 1.0 or 0.0."""
         task = self.output.task
+        if task == "tags":
+            k, words = self.output.tags, self.output.words
+            wanted = F.pad(targets[:, :words], (0, max(0, words - targets.shape[1])), value=torch.nan)
+            seen = torch.isfinite(wanted)
+            scores = logits[:, : words * k].reshape(-1, words, k)
+            which = torch.where(seen, wanted, 0.0).long()
+            each = F.cross_entropy(scores.transpose(1, 2), which, reduction="none", label_smoothing=smoothing)
+            return each, seen.to(logits.dtype)
         if task == "multiclass":
             each = F.cross_entropy(logits, targets.long(), reduction="none", label_smoothing=smoothing)[:, None]
             return each, torch.ones_like(each)

@@ -58,6 +58,10 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     survival: one label, the event; the logit is the log hazard ratio, `unit` the unit of time, and `baseline` what
     turns it into risks.
+
+    tags: labels are the names of entities, and each word of a text has one of 2 * labels + 1 tags: 0 for none, 1 + 2k
+    where an entity of name k begins, 2 + 2k where it goes on. The logits are the scores of the tags of `words` words,
+    one word after the other, and then those of one tag after another (from, to).
     """
 
     task: Task
@@ -67,10 +71,18 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     mean: float = 0.0
     sd: float = 1.0
     baseline: Survival | None = None
+    words: int = 0
+
+    @property
+    def tags(self) -> int:
+        """How many tags a word may have, for task tags."""
+        return 2 * len(self.labels) + 1
 
     @property
     def width(self) -> int:
         """Columns of the logits."""
+        if self.task == "tags":
+            return self.tags * (self.words + self.tags)
         return {"binary": 1, "number": 1, "survival": 1, "ordinal": len(self.labels) - 1}.get(
             self.task, len(self.labels)
         )

@@ -93,9 +93,9 @@ def _list_folder(root: Path, key: bytes) -> Listing:
 
 def _list_declared(root: Path, files: list[Path], declared: Dataset, key: bytes) -> Listing:
     """A folder with its declaration; `files` narrows what belongs to the data set."""
-    if declared.target is not None and declared.target.kind == "tags" and declared.table is None:
-        if tagged := conll_files(root, files):
-            return list_conll(root, files, tagged, declared, key, read=1)
+    marks = declared.target is not None and declared.target.kind == "tags" and declared.table is None
+    if marks and (tagged := conll_files(root, files)):
+        return list_conll(root, files, tagged, declared, key, read=1)
     table = root / declared.table if declared.table else None
     bare = not declared.inputs and table in files and table is not None and table.suffix.lower() in TABLES
     if declared.records or (bare and table and is_record_table(table, target=declared.target is not None)):

@@ -1,40 +1,60 @@
-"""What a tagger sees of each word: itself and its neighbours, its ends, its shape, and lists learned in training.
+"""What a tagger sees of each word: itself and its neighbours, its ends, its shape, and the phrases that begin at it.
 
-    described = describe(["Familial", "APC", "tumours"], lexicon)       # one list of attributes a word
+    described = describe(["Familial", "APC", "tumours"])      # attributes of each word, as strings
+    slots, phrases = encode_words(["Familial", "APC", "tumours"], 92)
 
-The same in training and serving, without a dictionary. Attributes are plain strings; a trained model keeps 64-bit
-digests of those it uses, and its lists are kept as digests too.
+The same in training and serving, without a dictionary. Attributes and phrases enter a record as digests, so that no
+word travels: an attribute as one of `SLOTS` numbers, a phrase (of up to eight stems) as one of `PHRASES`. Both are
+whole numbers below 2^24, which float32 holds exactly.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
 
 from medserve.data.text.tokens import tokens
+from medserve.types import Array
 
 LONGEST_PHRASE = 8  # words of a listed phrase
+SLOTS, PHRASES = 2**22, 2**24
 _UPPER, _LOWER, _DIGIT = re.compile(r"[A-Z]"), re.compile(r"[a-z]"), re.compile(r"\d")
 _RUN = re.compile(r"(.)\1+")
 
 
-@dataclass(frozen=True)
-class Lexicon:
-    """phrases: digest of a phrase's normal form -> how its words are marked."""
-
-    phrases: Mapping[int, str] = field(default_factory=dict)
-
-
 def digest(text: str) -> int:
-    """64 bits of BLAKE2b, signed."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little", signed=True
-    )
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
-def normal(words: Sequence[str]) -> str:
-    """Lower-cased stems, for lists: "Tumours" and "tumour" are one."""
-    return " ".join(stem(word.lower()) for word in words)
+@lru_cache(2**18)
+def slot(attribute: str) -> int:
+    """The number of an attribute in a record."""
+    return digest(attribute) % SLOTS
+
+
+def phrase(words: Sequence[str]) -> int:
+    """The number of a phrase in a record: "Tumours" and "tumour" are one."""
+    return digest(" ".join(stem(word.lower()) for word in words)) % PHRASES
+
+
+def encode_words(words: Sequence[str], width: int) -> tuple[Array, Array]:
+    """One sentence as numbers.
+
+    Returns: (T, width) float32 slots, NaN after the last; a word with more attributes loses the last of its inner
+        letters. (T, 8) float32: the phrases of 1 to 8 words that begin at each word, NaN beyond the sentence's end.
+    """
+    slots = np.full((len(words), width), np.nan, np.float32)
+    phrases = np.full((len(words), LONGEST_PHRASE), np.nan, np.float32)
+    stems = [stem(word.lower()) for word in words]
+    for i, row in enumerate(describe(words)):
+        kept = row[:width]
+        slots[i, : len(kept)] = [slot(attribute) for attribute in kept]
+        last = min(LONGEST_PHRASE, len(words) - i)
+        phrases[i, :last] = [digest(" ".join(stems[i : i + k])) % PHRASES for k in range(1, last + 1)]
+    return slots, phrases
 
 
 def stem(word: str) -> str:
@@ -54,26 +74,6 @@ def shape(word: str) -> str:
 def brief(word: str) -> str:
     """The shape with runs made one: "A0"."""
     return _RUN.sub(r"\1", shape(word))
-
-
-def marked(words: Sequence[str], lexicon: Lexicon) -> list[str]:
-    """Where listed phrases stand, the longest first: "B-NAME", "I-NAME" or "O" a word."""
-    found = ["O"] * len(words)
-    if not lexicon.phrases:
-        return found
-    stems = [stem(word.lower()) for word in words]
-    i = 0
-    while i < len(words):
-        for length in range(min(LONGEST_PHRASE, len(words) - i), 0, -1):
-            name = lexicon.phrases.get(digest(" ".join(stems[i : i + length])))
-            if name is not None:
-                found[i] = f"B-{name}"
-                found[i + 1 : i + length] = [f"I-{name}"] * (length - 1)
-                i += length
-                break
-        else:
-            i += 1
-    return found
 
 
 def abbreviations(words: Sequence[str]) -> list[str]:
@@ -110,16 +110,16 @@ def _long_form(words: Sequence[str], last: int, letters: list[str]) -> int | Non
     return None
 
 
-def describe(words: Sequence[str], lexicon: Lexicon) -> list[list[str]]:
-    """Attributes of every word of one sentence."""
+def describe(words: Sequence[str]) -> list[list[str]]:
+    """Attributes of every word of one sentence, the least telling last."""
     own = [_own(word) for word in words]
     near = [_near(word) for word in words]
-    lists, short = marked(words, lexicon), abbreviations(words)
+    short = abbreviations(words)
     lower = [stem(word.lower()) for word in words]
     inside = _brackets(words)
     made = []
     for i, attributes in enumerate(own):
-        row = ["bias", *attributes, f"L={lists[i]}"]
+        row = ["bias", *attributes]
         if short[i]:
             row.append(f"abbr={short[i]}")
         if inside[i]:
@@ -128,20 +128,17 @@ def describe(words: Sequence[str], lexicon: Lexicon) -> list[list[str]]:
             j = i + step
             if 0 <= j < len(words):
                 row += [f"{step}{attribute}" for attribute in near[j]]
-                row.append(f"{step}L={lists[j]}")
                 if short[j]:
                     row.append(f"{step}abbr={short[j]}")
             elif step in (-1, 1):
                 row.append(f"{step}edge")
         if i > 0:
             row.append(f"-1,0={lower[i - 1]}|{lower[i]}")
-            row.append(f"L-1,0={lists[i - 1]}|{lists[i]}")
         if i + 1 < len(words):
             row.append(f"0,1={lower[i]}|{lower[i + 1]}")
-            row.append(f"L0,1={lists[i]}|{lists[i + 1]}")
         if 0 < i < len(words) - 1:
             row.append(f"-1,1={lower[i - 1]}|{lower[i + 1]}")
-        made.append(row)
+        made.append(row + _inner(words[i]))
     return made
 
 
@@ -150,14 +147,18 @@ def _own(word: str) -> list[str]:
     row = [f"w={word}", f"l={stem(lower)}", f"s={shape(word)}", f"b={brief(word)}", f"n={min(len(word), 12)}"]
     for k in range(1, min(5, len(lower)) + 1):
         row += [f"p{k}={lower[:k]}", f"e{k}={lower[-k:]}"]
-    padded = f"<{stem(lower)}>"
-    row += sorted({f"g={padded[i : i + k]}" for k in (3, 4, 5) for i in range(len(padded) - k + 1)})
     if len(word) > 1 and word.isupper():
         row.append("caps")
     parts = tokens(word)
     if len(parts) > 1:
         row += [f"part={stem(part)}" for part in parts]
     return row
+
+
+def _inner(word: str) -> list[str]:
+    """Runs of 3, 4 and 5 letters."""
+    padded = f"<{stem(word.lower())}>"
+    return list(dict.fromkeys(f"g={padded[i : i + k]}" for k in (3, 4, 5) for i in range(len(padded) - k + 1)))
 
 
 def _near(word: str) -> list[str]:

@@ -1,37 +1,36 @@
-"""Words with tags: files of named entities, the entities in a row of tags, and how well they were found.
+"""Words with tags: files of named entities, and the entities in a row of tags.
 
     sentences = read_conll(path)                         # [Sentence(words, tags)], tags "B-Disease", "I-Disease", "O"
     entities(["B-Disease", "I-Disease", "O"])            # [(0, 2, "Disease")]
-    score = score_entities(true, predicted)              # strict precision, recall and F1 with a 95 % interval
+    places([1, 2, 0])                                    # [(0, 2, 0)]: the same, tags and names as numbers
 
-A file holds one word a line, its tag in the last column; a blank line ends a sentence. BIO (IOB2), IOB1 and BIOES tags
-are read; they are turned into BIO. Strict: an entity counts as found only with both its ends and its type right.
+A file holds one word a line, its tag in the last column; a blank line ends a sentence, -DOCSTART- a document. BIO
+(IOB2), IOB1 and BIOES tags are read; they are turned into BIO.
 
-Source: Tjong Kim Sang and De Meulder, CoNLL 2003 (form and scoring); bootstrap over sentences, Efron 1979.
+Source: Tjong Kim Sang and De Meulder, CoNLL 2003.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from medserve.errors import BadData
 
 MAX_BYTES = 256 * 2**20
 MAX_LINE = 10_000
-LONGEST = 2000  # words of one sentence
+LONGEST = 500  # words of one sentence; a longer one is cut
 _TAG = re.compile(r"O|[BIES]-[^\s]{1,100}")
 _BIO = {"B": "B", "S": "B", "I": "I", "E": "I"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """As many tags as words."""
+    """As many tags as words. document: its number in the file, from 1; 0 where the file marks no documents."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    document: int = 0
 
 
 def read_conll(path: Path) -> list[Sentence]:
@@ -44,12 +43,14 @@ def read_conll(path: Path) -> list[Sentence]:
     found: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
+    document = 0
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 columns = line.split()
                 if not columns or columns[0] == "-DOCSTART-":
-                    _end(found, words, tags)
+                    _end(found, words, tags, document)
+                    document += bool(columns)
                     continue
                 if len(line) > MAX_LINE or len(columns) < 2 or not _TAG.fullmatch(columns[-1]):
                     raise BadData(
@@ -60,18 +61,18 @@ def read_conll(path: Path) -> list[Sentence]:
                 words.append(columns[0])
                 tags.append(columns[-1])
                 if len(words) == LONGEST:
-                    _end(found, words, tags)
+                    _end(found, words, tags, document)
     except UnicodeDecodeError as error:
         raise BadData("tags-encoding", f"{path.name} is not UTF-8.", hint="Convert it to UTF-8.") from error
-    _end(found, words, tags)
+    _end(found, words, tags, document)
     if not found:
         raise BadData("tags-empty", f"{path.name} holds no tagged word.", hint="One word and its tag a line.")
     return found
 
 
-def _end(found: list[Sentence], words: list[str], tags: list[str]) -> None:
+def _end(found: list[Sentence], words: list[str], tags: list[str], document: int) -> None:
     if words:
-        found.append(Sentence(tuple(words), tuple(as_bio(tags))))
+        found.append(Sentence(tuple(words), tuple(as_bio(tags)), document))
     words.clear()
     tags.clear()
 
@@ -102,43 +103,26 @@ def entities(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class EntityScore:
-    """Shares of 1; NaN where nothing was to be counted. low, high: 95 % interval of F1, resampling sentences."""
-
-    precision: float
-    recall: float
-    f1: float
-    low: float
-    high: float
-    entities: int
-
-
-def score_entities(
-    true: Sequence[Sequence[str]], given: Sequence[Sequence[str]], *, draws: int = 1000, seed: int = 0
-) -> EntityScore:
-    """Micro-averaged over all entities of all sentences."""
-    counts = np.zeros((len(true), 3))  # right, wanted, given
-    for row, wanted, found in zip(counts, true, given, strict=True):
-        a, b = set(entities(wanted)), set(entities(found))
-        row[:] = len(a & b), len(a), len(b)
-    right, wanted_all, given_all = counts.sum(0)
-    random = np.random.default_rng(seed)
-    drawn = np.array([counts[random.integers(0, len(counts), len(counts))].sum(0) for _ in range(draws)])
-    f1 = _f1(drawn)
-    known = f1[np.isfinite(f1)]
-    low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
-    return EntityScore(
-        right / given_all if given_all else float("nan"),
-        right / wanted_all if wanted_all else float("nan"),
-        float(_f1(counts.sum(0, keepdims=True))[0]),
-        float(low),
-        float(high),
-        int(wanted_all),
-    )
+def places(indices: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(first word, word after the last, number of the name) of every entity in tags as numbers: 0 is O, 1 + 2k begins
+    an entity of name k, 2 + 2k goes on with it. One that goes on without a beginning begins."""
+    found: list[tuple[int, int, int]] = []
+    start, name = 0, -1
+    for i, tag in enumerate([*indices, 0]):
+        tag = int(tag)
+        if name >= 0 and tag != 2 + 2 * name:
+            found.append((start, i, name))
+            name = -1
+        if tag and name < 0:
+            start, name = i, (tag - 1) // 2
+    return found
 
 
-def _f1(counts: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        made: np.ndarray = 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
-    return made
+def numbered(entities: Iterable[tuple[int, int, int]], count: int) -> list[float]:
+    """The way back: (first word, word after the last, number of the name) -> `count` tags as numbers. Of entities that
+    overlap the longest stays, of equal ones the first."""
+    tags = [0.0] * count
+    for a, b, name in sorted(entities, key=lambda e: (e[0] - e[1], e[0])):
+        if not any(tags[a:b]):
+            tags[a:b] = [1.0 + 2 * name, *[2.0 + 2 * name] * (b - a - 1)]
+    return tags

@@ -1,115 +1,183 @@
-"""Training a tagger of words: attributes of each word, lists learned from the training part, a CRF by python-crfsuite.
+"""Marking the words of a text: scores of every word's tags, from tables looked up inside the graph.
 
-    tagger = train_tagger(sentences, TaggerSettings())
-    tagger.tag(words)                                    # data.text.crf: served without this module
-    score_entities([s.tags for s in test], [tagger.tag(s.words) for s in test])
+    net = MODELS["tag-crf"](channels=F, size=(), outputs=width, blocks=[...], attributes=80_000, phrases=400)
+    net = MODELS["tag-lookup"](...)                      # listed phrases alone, the simple model beside it
+    net(record).logits                                   # (B, width): see `OutputSpec`; decoded by questions.tags
 
-Phrases of the training part are listed and looked up as one more attribute. A phrase would always find itself in the
-sentence that it came from, so each fold of the training part is described with the list of the other folds.
+The record says of each word its attributes and the phrases that begin at it (`data.fields.words`); what a model knows
+of them, the list of phrases, the weights, the scores of one tag after another, are buffers that
+`training.tagging` fills. No word stands in them: a row belongs to a digest.
 
-Sources: Okazaki, CRFsuite (2007); Ratinov and Roth, CoNLL 2009 (lists).
+Sources: Lafferty, McCallum and Pereira, ICML 2001; Ratinov and Roth, CoNLL 2009 (lists).
 """
 
-import tempfile
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from medserve.data.text.crf import Tagger
-from medserve.data.text.features import Lexicon, describe, digest, normal
-from medserve.data.text.tags import Sentence, entities
-from medserve.errors import BadData, Usage
-from medserve.types import Array
+from medserve.data.fields import Block
+from medserve.data.text.features import LONGEST_PHRASE, SLOTS
+from medserve.models.nets import MODELS, Features
+from medserve.models.record import as_blocks, take_block
+
+PLACES = 2**20  # of the table in which a phrase is looked up; its whole digest is compared there
+STEPS = (-2, -1, 1, 2)  # neighbours whose marks a word sees
 
 
-@dataclass(frozen=True, slots=True)
-class TaggerSettings:
-    """l1, l2: penalties of the weights. seen: sentences behind every listed phrase, occurrences behind every attribute.
+def tags_of(width: int, words: int) -> int:
+    """K, from width = K * (words + K)."""
+    tags = round((-words + (words * words + 4 * width) ** 0.5) / 2)
+    assert tags * (words + tags) == width, "the logits do not fit the words of the record"
+    return tags
 
-    folds: for the lists.
+
+def joined(emissions: Tensor, known: Tensor, transitions: Tensor) -> Features:
+    """What a tagger gives: (B, T, K) scores, 0 beyond the last word, and behind them the (K, K) of one tag after
+    another. The embedding is the mean score of each tag."""
+    scores = torch.where(known.unsqueeze(2), emissions, 0.0)
+    after = transitions.flatten().unsqueeze(0).expand(scores.shape[0], -1)
+    mean = scores.sum(1) / known.sum(1, keepdim=True).clamp_min(1)
+    return Features(torch.cat([scores.flatten(1), after], 1), mean, None)
+
+
+class Marks(nn.Module):
+    """Listed phrases where they stand. forward: (B, T, 8) digests with NaN -> (B, T) tags as numbers, int64.
+
+    The longest phrase that begins at a word counts; words that an earlier one covers go on with it.
     """
 
-    l1: float = 0.1
-    l2: float = 0.1
-    seen: int = 3
-    folds: int = 5
-    iterations: int = 120
+    def __init__(self, phrases: int) -> None:
+        super().__init__()
+        self.keys: Tensor
+        self.names: Tensor
+        self.place: Tensor
+        self.register_buffer("keys", torch.full((phrases + 1,), -1, dtype=torch.int64))  # row 0: none
+        self.register_buffer("names", torch.zeros(phrases + 1, dtype=torch.int64))  # 1 + the name's number
+        self.register_buffer("place", torch.zeros(PLACES, dtype=torch.int32))
+
+    def fill(self, listed: Mapping[int, int]) -> None:
+        """listed: digest -> number of the name. Of two in one place of the table, the first stays."""
+        self.place.zero_()
+        for row, (key, name) in enumerate(sorted(listed.items()), 1):
+            self.keys[row], self.names[row] = key, name + 1
+            if not self.place[key % PLACES]:
+                self.place[key % PLACES] = row
+
+    def forward(self, phrases: Tensor) -> Tensor:
+        key = torch.where(torch.isfinite(phrases), phrases, -2.0).long()
+        row = self.place[key.clamp_min(0) % PLACES].long()
+        name = torch.where(self.keys[row] == key, self.names[row], 0)  # (B, T, 8)
+        longest, which = torch.zeros_like(name[..., 0]), torch.zeros_like(name[..., 0])
+        for k in range(LONGEST_PHRASE):
+            there = name[..., k] > 0
+            longest, which = torch.where(there, k + 1, longest), torch.where(there, name[..., k], which)
+        marks = torch.where(which > 0, 2 * which - 1, 0)
+        for back in range(1, LONGEST_PHRASE):
+            before, reach = shift(which, -back, 0), shift(longest, -back, 0)
+            marks = torch.where(reach > back, 2 * before, marks)
+        return marks
 
 
-DEFAULT = TaggerSettings()
+def shift(x: Tensor, step: int, beyond: int) -> Tensor:
+    """(B, T): at each word what stands `step` words on; `beyond` where there is no word."""
+    if step < 0:
+        return F.pad(x[:, :step], (-step, 0), value=beyond)
+    return F.pad(x[:, step:], (0, step), value=beyond)
 
 
-def train_tagger(sentences: Sequence[Sentence], settings: TaggerSettings = DEFAULT) -> Tagger:
-    """
-    Args:
-        sentences: of the training part, those of one text one after the other.
+class TagLookup(nn.Module):
+    """Every word by its mark alone: how often each tag stood, in training, at words marked so. buffers: `shares`."""
 
-    Raises: BadData "tags-none": no sentence holds an entity. Usage "crfsuite-missing".
-    """
-    try:
-        import pycrfsuite
-    except ImportError as error:
-        raise Usage(
-            "crfsuite-missing", "Training a tagger takes python-crfsuite.", hint="Install medserve[text]."
-        ) from error
-    if not any(tag != "O" for s in sentences for tag in s.tags):
-        raise BadData("tags-none", "No word of the training part has a tag other than O.")
-    lexicon, described = describe_all(sentences, settings)
-    # crfsuite sees digests: its own reading of names (colons, spaces) never comes in, and serving sees the same.
-    rows = [[[f"{digest(a):x}" for a in word] for word in sentence] for sentence in described]
-    trainer = pycrfsuite.Trainer(algorithm="lbfgs", verbose=False)
-    # crfsuite counts occurrences; one word's attributes occur once in a sentence, or nearly so.
-    trainer.set_params(
-        {"c1": settings.l1, "c2": settings.l2, "max_iterations": settings.iterations}
-        | {"feature.minfreq": settings.seen, "feature.possible_transitions": True}
-    )
-    for row, sentence in zip(rows, sentences, strict=True):
-        trainer.append(pycrfsuite.ItemSequence(row), list(sentence.tags))
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "crf")
-        trainer.train(path)
-        tagger = pycrfsuite.Tagger()
-        tagger.open(path)
-        info = tagger.info()
-        tagger.close()
-    return _plain(info, lexicon)
+    def __init__(self, block: Block, tags: int, phrases: int) -> None:
+        super().__init__()
+        self.block, self.tags = block, tags
+        self.attributes = int(block.facts["attributes"])
+        self.marks = Marks(phrases)
+        self.shares: Tensor
+        self.between: Tensor
+        self.register_buffer("shares", torch.zeros(tags, tags))
+        self.register_buffer("between", torch.zeros(tags, tags))
+
+    def forward(self, record: Tensor) -> Features:
+        """record: (B, F) float32 with NaN."""
+        x = take_block(record, self.block)
+        marks = self.marks(x[..., self.attributes :])
+        return joined(self.shares[marks], torch.isfinite(x[..., 0]), self.between)
 
 
-def describe_all(sentences: Sequence[Sentence], settings: TaggerSettings) -> tuple[Lexicon, list[list[list[str]]]]:
-    """The lexicon of all sentences, and every sentence's attributes as the lists of the other folds give them."""
-    described: list[list[list[str]]] = []
-    edges = np.linspace(0, len(sentences), min(settings.folds, len(sentences)) + 1).astype(int)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        others = [*sentences[:start], *sentences[stop:]]
-        lists = Lexicon(phrases(others, settings.seen))
-        described += [describe(s.words, lists) for s in sentences[start:stop]]
-    return Lexicon(phrases(sentences, settings.seen)), described
+class TagCrf(nn.Module):
+    """A linear chain over words: weights of attributes and of marks, and of one tag after another."""
+
+    def __init__(self, block: Block, tags: int, attributes: int, phrases: int) -> None:
+        super().__init__()
+        self.block, self.tags = block, tags
+        self.attributes = int(block.facts["attributes"])
+        self.marks = Marks(phrases)
+        self.slot: Tensor
+        self.weight: Tensor
+        self.listed: Tensor
+        self.between: Tensor
+        self.register_buffer("slot", torch.zeros(SLOTS, dtype=torch.int32))  # row of `weight`; row 0 is nothing
+        self.register_buffer("weight", torch.zeros(attributes + 1, tags))
+        self.register_buffer("listed", torch.zeros(self.list_rows, tags))
+        self.register_buffer("between", torch.zeros(tags, tags))
+
+    @property
+    def list_rows(self) -> int:
+        """Own mark, marks of four neighbours, and pairs of marks with the word before and the word after."""
+        k = self.tags
+        return k + len(STEPS) * (k + 1) + 2 * k * (k + 1)
+
+    def list_ids(self, phrases: Tensor) -> Tensor:
+        """(B, T, 8) -> (B, T, 7) rows of `listed`, int64."""
+        marks, k = self.marks(phrases), self.tags
+        near = {step: shift(marks, step, k) for step in STEPS}
+        found = [marks]
+        found += [near[step] + k + i * (k + 1) for i, step in enumerate(STEPS)]
+        start = k + len(STEPS) * (k + 1)
+        found += [start + near[-1] * k + marks, start + k * (k + 1) + near[1] * k + marks]
+        return torch.stack(found, 2)
+
+    def fill(self, weights: Mapping[int, Sequence[float]], listed: Mapping[int, Sequence[float]]) -> None:
+        """weights: slot -> (K,) of every attribute kept. listed: row -> (K,)."""
+        for row, (key, values) in enumerate(sorted(weights.items()), 1):
+            self.slot[key] = row
+            self.weight[row] = torch.as_tensor(values)
+        for row, values in listed.items():
+            self.listed[row] = torch.as_tensor(values)
+
+    def forward(self, record: Tensor) -> Features:
+        """record: (B, F) float32 with NaN."""
+        x = take_block(record, self.block)
+        said = x[..., : self.attributes]
+        known = torch.isfinite(said)
+        rows = torch.where(known, self.slot[torch.where(known, said, 0.0).long()].long(), 0)
+        scores = F.embedding(rows, self.weight).sum(2)
+        scores = scores + F.embedding(self.list_ids(x[..., self.attributes :]), self.listed).sum(2)
+        return joined(scores, known[..., 0], self.between)
 
 
-def phrases(sentences: Sequence[Sentence], seen: int) -> dict[int, str]:
-    """Digest of the normal form -> name, for entities that `seen` sentences hold."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for s in sentences:
-        counts.update({(normal(s.words[a:b]), name) for a, b, name in entities(s.tags)})
-    # The most frequent name last, so that it stays.
-    ordered = sorted(counts, key=lambda key: (counts[key], key))
-    return {digest(phrase): name for phrase, name in ordered if counts[phrase, name] >= seen and len(phrase) > 1}
+@MODELS.register("tag-crf")
+def tag_crf(
+    channels: int,
+    size: tuple[int, ...],
+    outputs: int,
+    blocks: Sequence[Any] = (),
+    attributes: int = 0,
+    phrases: int = 0,
+) -> nn.Module:
+    """attributes, phrases: how many are kept."""
+    (block,) = as_blocks(blocks)
+    return TagCrf(block, tags_of(outputs, block.shape[0]), attributes, phrases)
 
 
-def _plain(info: Any, lexicon: Lexicon) -> Tagger:
-    """crfsuite's own account of its weights, as arrays."""
-    labels = tuple(sorted(info.labels, key=lambda label: int(info.labels[label])))
-    column = {label: k for k, label in enumerate(labels)}
-    digests = sorted({int(name, 16) for name, _ in info.state_features})
-    row = {d: i for i, d in enumerate(digests)}
-    weights: Array = np.zeros((len(digests), len(labels)), np.float32)
-    for (name, label), weight in info.state_features.items():
-        weights[row[int(name, 16)], column[label]] = weight
-    transitions = np.zeros((len(labels), len(labels)))
-    for (before, after), weight in info.transitions.items():
-        transitions[column[before], column[after]] = np.float32(weight)
-    return Tagger(labels, np.array(digests, np.int64), weights, transitions, lexicon)
+@MODELS.register("tag-lookup")
+def tag_lookup(
+    channels: int, size: tuple[int, ...], outputs: int, blocks: Sequence[Any] = (), phrases: int = 0
+) -> nn.Module:
+    """phrases: how many are listed."""
+    (block,) = as_blocks(blocks)
+    return TagLookup(block, tags_of(outputs, block.shape[0]), phrases)
