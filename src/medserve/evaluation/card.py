@@ -113,6 +113,9 @@ def describe_part(part: "PartView") -> dict[str, Any]:
     elif cohort.task == "multilabel":
         for k, label in enumerate(cohort.labels):
             labels[label] = int((np.asarray(part.targets)[:, k] == 1).sum())
+    elif cohort.task == "tags":
+        begun = np.asarray(part.targets)[np.asarray(part.targets) % 2 == 1]  # the first word of each entity
+        labels.update({label: int((begun == 1 + 2 * k).sum()) for k, label in enumerate(cohort.labels)})
     elif cohort.task == "survival":
         happened = int((np.asarray(part.targets)[:, 1] == 1).sum())
         labels.update({"events": happened, "censored": len(part) - happened})
@@ -256,4 +259,6 @@ def _output(card: Mapping[str, Any]) -> str:
         return f"an estimate of {card['labels'][0]}"
     if card["task"] == "survival":
         return f"the risk of {card['labels'][0]} by each horizon, and a survival curve"
+    if card["task"] == "tags":
+        return f"entities ({', '.join(card['labels'])}) with their places in the text; probabilities not calibrated"
     return f"calibrated probabilities of {', '.join(card['labels'])}"

@@ -18,7 +18,7 @@ ECE_SLACK = 0.02
 RISK_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
-_SHORT = {"c_index": "C index"}
+_SHORT = {"c_index": "C index", "entity_f1": "entity F1"}
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -41,6 +41,8 @@ def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         smallest, what = r["n"], "cases"
     elif r["task"] == "survival":
         smallest, what = r["counts"]["events"], "events"
+    elif r["task"] == "tags":
+        smallest, what = min(r["counts"].values()), "entities of one name"
     elif r["task"] == "multilabel":
         known = {row["label"]: row["known"] for row in r["per_label"]}
         smallest = min(min(count, known[label] - count) for label, count in r["counts"].items())
@@ -71,6 +73,8 @@ def _part(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 def _calibration(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     cal = r["calibration"]
+    if r["task"] == "tags":
+        yield _claim("amber", "not-calibrated", "The probability beside an entity ranks it; it is not calibrated.")
     if cal is None:
         return
     if cal["method"] == "none":
@@ -136,7 +140,7 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["baseline"] is None:
         return
-    name = {"number": "mae", "survival": "c_index"}.get(r["task"], "auroc")
+    name = {"number": "mae", "survival": "c_index", "tags": "entity_f1"}.get(r["task"], "auroc")
     gap = r["baseline"]["difference"].get(name)
     if gap is None or gap["low"] is None:
         return

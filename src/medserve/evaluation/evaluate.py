@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medserve.evaluation import sections, survival
+from medserve.evaluation import entities, sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
 from medserve.evaluation.curves import curves, wilson
@@ -61,7 +61,7 @@ def evaluate(
 
     Args:
         scores, targets: of the evaluated part, row for row; a target below 0 or NaN means unlabelled
-            (survival: (N, 2), NaN).
+            (survival: (N, 2), NaN; tags: see `entities`).
         part: "train" | "val" | "calibration" | "test" | "all" (foreign data).
         patients: (N,) keys; None: each case counts as its own patient, and a claim says so.
         groups: subgroup column -> (N,) values.
@@ -78,6 +78,13 @@ def evaluate(
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
     Raises: BadData: no labelled case, or scores and targets differ in number.
     """
+    if spec.output.task == "tags":
+        marked = entities.evaluate_entities(
+            spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
+            baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
+            seed=seed,
+        )  # fmt: skip
+        return {"format": FORMAT, **marked, "claims": claims(marked)}
     rows = sections.labelled(spec.output.task, scores, targets)
     kept = scores[rows]
     judged = judge(spec, kept.logits, sections.typed(spec.output.task, np.asarray(targets)[rows]))

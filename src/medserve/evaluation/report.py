@@ -62,7 +62,8 @@ def write_report(
             figure that is a record with a "level" is shown as a test. Left out: the verdicts on the card.
         shortcuts: [{"name", "level": green | amber | red, "figure", "message"}].
         gallery: {"public": bool, "where": text, "cases": [{"kind": right | wrong | abstained, "truth", "answer",
-            "probability", "set", "png": bytes, "heat_png": bytes | None, "method"}]}.
+            "probability", "set", "png": bytes, "heat_png": bytes | None, "method"}]}; of texts, public ones only,
+            {"public", "texts": [[(text, "" | "found" | "missed" | "extra"), ...], ...]}.
 
     Raises: Fault "disk-full": nothing half-written is left.
     """
@@ -144,7 +145,7 @@ def image(content: bytes | None, media_type: str = "image/svg+xml") -> str | Non
 
 
 def forest_of(evaluation: Mapping[str, Any]) -> str:
-    return {"binary": "fnr", "number": "mae", "survival": "c_index"}.get(evaluation["task"], "error")
+    return {"binary": "fnr", "number": "mae", "survival": "c_index", "tags": "entity_recall"}.get(evaluation["task"], "error")
 
 
 def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -155,6 +156,7 @@ def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "survival": ("c_index", "auroc_at_horizon", "integrated_brier", "expected_observed"),
         "multilabel": ("auroc", "auprc", "accuracy", "ece"),
         "ordinal": ("quadratic_kappa", "accuracy", "auroc", "ece"),
+        "tags": ("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
     }.get(r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))
     out = []
     for name in wanted:
@@ -200,6 +202,8 @@ def _method(method: Mapping[str, Any] | Method) -> dict[str, Any]:
 
 
 def _gallery(gallery: Mapping[str, Any]) -> dict[str, Any]:
+    if "texts" in gallery:
+        return {"public": True, "groups": {}, "where": None, "texts": gallery["texts"]}
     if not gallery.get("public"):
         return {"public": False, "where": gallery.get("where"), "count": len(gallery.get("cases") or [])}
     groups: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}

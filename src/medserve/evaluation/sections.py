@@ -50,6 +50,8 @@ def labelled(task: str, scores: Scores, targets: Array) -> Array:
         known = np.isfinite(targets).all(axis=1) & (targets[:, 0] >= 0)
     elif task == "number":
         known = np.isfinite(targets.astype(np.float64))
+    elif task == "tags":
+        known = np.isfinite(targets).any(axis=1)
     else:
         values = targets.astype(np.float64)
         known = np.isfinite(values) & (values >= 0)

@@ -46,7 +46,7 @@ def subgroups(
     """
     rows: list[dict[str, Any]] = []
     members: list[Array] = []
-    for name, value, inside in _groups(groups):
+    for name, value, inside in groups_with_pairs(groups):
         n = int(inside.sum())
         row = {"group": name, "value": value, "n": n, "judged": FEWEST <= n < len(judged), "metrics": {}, "gaps": {}}
         if not row["judged"] and "x" in name.split():
@@ -81,7 +81,8 @@ def subgroups(
     return rows
 
 
-def _groups(groups: Mapping[str, Array]) -> list[tuple[str, str, Array]]:
+def groups_with_pairs(groups: Mapping[str, Array]) -> list[tuple[str, str, Array]]:
+    """(column, value, (N,) who belongs to it) of every group, and of pairs of groups that are large enough."""
     columns = {name: np.asarray(values).astype(str) for name, values in groups.items()}
     single = [
         (name, str(value), values == value)

@@ -23,7 +23,8 @@ TITLES = {
     "fpr": "False alarms (FPR)", "error": "Error rate", "coverage": "Coverage of sets", "c_index": "C index (Harrell)",
     "c_uno": "C index (Uno)", "auroc_at_horizon": "AUROC at the horizon",
     "brier_at_horizon": "Brier score at the horizon", "integrated_brier": "Integrated Brier score",
-    "expected_observed": "Expected / observed events", "abstention": "Abstention",
+    "expected_observed": "Expected / observed events", "abstention": "Abstention", "entity_f1": "Entity F1",
+    "entity_precision": "Entity precision", "entity_recall": "Entity recall", "word_accuracy": "Words tagged rightly",
 }  # fmt: skip
 MEANINGS = {
     "auroc": "chance that a case with the label scores above one without; several labels: mean of one against the rest",
@@ -54,6 +55,10 @@ MEANINGS = {
     "brier_at_horizon": "mean squared error of the risk by the middle horizon; lower is better",
     "integrated_brier": "the same, mean over all times up to the last horizon; lower is better",
     "expected_observed": "events that the model expects for each one seen; 1 is right, above 1 it states too much",
+    "entity_f1": "harmonic mean of entity precision and recall; both ends and the name must be right",
+    "entity_precision": "share of the marked entities that are right",
+    "entity_recall": "share of the true entities that are marked",
+    "word_accuracy": "share of all words, most of which belong to no entity; never alone",
 }
 
 
@@ -120,6 +125,12 @@ def summary(r: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{row['label'].capitalize()}: the model states {percent(row['stated'])} on average;"
             f" {percent(row['observed'])} were observed (Kaplan-Meier)."
+        )
+    elif r["task"] == "tags":
+        there = sum(r["counts"].values())
+        lines.append(
+            f"They hold {there:,} entities. The model marks {percent(m['entity_recall'])} of them with both ends and the"
+            f" name right, and {percent(m['entity_precision'])} of what it marks is right."
         )
     elif r["task"] == "multilabel":
         lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")
