@@ -131,7 +131,7 @@ def physionet2012(shared: Path, out: Path, seeds: Sequence[int]) -> dict[str, An
     yaml = "table: cases.csv\npatient: RecordID\nprediction_time: 48\nsplit: part\ninputs:\n"
     yaml += "".join(f"  {k}: {v}\n" for k, v in inputs.items())
     yaml += 'target: {column: In-hospital_death, kind: binary, classes: ["0", "1"]}\n'
-    runs, events = [], []
+    runs, events, totals = [], [], np.zeros(3)  # deaths flagged, deaths, flagged
     for fold in range(FOLDS):
         parts = fold_column([row["RecordID"] for row in rows], fold)
         kept = ("RecordID", "In-hospital_death", "SAPS-I")
@@ -139,15 +139,19 @@ def physionet2012(shared: Path, out: Path, seeds: Sequence[int]) -> dict[str, An
         data = write(out / f"physionet-{fold}", table, yaml)
         shutil.copy(source / "set-a.zip", data)
         run = train(data, out / f"physionet-model-{fold}", out / "home", 0)
-        rule = next(r for r in run["offered"]["threshold_rules"]["rows"] if r["rule"].startswith("best-min-"))
+        rule = next(r for r in run["offered"]["threshold_rules"]["rows"] if r["rule"].startswith("sensitivity-equals-"))
         events.append(min(rule["sensitivity"]["value"], rule["ppv"]["value"]))
+        died = sum(r["part"] == "test" and r["In-hospital_death"] == "1" for r in table)
+        hits = rule["sensitivity"]["value"] * died
+        totals += np.array([hits, died, hits / rule["ppv"]["value"]])
         found = figures(run, "auroc", "auprc", "calibration_slope")
         runs.append(found | {"event_1": events[-1], "against_saps": against_saps(out, fold, table)})
     gain = [r["against_saps"] for r in runs]
     return {
         "folds": runs,
         "auroc": mean(runs, "auroc"),
-        "event_1": round(statistics.mean(events), 4),
+        "event_1": round(float(min(totals[0] / totals[1], totals[0] / totals[2])), 4),  # of all folds' decisions
+        "event_1_mean_of_folds": round(statistics.mean(events), 4),
         "auroc_minus_saps": {k: round(statistics.mean(g[k] for g in gain), 4) for k in ("value", "low", "high")},
         "target": {"auroc": 0.85, "event_1": 0.50},
         "reference": "GRU .855; best Challenge event-1 .5353; SAPS-I .650/.3125",

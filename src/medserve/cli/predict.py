@@ -67,6 +67,11 @@ def _shown(answer: dict[str, Any]) -> Table:
             interval = output["interval"]
             between = "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
             out.add_row(output["label"], f"{output['value']:.4g}{between} {output['unit'] or ''}".strip())
+    for entity in answer["entities"] or ():
+        at = f"characters {entity['start']} to {entity['end']}, {entity['probability']:.3f}"
+        out.add_row(entity["label"], f"{entity['text']} ({at})")
+    if answer["entities"] == []:
+        out.add_row("entities", "none")
     if answer["prediction_set"] is not None:
         out.add_row(f"set at {answer['coverage']:.0%} coverage", ", ".join(answer["prediction_set"]) or "empty")
     if decision is not None:

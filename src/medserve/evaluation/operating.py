@@ -85,11 +85,13 @@ def _balanced(y: Array, p: Array, tries: Array, w: Array) -> Array:
     return (sensitivity + 1 - ratio(neg @ above, neg.sum(axis=1, keepdims=True))) / 2
 
 
-def _sure_and_whole(y: Array, p: Array, tries: Array) -> Array:
-    """(T,) the smaller of sensitivity and positive predictive value (event 1 of the PhysioNet Challenge 2012)."""
-    above = p[:, None] >= tries[None]
-    hits = (above & y[:, None]).sum(axis=0)
-    return np.minimum(hits / max(1, int(y.sum())), hits / np.maximum(1, above.sum(axis=0)))
+def _sure_and_whole(y: Array, p: Array) -> float:
+    """Where as many cases are flagged as are positive: sensitivity and positive predictive value are equal there, and
+    their smaller one (event 1 of the PhysioNet Challenge 2012) cannot be raised by moving either way. A search for its
+    largest value follows the luck of a few cases instead."""
+    ordered = np.sort(p)[::-1]
+    flagged = min(max(1, int(y.sum())), len(p) - 1)
+    return float(ordered[flagged - 1] + ordered[flagged]) / 2
 
 
 def _nearest_best(table: Array, tries: Array) -> Array:
@@ -131,9 +133,9 @@ def threshold_rules(
             "best balanced accuracy (Youden) on validation",
         ),
         (
-            "best-min-sensitivity-ppv-on-val",
-            float(tries[int(np.argmax(_sure_and_whole(y, p, tries)))]),
-            "best smaller one of sensitivity and positive predictive value on validation",
+            "sensitivity-equals-ppv-on-val",
+            _sure_and_whole(y, p),
+            "sensitivity equal to positive predictive value on validation",
         ),
     ]
     served_hit = (part.probs[:, 1] >= served) == (part.targets == 1)

@@ -145,7 +145,8 @@ def image(content: bytes | None, media_type: str = "image/svg+xml") -> str | Non
 
 
 def forest_of(evaluation: Mapping[str, Any]) -> str:
-    return {"binary": "fnr", "number": "mae", "survival": "c_index", "tags": "entity_recall"}.get(evaluation["task"], "error")
+    wanted = {"binary": "fnr", "number": "mae", "survival": "c_index", "tags": "entity_recall"}
+    return wanted.get(evaluation["task"], "error")
 
 
 def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:

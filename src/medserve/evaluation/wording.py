@@ -129,8 +129,8 @@ def summary(r: Mapping[str, Any]) -> list[str]:
     elif r["task"] == "tags":
         there = sum(r["counts"].values())
         lines.append(
-            f"They hold {there:,} entities. The model marks {percent(m['entity_recall'])} of them with both ends and the"
-            f" name right, and {percent(m['entity_precision'])} of what it marks is right."
+            f"They hold {there:,} entities. The model marks {percent(m['entity_recall'])} of them with both ends and"
+            f" the name right, and {percent(m['entity_precision'])} of what it marks is right."
         )
     elif r["task"] == "multilabel":
         lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")

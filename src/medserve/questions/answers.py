@@ -62,6 +62,8 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
     output = spec.output
     t = spec.calibration.temperature if temperature is None else temperature
     z = np.asarray(logits, np.float64)
+    if output.task == "tags":  # scores of words, which `questions.tags` reads
+        return z
     if output.task == "number":
         return z * output.sd + output.mean
     if output.task == "survival":
@@ -106,6 +108,9 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
     cal = spec.calibration
     if cal.method == "none" and spec.output.task != "number":
         reasons.append({"code": NOT_CALIBRATED, "message": "Too few calibration cases to calibrate."})
+    if spec.output.task == "tags":
+        plain = {"code": NOT_CALIBRATED, "message": "The probability beside an entity ranks it; it is not calibrated."}
+        return Prediction((), (), None, None, False, None, (plain,))
     conformal = cal.conformal
     coverage = None if conformal is None else round(1 - conformal.alpha, 6)
     labels = tuple(spec.output.labels)

@@ -34,14 +34,14 @@ def _network(name: str, title: str, inputs: tuple[str, ...], *, images: int, rat
         Recipe(
             name=name,
             title=title,
-            architecture=Named("case-net", params),
+            architecture=Named(more.pop("architecture", "case-net"), params),
             kind="record",
             settings=settings,
             rate=rate,
             rate_side=1,
             images=images,
             inputs=inputs,
-            tasks=_ALL,
+            tasks=more.pop("tasks", _ALL),
             most_minutes=math.inf,
             baseline=more.pop("baseline", "record-trees"),
             expected="no figure yet",
@@ -157,6 +157,27 @@ _simple(
     "record-linear",
     rate=20_000,
     baseline="record-trees",
+)
+_simple(
+    "entities-crf",
+    "the default for entities in texts: a linear chain over words, their shapes and neighbours, and listed phrases",
+    "tag-crf",
+    rate=180,
+    tasks=("tags",),
+    inputs=("text",),
+    baseline="tag-lookup",
+)
+_network(
+    "entities-bert",
+    "a pretrained encoder of the BERT family that marks words, fine-tuned by LoRA; better with --weights and a GPU",
+    ("text",),
+    images=20_000,
+    rate=5,
+    tasks=("tags",),
+    architecture="tag-encoder",
+    baseline="tag-lookup",
+    params={"encoders": {"text": {"name": "text-lora", "rank": 8}}},
+    settings={"rate_peak": 1e-3, "batch": 16, "ema": 0.9},
 )
 _network(
     "case-network",

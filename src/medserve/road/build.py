@@ -108,7 +108,10 @@ def build(
             module.merge()  # type: ignore[operator]
     shape = plain.shape
     mean, std = scale_of(normalise)
+    marks = plain.output.task == "tags"  # the distance of a text says nothing of its words
     try:
+        if marks:
+            raise BadData("no-distance", "Texts whose words are marked are not measured against the training texts.")
         embeddings, statistics = ood.describe(candidate.net, parts.train, mean, std)
         labels = parts.train.targets if plain.output.task in _CLASSES else None
         distance = ood.fit(embeddings, statistics, labels)
@@ -118,7 +121,7 @@ def build(
     served = ServedNet(candidate.net, mean, std, distance)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(served, shape, folder / GRAPH, samples=parts.train.take(np.arange(min(8, len(parts.train)))))
-    background = _background(parts.train, plain, seed) if plain.is_record else None
+    background = _background(parts.train, plain, seed) if plain.is_record and not marks else None
     _write_tensors(served, plain, folder, background)
     engine = Engine(read_graph(folder / GRAPH), shape=shape, width=plain.output.width)
     scores = {part.name: score(engine, part, progress) for part in (parts.val, parts.calibration)}

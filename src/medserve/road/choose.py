@@ -5,7 +5,7 @@
 
 The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
 the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
-labels, 1 - Harrell's C for survival.
+labels, 1 - Harrell's C for survival, 1 - entity F1 for tags.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
 choice between two models, which loosens the conformal guarantee by at most that much.
@@ -21,9 +21,11 @@ from medserve.evaluation.intervals import Interval, bootstrap, strata_of
 from medserve.models.spec import OutputSpec
 from medserve.questions.answers import probabilities
 from medserve.questions.censored import concordance
+from medserve.questions.tags import f1_of, scored
 from medserve.types import Array
 
-_METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index"}
+_METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index",
+           "tags": "1 - entity F1"}  # fmt: skip
 
 
 def choose(
@@ -54,6 +56,11 @@ def choose(
             _discordance(recipe_logits, baseline_logits, targets, folds), patients, strata, draws=draws, seed=seed
         )
         return _verdict(output, figures, on, len(targets))
+    if output.task == "tags":
+        counts = [scored(output, logits, targets) for logits in (recipe_logits, baseline_logits)]
+        return _verdict(
+            output, bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed), on, len(targets)
+        )
     ours, plain = (_losses(output, logits, targets) for logits in (recipe_logits, baseline_logits))
     groups = [strata == s for s in np.unique(strata)]
 
@@ -77,6 +84,16 @@ def _verdict(output: OutputSpec, figures: dict[str, Interval], on: str, n: int) 
         "metric": _METRIC.get(output.task, "balanced error"),
         **figures,
     }
+
+
+def _unfound(recipe: Array, baseline: Array) -> Callable[[Array], dict[str, Array]]:
+    """1 - entity F1 of both, from counts of each case (N, 3)."""
+
+    def measure(weights: Array) -> dict[str, Array]:
+        ours, plain = (1 - f1_of(*(weights @ counts).T) for counts in (recipe, baseline))
+        return {"recipe": ours, "baseline": plain, "difference": plain - ours}
+
+    return measure
 
 
 def _discordance(

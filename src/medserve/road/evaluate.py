@@ -164,6 +164,10 @@ def _relabel(cohort: Cohort, spec: ModelSpec) -> Cohort:
     if task in ("number", "survival") or cohort.labels == labels:
         return replace(cohort, task=task, labels=labels)
     index = [labels.index(label) for label in cohort.labels]
+    if task == "tags":
+        tags = [0.0, *(t for i in index for t in (1.0 + 2 * i, 2.0 + 2 * i))]
+        marked = tuple(replace(c, label=tuple(tags[int(t)] for t in c.label or ())) for c in cohort.cases)  # type: ignore[union-attr]
+        return replace(cohort, task=task, labels=labels, cases=marked)
 
     def translate(label: Any) -> Any:
         if isinstance(label, tuple):

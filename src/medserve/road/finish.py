@@ -30,7 +30,7 @@ from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
 from medserve.questions.answers import check_facts
 from medserve.road.build import Built, score, who
-from medserve.road.gallery import make_gallery
+from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
 from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
@@ -74,6 +74,8 @@ def finish(
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
             gallery = make_gallery(chosen, spec, test_scores, test, public=public, folder=where)
+        elif mine and spec.output.task == "tags" and prepared.cohort.source.get("public"):
+            gallery = text_gallery(spec, scores[chosen.candidate.role], test)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip
         beside = {"alternative": rest} if mine else {}

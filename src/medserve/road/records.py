@@ -61,6 +61,9 @@ def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -
     """
     from medserve.explain.records import methods_of
 
+    if built.spec.output.task == "tags":  # which words spoke for one entity: no method has been tried on that
+        return []
+
     found = [_audit(name, built, prepared, quick, seed) for name in methods_of(blocks_of(built.spec))]
     kept = [method for method in found if method is not None]
     best = next((m for m in kept if m.verdict == "PASS"), next((m for m in kept if m.verdict == "CAUTION"), None))

@@ -260,6 +260,9 @@ def _split(cohort: Cohort, listing: "Listing", options: Options) -> Parts:
 
 def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
     """What the model gives; a number is standardised by the training part."""
+    if listing.task == "tags":
+        words = next(f.length for f in parts.cohort.fields)
+        return OutputSpec(task="tags", labels=list(listing.labels), words=words)
     if listing.task != "number":
         unit = listing.unit if listing.task == "survival" else None
         return OutputSpec(task=listing.task, labels=list(listing.labels), unit=unit)  # type: ignore[arg-type]
@@ -340,10 +343,13 @@ def train_baseline(
 def _fit_simple(
     prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:
-    """A linear, additive or boosted model of records."""
+    """A linear, additive or boosted model of records, or a tagger of words."""
     from medserve.training.classical import fit_classical
+    from medserve.training.tagging import fit_tagger
 
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
+    if prepared.plain.output.task == "tags":
+        return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients = None if prepared.cohort.independent else who(train)
     return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients)
 

@@ -30,6 +30,7 @@ from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
+from medserve.questions.tags import entities_of
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import raw_inputs
@@ -179,11 +180,23 @@ class LoadedModel:
             hint=f"Offered: {', '.join(self.offered) or 'none'}.",
         )
 
-    def answer(self, scores: Scores, *, case: Array | None = None, trace: str = "") -> dict[str, Any]:
+    def text_of(self, data: bytes, name: str = "", *, media: str = "") -> str | None:
+        """The text whose words the model marks, as it was sent; None for every other task. Arguments as for `load`."""
+        if self._records is None or self.spec.output.task != "tags":
+            return None
+        (field,) = self._records.fields
+        text: str | None = field.parse(raw_inputs(self.spec, data, media=media, name=name).get(field.name))
+        return text
+
+    def answer(
+        self, scores: Scores, *, case: Array | None = None, text: str | None = None, trace: str = ""
+    ) -> dict[str, Any]:
         """The answer of the wire for the scores of one case (B == 1), without an explanation.
 
         Args:
             case: what entered the graph; of a record, inputs that were not given are named among the reasons.
+
+            text: from `text_of`, for a model that marks words.
 
         Raises: Refusal "out-of-distribution".
         """
@@ -200,6 +213,7 @@ class LoadedModel:
             "reasons": [dict(reason) for reason in found.reasons] + self._not_given(case),
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
+            "entities": None if text is None else entities_of(self.spec.output, scores.logits[0], text),
             "trace": trace or new_id(),
         }
 
@@ -271,7 +285,7 @@ class LoadedModel:
         self.check_explain(explain)
         tensor = self.load(data, name)
         scores = self.score(tensor[None])
-        answer = self.answer(scores, case=tensor, trace=trace)
+        answer = self.answer(scores, case=tensor, text=self.text_of(data, name), trace=trace)
         if explain is not None:
             answer["explanation"] = self.explain(explain, tensor, scores)
         return answer

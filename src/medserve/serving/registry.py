@@ -102,7 +102,8 @@ class Service:
         tensor = await self._pools.decode(functools.partial(self.model.load, media=media), data)
         decoded = time.perf_counter()
         scores = await self._batcher.submit(tensor, deadline=deadline)
-        answer = self.model.answer(scores, case=tensor, trace=trace)
+        text = self.model.text_of(data, media=media)
+        answer = self.model.answer(scores, case=tensor, text=text, trace=trace)
         scored = time.perf_counter()
         if explain is not None:
             answer["explanation"] = await self._pools.explain(self.model.explain, explain, tensor, scores)

@@ -30,6 +30,19 @@ class Output(msgspec.Struct):
     interval: tuple[float, float] | None = None
 
 
+class Entity(msgspec.Struct):
+    """Words of a text that belong together. start, end: its place in the text as sent, in code points, the end excluded.
+
+    probability: that of its least probable word; it ranks entities and is not calibrated.
+    """
+
+    label: str
+    start: int
+    end: int
+    text: str
+    probability: float
+
+
 class Reason(msgspec.Struct):
     code: str
     message: str
@@ -88,6 +101,7 @@ class Answer(msgspec.Struct):
     explanation: Explanation | None
     trace: str
     curve: list[tuple[float, float]] | None = None  # survival: (time, risk by then)
+    entities: list[Entity] | None = None  # of a model that marks words
 
     @property
     def abstained(self) -> bool:

@@ -29,7 +29,7 @@ def epoch_rows(targets: Array, *, task: Task, count: int, seed: int, epoch: int,
     Returns: (count,) int64. No image comes back before all others of its class have had their turn.
     """
     random = np.random.default_rng((seed, epoch))
-    if not balance or task in ("multilabel", "number", "survival"):
+    if not balance or task in ("multilabel", "number", "survival", "tags"):
         return _cycle(np.arange(len(targets)), count, random)
     classes = [np.flatnonzero(targets == k) for k in np.unique(targets)]
     share, extra = divmod(count, len(classes))
@@ -40,7 +40,7 @@ def epoch_rows(targets: Array, *, task: Task, count: int, seed: int, epoch: int,
 
 def class_weights(targets: Array, task: Task) -> Array:
     """(N,) float32, mean 1: each class weighs the same in a loss; ones for tasks without classes."""
-    if task in ("multilabel", "number", "survival"):
+    if task in ("multilabel", "number", "survival", "tags"):
         return np.ones(len(targets), np.float32)
     _, which, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return (len(targets) / (len(counts) * counts[which])).astype(np.float32)

@@ -45,7 +45,19 @@ def test_features_by_hand():
     assert (said["Metformin, count"], said["Glucose, count"]) == (1, 0)
     assert math.isnan(said["Glucose, last"]) and math.isnan(said["Glucose, hours since last"])
     assert torch.isnan(features(x)[1]).all()
-    assert len(features.names) == 2 * 9 + 2 and "Metformin, mean" not in features.names
+    assert len(features.names) == 2 * 12 + 2 and "Metformin, mean" not in features.names
+
+
+def test_late_figures_are_of_the_last_quarter():
+    block = Block("stay", "timeline", 0, (1, 8), {"names": ["Heart rate"], "present": [False], "hours": 6.0})
+    features = FEATURES["timeline"](block)
+    x = torch.full((2, 1, 8), NAN)
+    x[0, 0, [0, 5, 6, 7]] = torch.tensor([40.0, 200.0, 80.0, 90.0])
+    x[1, 0, 5] = 70
+    said = [dict(zip(features.names, row, strict=True)) for row in features(x).tolist()]
+    late = [said[0][f"Heart rate, late {what}"] for what in ("mean", "min", "max")]
+    assert late == [85, 80, 90]
+    assert math.isnan(said[1]["Heart rate, late mean"]) and said[1]["Heart rate, mean"] == 70
 
 
 def test_large_values_keep_their_minimum_and_maximum():

@@ -1,3 +1,3 @@
 """Every family of record models, imported so that it registers itself."""
 
-from medserve.models.record import additive, casenet, columns, image, linear, text, timeline, trees, waveform  # noqa: F401
+from medserve.models.record import additive, casenet, columns, image, linear, tagger, text, timeline, trees, waveform  # noqa: F401

@@ -18,13 +18,14 @@ from medserve.data.fields import Block
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES, Standardise
 
 MEASURED = ("last", "mean", "min", "max", "std", "count", "first", "slope", "hours since last")
+LATE = ("late mean", "late min", "late max")  # of the last quarter of the window
 HAPPENED = ("count", "hours since last")
 BIG = 3.0e38  # beyond any value, within float32
 
 
 @FEATURES.register("timeline")
 class TimelineFeatures(nn.Module):
-    """Nine figures of a measured channel, two of one that only tells what happened.
+    """Twelve figures of a measured channel, two of one that only tells what happened.
 
     count: bins that hold a value. std: of the bins' values, NaN below two. slope: least squares, per hour. A timeline
     that is missing as a whole is NaN throughout.
@@ -38,7 +39,7 @@ class TimelineFeatures(nn.Module):
         self.measured = [at for at, (_, here) in enumerate(said) if not here]
         self.happened = [at for at, (_, here) in enumerate(said) if here]
         names = [said[at][0] for at in self.measured]
-        self.names: Sequence[str] = [f"{name}, {what}" for what in MEASURED for name in names]
+        self.names: Sequence[str] = [f"{name}, {what}" for what in MEASURED + LATE for name in names]
         self.names += [f"{said[at][0]}, {what}" for what in HAPPENED for at in self.happened]
 
     def fit(self, x: Tensor, targets: Tensor | None) -> None:
@@ -57,9 +58,18 @@ class TimelineFeatures(nn.Module):
         if self.measured:
             measured = self._measured(x, known, seen, at, last_at)
             parts = [*measured[:5], counted[:, self.measured], *measured[5:], since[:, self.measured]]
+            parts += self._late(x[:, self.measured, -max(1, self.bins // 4) :])
         if self.happened:
             parts += [counted[:, self.happened], since[:, self.happened]]
         return torch.cat(parts, 1)
+
+    def _late(self, x: Tensor) -> list[Tensor]:
+        """mean, min and max of the bins given; each (B, measured)."""
+        known = torch.isfinite(x)
+        count = known.sum(2)
+        mean = torch.where(known, x, 0.0).sum(2) / count.clamp_min(1).to(x.dtype)
+        low, high = torch.where(known, x, BIG).amin(2), torch.where(known, x, -BIG).amax(2)
+        return [torch.where(count > 0, value, torch.nan) for value in (mean, low, high)]
 
     def _measured(self, x: Tensor, known: Tensor, seen: Tensor, at: Tensor, last_at: Tensor) -> list[Tensor]:
         """last, mean, min, max, std, first, slope; each (B, measured)."""
