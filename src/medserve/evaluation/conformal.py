@@ -6,16 +6,21 @@
 Scores are 1 - p(true label) (LAC), or |error| for a number; the quantile is the k-th smallest of n with
 k = ceil((n + 1)(1 - alpha)). With enough cases of every label it is taken per label: then the guarantee holds for
 each label by itself and survives another mix of labels. It asks that new cases are exchangeable with these.
+
+A case may lack whole inputs. What a model says then is less sure than its scores of whole cases let one think, so
+`fit_absent` takes the quantile of the same cases with those inputs hidden, and the larger one holds: a set only widens.
+It holds the truth as often as promised where inputs go missing by chance, not because of what they would have shown.
+
 Sources: Vovk 2005; Sadinle 2019 (LAC); Angelopoulos & Bates 2023, section 3.2 (the beta law of the coverage).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from medserve.models.spec import Conformal, ModelSpec
-from medserve.questions.answers import prediction_set, probabilities
+from medserve.models.spec import Absent, Conformal, ModelSpec
+from medserve.questions.answers import limits, prediction_set, probabilities
 from medserve.types import Array
 
 ALPHA = 0.1
@@ -49,26 +54,58 @@ def fit_conformal(spec: ModelSpec, logits: Array, targets: Array, *, alpha: floa
     limit = quantile(scores, alpha)
     if limit is None:
         return None
-    by_label = None
-    if spec.output.task != "number":
-        each = {label: scores[np.asarray(targets) == k] for k, label in enumerate(spec.output.labels)}
-        if min(len(s) for s in each.values()) >= PER_LABEL:
-            by_label = {label: float(quantile(s, alpha) or 0.0) for label, s in each.items()}
-    return Conformal(alpha=alpha, n=len(scores), quantile=limit, by_label=by_label)
+    return Conformal(alpha=alpha, n=len(scores), quantile=limit, by_label=_by_label(spec, scores, targets, alpha))
 
 
-def covered(spec: ModelSpec, logits: Array, targets: Array) -> tuple[Array, Array]:
+def _by_label(spec: ModelSpec, scores: Array, targets: Array, alpha: float) -> dict[str, float] | None:
+    """A quantile of each label, where every label has enough cases."""
+    if spec.output.task == "number":
+        return None
+    each = {label: scores[np.asarray(targets) == k] for k, label in enumerate(spec.output.labels)}
+    if min(len(s) for s in each.values()) < PER_LABEL:
+        return None
+    return {label: float(quantile(s, alpha) or 0.0) for label, s in each.items()}
+
+
+def fit_absent(spec: ModelSpec, hidden: Mapping[tuple[str, ...], tuple[Array, Array]]) -> list[Absent]:
+    """Quantiles for cases that lack inputs; none where the model has no prediction sets (multilabel, survival).
+
+    Args:
+        hidden: names of the inputs that were hidden -> (logits, targets) of calibration cases without them.
+    """
+    conformal = spec.calibration.conformal
+    if conformal is None:
+        return []
+    found = []
+    for names, (logits, targets) in hidden.items():
+        scores = scores_of(spec, logits, targets) if len(targets) else np.zeros(0)
+        limit = quantile(scores, conformal.alpha)
+        if limit is not None:
+            each = _by_label(spec, scores, targets, conformal.alpha)
+            found.append(Absent(inputs=list(names), n=len(scores), quantile=limit, by_label=each))
+    return found
+
+
+def covered(
+    spec: ModelSpec, logits: Array, targets: Array, absent: Sequence[Collection[str]] | None = None
+) -> tuple[Array, Array]:
     """What the served sets did.
+
+    Args:
+        absent: of each row the inputs that it lacks; None: every case is whole.
 
     Returns: (hit, size), (N,) each: whether the truth is inside, and how many labels the set holds; for a number the
         size is always 1.
     """
     conformal = spec.calibration.conformal
     assert conformal is not None
-    if spec.output.task == "number":
-        return scores_of(spec, logits, targets) <= conformal.quantile, np.ones(len(targets), np.int64)
     labels = spec.output.labels
-    sets = [prediction_set(spec, row) or () for row in probabilities(spec, logits)]
+    lacks = absent if absent is not None else [()] * len(targets)
+    if spec.output.task == "number":
+        half = np.array([limits(conformal, labels, names)[0] for names in lacks])
+        return scores_of(spec, logits, targets) <= half, np.ones(len(targets), np.int64)
+    rows = zip(probabilities(spec, logits), lacks, strict=True)
+    sets = [prediction_set(spec, row, names) or () for row, names in rows]
     hit = np.array([labels[int(t)] in chosen for t, chosen in zip(targets, sets, strict=True)], bool)
     return hit, np.array([len(chosen) for chosen in sets], np.int64)
 

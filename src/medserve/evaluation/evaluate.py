@@ -8,7 +8,7 @@ What is measured is what is served: probabilities, sets and decisions come from 
 call share the same bootstrap draws of patients, so every difference is a paired one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +53,7 @@ def evaluate(
     leaky: Array | None = None,
     openings: int | None = None,
     refused: Mapping[str, int] | None = None,
+    absent: Sequence[Collection[str]] | None = None,
     decision_range: tuple[float, float, str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -73,6 +74,7 @@ def evaluate(
         leaky: (N,) True where a case is involved in a leak that was kept; metrics are shown with and without.
         openings: how often this sealed part has been opened.
         refused: code -> how many inputs were refused before any score.
+        absent: of each row the inputs that the case lacks, whose set is the wider; None: nothing is ever missing.
         decision_range: (low, high, why) thresholds of the decision curve, as the user declares them.
 
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
@@ -94,9 +96,11 @@ def evaluate(
     other = None
     if baseline is not None:
         other = judge(baseline_spec or spec, baseline[rows].logits, judged.targets)
+    lacks = None if absent is None else [absent[row] for row in rows]
+    whole = None if lacks is None else np.array([not names for names in lacks], bool)
     hit, size = (None, None)
     if spec.calibration.conformal is not None:
-        hit, size = covered(spec, kept.logits, judged.targets)
+        hit, size = covered(spec, kept.logits, judged.targets, lacks)
     unlike = _out_of_distribution(spec, kept)
     unsure = np.zeros(len(rows), bool) if size is None or judged.task in _PLAIN else size != 1
     unsure &= ~unlike
@@ -158,7 +162,7 @@ def evaluate(
         "majority": sections.majority(judged),
         "per_label": sections.per_label(judged, who, strata, draws, seed),
         "calibration": sections.calibration_of(spec, judged, found, draws, seed),
-        "conformal": sections.prediction_sets(spec, judged, kept, found, hit, size, calibration),
+        "conformal": sections.prediction_sets(spec, judged, kept, found, hit, size, calibration, whole),
         "operating": sections.operating_of(spec, judged, metrics),
         "answers": {
             "answered": int(answered.sum()),

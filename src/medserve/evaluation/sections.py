@@ -159,8 +159,12 @@ def prediction_sets(
     hit: Array | None,
     size: Array | None,
     calibration: tuple[Scores, Array] | None,
+    whole: Array | None = None,
 ) -> dict[str, Any] | None:
-    """What the prediction sets did here: coverage with its band, sizes, and whether the guarantee may be quoted."""
+    """What the prediction sets did here: coverage with its band, sizes, and whether the guarantee may be quoted.
+
+    whole: (N,) False where a case lacks an input; its set is wider on purpose, and the band is not about it.
+    """
     fitted = spec.calibration.conformal
     if fitted is None or hit is None or size is None:
         return None
@@ -173,8 +177,9 @@ def prediction_sets(
             calibrated = {label: int((truth == k).sum()) for k, label in enumerate(judged.labels)}
         by_label = (truth, judged.targets) if fitted.by_label is not None else None
         shift = two_sample(cal_scores[rows], scores, by_label)
-    low, high = coverage_band(fitted, counts(judged), calibrated)
-    value = float(hit.mean())
+    full = np.ones(len(hit), bool) if whole is None or not whole.any() else whole
+    low, high = coverage_band(fitted, counts(judged.keep(full)), calibrated)
+    value = float(hit[full].mean())
     labels = [] if judged.task == "number" else list(judged.labels)
     return {
         "alpha": fitted.alpha,
@@ -193,6 +198,7 @@ def prediction_sets(
         "sizes": {str(k): int((size == k).sum()) for k in range(int(size.max()) + 1)},
         "single_share": float((size == 1).mean()),
         "empty_share": float((size == 0).mean()),
+        "lacking": {"n": int((~full).sum()), "coverage": float(hit[~full].mean()) if (~full).any() else None},
         "shift": shift,
         "suspended": bool(shift and shift["shifted"]),
     }

@@ -88,16 +88,27 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
+class Absent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Quantiles of the calibration cases with these inputs hidden; `n`: how many cases. See `Conformal`."""
+
+    inputs: list[str]
+    n: int
+    quantile: float
+    by_label: dict[str, float] | None = None
+
+
 class Conformal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Split conformal prediction; `quantile` of the scores 1 - p(true label), or |error| for a number.
 
     `by_label`: class-conditional quantiles (Mondrian); used where given, else `quantile`.
+    absent: for cases that lack inputs; the largest of all quantiles that apply is used, so that a set only widens.
     """
 
     alpha: float
     n: int
     quantile: float
     by_label: dict[str, float] | None = None
+    absent: list[Absent] = []
 
 
 class Calibration(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

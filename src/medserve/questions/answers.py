@@ -6,6 +6,7 @@
 The same functions serve evaluation, `medserve predict` and the network, so that what was measured is what is served.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from medserve.data.scope import check_picture
 from medserve.errors import Refusal
-from medserve.models.spec import ModelSpec
+from medserve.models.spec import Conformal, ModelSpec
 from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
 from medserve.types import Array, Picture
 
@@ -89,12 +90,15 @@ def log_hazard(spec: ModelSpec, logits: Array, *, temperature: float | None = No
     return np.asarray(np.asarray(logits, np.float64)[:, 0] / slope + shift)
 
 
-def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> Prediction:
+def answer_one(
+    spec: ModelSpec, probs: Array, distance: float | None = None, *, absent: Collection[str] = ()
+) -> Prediction:
     """One case's answer.
 
     Args:
         probs: (K,) a row of `probabilities`.
         distance: the graph's distance to the training data.
+        absent: inputs that the case lacks, as `data.fields.absent_from` tells them: set and interval are the wider.
 
     Raises: Refusal "out-of-distribution": the picture is unlike anything in training.
     """
@@ -116,7 +120,7 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
     labels = tuple(spec.output.labels)
     if spec.output.task == "number":
         value = float(probs[0])
-        half = None if conformal is None else conformal.quantile
+        half = None if conformal is None else limits(conformal, labels, absent)[0]
         interval = None if half is None else (value - half, value + half)
         return Prediction(labels, (), None, coverage, False, None, tuple(reasons), value, interval)
     if spec.output.task == "survival":
@@ -125,7 +129,7 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
         line = tuple(curve(baseline, eta_of(baseline, probs)))
         stated = tuple(float(p) for p in probs)
         return Prediction(horizon_labels(spec.output), stated, None, None, False, said, tuple(reasons), curve=line)
-    chosen = prediction_set(spec, probs)
+    chosen = prediction_set(spec, probs, absent)
     decision = decide(spec, probs)
     abstained = False
     if chosen is not None and spec.output.task != "multilabel" and len(chosen) != 1:
@@ -145,13 +149,20 @@ def answer_one(spec: ModelSpec, probs: Array, distance: float | None = None) -> 
     )
 
 
-def prediction_set(spec: ModelSpec, probs: Array) -> tuple[str, ...] | None:
+def limits(conformal: Conformal, labels: Sequence[str], absent: Collection[str] = ()) -> list[float]:
+    """The quantile that holds for each label, the largest of those fitted for what the case lacks."""
+    lacks = set(absent)
+    fitted = [conformal, *(one for one in conformal.absent if lacks.issuperset(one.inputs))]
+    return [max((one.by_label or {}).get(label, one.quantile) for one in fitted) for label in labels]
+
+
+def prediction_set(spec: ModelSpec, probs: Array, absent: Collection[str] = ()) -> tuple[str, ...] | None:
     """Labels whose conformity score 1 - p is within the fitted quantile; None without a fitted one."""
     conformal = spec.calibration.conformal
     if conformal is None or spec.output.task in ("number", "multilabel", "survival"):
         return None
     labels = spec.output.labels
-    limit = [(conformal.by_label or {}).get(label, conformal.quantile) for label in labels]
+    limit = limits(conformal, labels, absent)
     return tuple(label for label, p, q in zip(labels, probs, limit, strict=True) if 1 - p <= q + 1e-12)
 
 

@@ -24,6 +24,7 @@ from medserve.models.package import GRAPH, SELFCHECK, WEIGHTS
 from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.survival import with_baseline
+from medserve.road.absent import hidden_scores, with_absent
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
 from medserve.store.files import write_bytes
@@ -134,6 +135,9 @@ def build(
     spec = msgspec.structs.replace(plain, architecture=candidate.architecture, transforms=[*plain.transforms, *inside])
     fitted = calibrate(scores["calibration"].logits, cal.targets, plain.output, seed=seed)
     spec = msgspec.structs.replace(spec, calibration=fitted)
+    if plain.is_record and fitted.conformal is not None:
+        blocks = Records.build(plain.transforms).blocks
+        spec = with_absent(spec, hidden_scores(engine, cal, blocks, progress, seed=seed))
     spec = msgspec.structs.replace(
         spec, operating_points=choose_points(spec, scores["val"].logits, val.targets, who(val), seed=seed)
     )

@@ -28,6 +28,7 @@ from medserve.models.package import ALTERNATIVE
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
+from medserve.road.absent import lacking
 from medserve.road.build import score, who
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
@@ -89,6 +90,7 @@ def evaluate_package(
             groups=groups_of(view),
             openings=openings,
             refused=refused,
+            absent=lacking(spec, view) if spec.is_record else None,
             decision_range=decision,
             draws=draws,
             **_beside(model, cohort, of, view, settings, progress),

@@ -40,7 +40,7 @@ def explain_picture(
     chosen = _choose(model, method)
     tensor = model.load(data, name)
     scores = model.score(tensor[None])
-    answer = model.answer(scores)
+    answer = model.answer(scores, case=tensor)
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
         shown = model.evidence(chosen.name, tensor, target)

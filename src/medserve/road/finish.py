@@ -29,6 +29,7 @@ from medserve.models.signing import Signer
 from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
 from medserve.questions.answers import check_facts
+from medserve.road.absent import judge_hidden, lacking
 from medserve.road.build import Built, score, who
 from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
@@ -68,6 +69,8 @@ def finish(
     ):
         mine = chosen is offered
         result = judge_test(chosen, compared, chosen_spec, scores, prepared, test, refused, openings, options)
+        if mine and spec.is_record and result["conformal"] is not None:
+            result["conformal"]["hidden"] = judge_hidden(chosen.engine, spec, test, progress, seed=options.seed)
         gallery = None
         if mine and not spec.is_record:
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
@@ -184,6 +187,7 @@ def judge_test(
         leaky=involved if involved.any() else None,
         openings=openings,
         refused=refused,
+        absent=lacking(spec, test) if spec.is_record else None,
         decision_range=options.decision,
         seed=options.seed,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from medserve.data import readers, transforms
-from medserve.data.fields import SCALARS, Records
+from medserve.data.fields import Records, absent_from
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.explainers import EXPLAINERS, Target, explain, target_of
 from medserve.explain.overlay import pack, render
@@ -201,7 +201,8 @@ class LoadedModel:
         Raises: Refusal "out-of-distribution".
         """
         distance = None if scores.distance is None else float(scores.distance[0])
-        found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance)
+        absent = () if self._records is None or case is None else absent_from(self._records.blocks, case[None])[0]
+        found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance, absent=absent)
         return {
             "id": new_id(),
             "model": {"name": self.name, "version": self.version, "digest": self.digest},
@@ -210,23 +211,23 @@ class LoadedModel:
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
             "coverage": found.coverage,
             "decision": found.decision,
-            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(case),
+            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(absent),
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "entities": None if text is None else entities_of(self.spec.output, scores.logits[0], text),
             "trace": trace or new_id(),
         }
 
-    def _not_given(self, case: Array | None) -> list[dict[str, str]]:
-        """A reason that names the texts, waveforms and histories that a record lacks."""
-        blocks = () if self._records is None or case is None else self._records.blocks
-        lacking = [
-            b.name
-            for b in blocks
-            if b.kind not in SCALARS and not np.isfinite(case[b.start : b.start + b.size]).any()  # type: ignore[index]
-        ]
-        said = f"Answered without {', '.join(lacking)}, which was not given."
-        return [{"code": "input-missing", "message": said}] if lacking else []
+    def _not_given(self, absent: tuple[str, ...]) -> list[dict[str, str]]:
+        """A reason that names the inputs that a record lacks (numbers and words only where all of them are)."""
+        if not absent:
+            return []
+        conformal = self.spec.calibration.conformal
+        wider = conformal is not None and any(set(one.inputs) <= set(absent) for one in conformal.absent)
+        what = "interval" if self.spec.output.task == "number" else "prediction set"
+        said = f"Answered without {', '.join(absent)}, which was not given"
+        said += f"; the {what} allows for it." if wider else "."
+        return [{"code": "input-missing", "message": said}]
 
     def explain(self, method: str, tensor: Array, scores: Scores) -> dict[str, Any]:
         """The evidence for one prediction, with the verdict of its audit.

@@ -42,6 +42,21 @@ class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return int(np.prod(self.shape))
 
 
+def together(blocks: "Sequence[Block]") -> list[tuple[Block, ...]]:
+    """Inputs that are hidden, or counted as absent, as one: all numbers and categories; every other by itself."""
+    scalars = tuple(b for b in blocks if b.kind in SCALARS)
+    return ([scalars] if scalars else []) + [(b,) for b in blocks if b.kind not in SCALARS]
+
+
+def absent_from(blocks: "Sequence[Block]", records: Array) -> list[tuple[str, ...]]:
+    """Of each record (N, F), the names of the inputs that it lacks, by groups of `together`."""
+    gone = [
+        (group, ~np.any([np.isfinite(records[:, b.start : b.start + b.size]).any(axis=1) for b in group], axis=0))
+        for group in together(blocks)
+    ]
+    return [tuple(b.name for group, rows in gone if rows[i] for b in group) for i in range(len(records))]
+
+
 class Field(Protocol):
     """One input. Frozen; plain JSON parameters; equal parameters and value, equal bytes."""
 
