@@ -58,8 +58,9 @@ class Head:
             cross-entropy of the cumulative questions "above level k". number: Huber loss of the standardised
             target. survival: minus the log partial likelihood per event, each event against the cases of this batch
             that were still under observation; 0 without an event. tags: cross-entropy of each word's tag, words taken
-            one by one (the scores of one tag after another have no part in it). A sample's own loss is its estimated cumulative
-            hazard plus, where the event happened, its term of the likelihood: their sum is (loss + 1) x events.
+            one by one (the scores of one tag after another have no part in it). Of survival a sample's own loss is its
+            estimated cumulative hazard plus, where the event happened, its term of the likelihood: their sum is
+            (loss + 1) x events.
         Raises: Usage "head-shape": the columns do not fit the output.
         """
         if logits.ndim != 2 or logits.shape[1] != self.width:

@@ -2,8 +2,8 @@
 
     gallery = make_gallery(built, scores, parts.test, public=False, folder=..., draws=4)
 
-Pictures of patients are put into a report only when the data set says `public: true`; otherwise they stay on this
-machine, in a folder that only its owner can read.
+Pictures and texts of patients are put into a report only when the data set says `public: true`; otherwise pictures stay
+on this machine, in a folder that only its owner can read, and texts are not shown.
 """
 
 from pathlib import Path
@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from medserve.data.records import values_of
 from medserve.data.split import PartView
+from medserve.data.text.tags import places
+from medserve.data.text.words import words
 from medserve.errors import Refusal
 from medserve.explain.explainers import EXPLAINERS, explain, target_of
 from medserve.explain.overlay import render
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import answer_one, probabilities
+from medserve.questions.tags import decoded_all
 from medserve.road.build import Built
 from medserve.road.explain import offered_methods
 from medserve.store.files import write_bytes
@@ -52,6 +56,40 @@ def make_gallery(
         _keep(cases, folder)
     where = f"MEDSERVE_HOME/{folder.parent.name}/{folder.name}"  # a report does not tell whose home
     return {"public": public, "where": where, "cases": cases}
+
+
+def text_gallery(spec: ModelSpec, scores: Scores, part: PartView) -> dict[str, Any]:
+    """Some public texts with their entities marked: half with a mistake, half without.
+
+    Returns: {"public": True, "where": None, "texts": [[(piece, "" | "found" | "missed" | "extra"), ...], ...]}; a piece
+        whose border is wrong is missed as far as it is true, and extra beyond that.
+    """
+    shown: dict[bool, list[list[tuple[str, str]]]] = {True: [], False: []}
+    for row, (true, given) in zip(part.rows, decoded_all(spec.output, scores.logits, part.targets), strict=True):
+        wanted, found = places(true.tolist()), places(given.tolist())
+        right = set(wanted) == set(found)
+        if (wanted or found) and len(shown[right]) < EACH:
+            text = next(v for v in values_of(part.cohort, int(row)).values() if v is not None)
+            shown[right].append(_pieces(text, wanted, found))
+    return {"public": True, "where": None, "texts": shown[False] + shown[True]}
+
+
+def _pieces(text: str, wanted: list[tuple[int, int, int]], given: list[tuple[int, int, int]]) -> list[tuple[str, str]]:
+    spans = words(text)
+    kinds = [""] * len(spans)
+    for entities, kind in ((given, "extra"), (wanted, "missed"), (sorted(set(wanted) & set(given)), "found")):
+        for a, b, _ in entities:
+            kinds[a:b] = [kind] * (b - a)
+    begins = {a for a, _, _ in (*wanted, *given)}
+    out, at = [], 0
+    for i, (start, stop) in enumerate(spans):
+        goes_on = i > 0 and kinds[i] and kinds[i] == kinds[i - 1] and i not in begins
+        if goes_on:
+            out[-1] = (out[-1][0] + text[at:stop], kinds[i])
+        else:
+            out += [(text[at:start], ""), (text[start:stop], kinds[i])]
+        at = stop
+    return [piece for piece in [*out, (text[at:], "")] if piece[0]]
 
 
 def _kinds(spec: ModelSpec, scores: Scores, probs: np.ndarray, part: PartView) -> list[str]:

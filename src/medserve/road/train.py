@@ -24,6 +24,7 @@ import numpy as np
 import medserve
 from medserve.data.cohort import Cohort
 from medserve.data.fields.text import MOST_LENGTH, Text
+from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
 from medserve.data.records import encode, fit_fields
@@ -177,6 +178,9 @@ def _collect_records(
 
 def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
     """A text as the word pieces of the encoder; any other input as it is."""
+    if isinstance(f, Words):
+        most = min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH)))
+        return Pieces.pretrained(f.name, encoder.vocabulary, f.language, most, lowercase=encoder.lowercase)
     if not isinstance(f, Text):
         return f
     made = Text.pretrained(f.name, encoder.vocabulary, f.language, f.length, encoder.lowercase)
@@ -186,7 +190,7 @@ def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
 def _same_language(records: "Records", encoder: PretrainedText) -> None:
     """Raises: BadData "encoder-language"."""
     for f in records.fields:
-        if isinstance(f, Text) and encoder.language and f.language and f.language != encoder.language:
+        if isinstance(f, Text | Words) and encoder.language and f.language and f.language != encoder.language:
             raise BadData(
                 "encoder-language",
                 f"The texts of {f.name} are of language {f.language}; {encoder.source} knows {encoder.language} only.",

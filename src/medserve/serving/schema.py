@@ -31,7 +31,7 @@ class Output(msgspec.Struct):
 
 
 class Entity(msgspec.Struct):
-    """Words of a text that belong together. start, end: its place in the text as sent, in code points, the end excluded.
+    """Words of a text that belong together. start, end: its place in the text as sent, in code points, without the end.
 
     probability: that of its least probable word; it ranks entities and is not calibrated.
     """

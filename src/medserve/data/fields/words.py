@@ -2,7 +2,7 @@
 
     note = Words("note").fit(["Familial colon cancer.", ...])
     note.encode("Familial colon cancer.")            # (length, 96) float32: attributes and phrases of each word
-    Pieces.pretrained("note", vocabulary)            # the same text as the word pieces of an encoder (BERT)
+    Pieces.pretrained("note", vocabulary)            # the same text in the word pieces of an encoder: (length, 10)
 
 Raw is what `Text` takes. The text is kept as it was sent, so that the places of its words are places in it
 (`data.text.words`). A text of more words than the record holds is refused, never cut: an entity that nobody looked for
@@ -19,7 +19,7 @@ import numpy as np
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
 from medserve.data.fields.text import Text, _attached
-from medserve.data.text.features import LONGEST_PHRASE, PHRASES, SLOTS, encode_words
+from medserve.data.text.features import LONGEST_PHRASE, PHRASES, SLOTS, phrases_at, slots_of
 from medserve.data.text.language import language_of, majority
 from medserve.data.text.words import plain_words, sentences, words
 from medserve.errors import Refusal
@@ -95,9 +95,9 @@ class Words:
         for a, b in sentences(value, spans):
             if a >= self.length:
                 break
-            slots, phrases = encode_words(plain[a:b], ATTRIBUTES)
             kept = rows[a:b]
-            kept[:, :ATTRIBUTES], kept[:, ATTRIBUTES:] = slots[: len(kept)], phrases[: len(kept)]
+            kept[:, :ATTRIBUTES] = slots_of(plain[a:b], ATTRIBUTES)[: len(kept)]
+            kept[:, ATTRIBUTES:] = phrases_at(plain[a:b])[: len(kept)]
         return rows
 
     def example(self, random: np.random.Generator) -> Array:
@@ -154,28 +154,35 @@ class Pieces(Words):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (2, self.length)
+        return (self.length, 2 + LONGEST_PHRASE)
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"language": self.language, "vocabulary": len(self.vocabulary) - 1}
+        return {"language": self.language, "vocabulary": len(self.vocabulary) - 1, "attributes": 2}
 
     def encode(self, value: Any) -> Array:
-        """Row 0: ids of the pieces between the encoder's marks; row 1: at place t, where word t begins among them."""
+        """Column 0: ids of the pieces, between the encoder's marks. Column 1: at place t, where word t begins among
+        them; after it the phrases that begin at word t."""
         rows = np.full(self.shape, np.nan, np.float32)
         if value is None:
             return rows
         ids, first = self._pieces(value)
         ids, first = ids[: self.length], [at for at in first if at < self.length]
-        rows[0, : len(ids)], rows[1, : len(first)] = ids, first
+        rows[: len(ids), 0], rows[: len(first), 1] = ids, first
+        spans = words(value)
+        plain = plain_words(value, spans)
+        for a, b in sentences(value, spans):
+            kept = rows[a : min(b, len(first)), 2:]
+            kept[:] = phrases_at(plain[a:b])[: len(kept)]
         return rows
 
     def example(self, random: np.random.Generator) -> Array:
         rows = np.full(self.shape, np.nan, np.float32)
         used = int(random.integers(3, self.length + 1))
-        rows[0, :used] = random.integers(0, len(self.vocabulary), used)
+        rows[:used, 0] = random.integers(0, len(self.vocabulary), used)
         starts = np.arange(1, used - 1)
-        rows[1, : len(starts)] = starts
+        rows[: len(starts), 1] = starts
+        rows[: len(starts), 2:] = random.integers(0, PHRASES, (len(starts), LONGEST_PHRASE))
         return rows
 
     def named(self) -> Named:

@@ -1,7 +1,8 @@
 """What a tagger sees of each word: itself and its neighbours, its ends, its shape, and the phrases that begin at it.
 
-    described = describe(["Familial", "APC", "tumours"])      # attributes of each word, as strings
-    slots, phrases = encode_words(["Familial", "APC", "tumours"], 92)
+    describe(["Familial", "APC", "tumours"])          # attributes of each word, as strings
+    slots_of(["Familial", "APC", "tumours"], 88)      # the same as numbers, (3, 88)
+    phrases_at(["Familial", "APC", "tumours"])        # (3, 8)
 
 The same in training and serving, without a dictionary. Attributes and phrases enter a record as digests, so that no
 word travels: an attribute as one of `SLOTS` numbers, a phrase (of up to eight stems) as one of `PHRASES`. Both are
@@ -40,21 +41,24 @@ def phrase(words: Sequence[str]) -> int:
     return digest(" ".join(stem(word.lower()) for word in words)) % PHRASES
 
 
-def encode_words(words: Sequence[str], width: int) -> tuple[Array, Array]:
-    """One sentence as numbers.
-
-    Returns: (T, width) float32 slots, NaN after the last; a word with more attributes loses the last of its inner
-        letters. (T, 8) float32: the phrases of 1 to 8 words that begin at each word, NaN beyond the sentence's end.
-    """
-    slots = np.full((len(words), width), np.nan, np.float32)
+def phrases_at(words: Sequence[str]) -> Array:
+    """(T, 8) float32: the phrases of 1 to 8 words that begin at each word of a sentence, NaN beyond its end."""
     phrases = np.full((len(words), LONGEST_PHRASE), np.nan, np.float32)
     stems = [stem(word.lower()) for word in words]
+    for i in range(len(words)):
+        last = min(LONGEST_PHRASE, len(words) - i)
+        phrases[i, :last] = [digest(" ".join(stems[i : i + k])) % PHRASES for k in range(1, last + 1)]
+    return phrases
+
+
+def slots_of(words: Sequence[str], width: int) -> Array:
+    """(T, width) float32: the attributes of each word of a sentence, NaN after the last. A word with more of them
+    loses the last of its inner letters."""
+    slots = np.full((len(words), width), np.nan, np.float32)
     for i, row in enumerate(describe(words)):
         kept = row[:width]
         slots[i, : len(kept)] = [slot(attribute) for attribute in kept]
-        last = min(LONGEST_PHRASE, len(words) - i)
-        phrases[i, :last] = [digest(" ".join(stems[i : i + k])) % PHRASES for k in range(1, last + 1)]
-    return slots, phrases
+    return slots
 
 
 def stem(word: str) -> str:

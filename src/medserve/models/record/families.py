@@ -1,3 +1,15 @@
 """Every family of record models, imported so that it registers itself."""
 
-from medserve.models.record import additive, casenet, columns, image, linear, tagger, text, timeline, trees, waveform  # noqa: F401
+from medserve.models.record import (  # noqa: F401
+    additive,
+    casenet,
+    columns,
+    image,
+    linear,
+    tag_encoder,
+    tagger,
+    text,
+    timeline,
+    trees,
+    waveform,
+)

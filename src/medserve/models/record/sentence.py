@@ -193,7 +193,8 @@ class SentenceView(nn.Module):
             kept.update({keys[i]: out[i].numpy().copy() for i in new})
         return out
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def last_layer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, hidden size) of every piece, and the (B, T) mask of pieces; T may be cut to the longest text."""
         if not torch.compiler.is_exporting():  # places after the longest text of the batch change nothing
             x = x[:, : max(1, int(torch.isfinite(x).sum(1).max()))]
         known = torch.isfinite(x)
@@ -202,7 +203,11 @@ class SentenceView(nn.Module):
         seen[:, 0] = True  # attention over nothing would be NaN; CaseNet replaces the view of a missing text
         # The additive mask is made here: the model's own way of making one reads values, which no graph can.
         mask = torch.where(seen, 0.0, -1e9)[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        last = self.reader(input_ids=ids, attention_mask=mask).last_hidden_state
+        last: Tensor = self.reader(input_ids=ids, attention_mask=mask).last_hidden_state
+        return last, seen
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        last, seen = self.last_layer(x)
         weight = seen.to(last.dtype).unsqueeze(2)
         return (last * weight).sum(1) / weight.sum(1)
 

@@ -105,7 +105,7 @@ class TagLookup(nn.Module):
         """record: (B, F) float32 with NaN."""
         x = take_block(record, self.block)
         marks = self.marks(x[..., self.attributes :])
-        return joined(self.shares[marks], torch.isfinite(x[..., 0]), self.between)
+        return joined(self.shares[marks], torch.isfinite(x[..., self.attributes]), self.between)
 
 
 class TagCrf(nn.Module):
