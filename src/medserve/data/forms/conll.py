@@ -87,7 +87,7 @@ def list_conll(
             text, spans = " ".join(sentence.words), _places(sentence.words, sentence.tags)
             label, _ = tags_of(text, [s for s in spans if s[2] in names], names)
             who = pseudonym(key, f"{parts[part].name} document {sentence.document}") if sentence.document else None
-            items.append(Item(f"{parts[part].name} {number}", parts[part], ("texts", len(texts)), label, who, part))
+            items.append(Item(f"{part} sentence {number}", parts[part], ("texts", len(texts)), label, who, part))
             texts.append(text)
     inputs = dict(declared.inputs if declared and declared.inputs else {NAME: Input(kind="text")})
     taken = set(parts.values())
