@@ -24,7 +24,7 @@ from medserve.data.pseudonym import pseudonym
 from medserve.data.text.tags import entities, numbered, read_conll
 from medserve.data.text.words import words
 from medserve.errors import BadData
-from medserve.types import Part
+from medserve.types import PARTS, Part
 
 SUFFIXES = (".txt", ".tsv", ".conll", ".bio", ".iob", ".iob2")
 NAME = "text"  # of the one input, unless declared
@@ -40,7 +40,7 @@ def conll_files(root: Path, files: Sequence[Path]) -> dict[Part, Path]:
         part = part_of(file.stem)
         if file.parent == root and part is not None and file.suffix.lower() in SUFFIXES and _tagged(file):
             found.setdefault(part, file)
-    return found if "train" in found else {}
+    return {part: found[part] for part in PARTS if part in found} if "train" in found else {}
 
 
 def _tagged(path: Path) -> bool:

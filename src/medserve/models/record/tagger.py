@@ -23,7 +23,7 @@ from medserve.data.text.features import LONGEST_PHRASE, SLOTS
 from medserve.models.nets import MODELS, Features
 from medserve.models.record import as_blocks, take_block
 
-PLACES = 2**20  # of the table in which a phrase is looked up; its whole digest is compared there
+PLACES = 2**18  # of the table in which a phrase is looked up; its whole digest is compared there
 STEPS = (-2, -1, 1, 2)  # neighbours whose marks a word sees
 
 
@@ -84,8 +84,8 @@ class Marks(nn.Module):
 def shift(x: Tensor, step: int, beyond: int) -> Tensor:
     """(B, T): at each word what stands `step` words on; `beyond` where there is no word."""
     if step < 0:
-        return F.pad(x[:, :step], (-step, 0), value=beyond)
-    return F.pad(x[:, step:], (0, step), value=beyond)
+        return F.pad(x, (-step, 0), value=beyond)[:, :step]
+    return F.pad(x, (0, step), value=beyond)[:, step:]
 
 
 class TagLookup(nn.Module):
