@@ -215,3 +215,12 @@ def test_what_happens_after_the_prediction_time_changes_nothing(tmp_path):
     before, after = (made.model.load(body) for body in bodies)
     assert np.array_equal(before, after, equal_nan=True) and np.isfinite(before).any()
     assert len({json.dumps(made.model.predict(body)["outputs"]) for body in bodies}) == 1
+
+
+def test_the_gallery_of_private_records_stays_at_home(table):
+    """The report names the place and shows no case; the pictures of the evidence lie there, for their owner alone."""
+    folder = table.settings.home / table.result["gallery"].removeprefix("MEDSERVE_HOME/")
+    files = list(folder.glob("*.png"))
+    assert files and {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    page = (table.package / "evaluation" / "report.html").read_text()
+    assert table.result["gallery"] in page and "data:image/png" not in page

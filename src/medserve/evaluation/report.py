@@ -36,6 +36,8 @@ _ALTS = {
 TESTS = {
     "R1": "weights made random", "R2": "labels shuffled", "L1": "points at planted evidence",
     "F1": "insertion minus deletion, against edges", "S1": "same map under slight noise", "A1": "adds up to the output",
+    "deletion": "hiding what it names first, against hiding as much else",
+    "randomised": "alike with the weights shuffled", "additivity": "additivity: largest gap of weights and score",
 }  # fmt: skip
 KINDS = {"right": "Right", "wrong": "Wrong", "abstained": "Abstained"}
 
@@ -211,7 +213,9 @@ def _gallery(gallery: Mapping[str, Any]) -> dict[str, Any]:
     for case in gallery.get("cases") or []:
         pictures = {k: image(case.get(k), "image/png") for k in ("png", "heat_png")}
         groups[case["kind"]].append({**case, **pictures})
-    return {"public": True, "groups": {k: v for k, v in groups.items() if v}, "where": gallery.get("where")}
+    evidence = any(case.get("record") for case in gallery.get("cases") or [])
+    kept = {k: v for k, v in groups.items() if v}
+    return {"public": True, "groups": kept, "where": gallery.get("where"), "evidence": evidence}
 
 
 def show(value: Any) -> str:

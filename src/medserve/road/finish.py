@@ -72,12 +72,12 @@ def finish(
         if mine and spec.is_record and result["conformal"] is not None:
             result["conformal"]["hidden"] = judge_hidden(chosen.engine, spec, test, progress, seed=options.seed)
         gallery = None
-        if mine and not spec.is_record:
+        if mine and spec.output.task != "tags":
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
             gallery = make_gallery(chosen, spec, test_scores, test, public=public, folder=where)
-        elif mine and spec.output.task == "tags" and prepared.cohort.source.get("public"):
+        elif mine and prepared.cohort.source.get("public"):
             gallery = text_gallery(spec, scores[chosen.candidate.role], test)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip

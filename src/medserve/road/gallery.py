@@ -1,4 +1,4 @@
-"""Right, wrong and abstained test cases with their heat maps, for the report.
+"""Right, wrong and abstained test cases with their heat maps, or of records the pictures of their evidence.
 
     gallery = make_gallery(built, scores, parts.test, public=False, folder=..., draws=4)
 
@@ -6,11 +6,13 @@ Pictures and texts of patients are put into a report only when the data set says
 on this machine, in a folder that only its owner can read, and texts are not shown.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medserve.data.fields import Records
 from medserve.data.records import values_of
 from medserve.data.split import PartView
 from medserve.data.text.tags import places
@@ -18,6 +20,7 @@ from medserve.data.text.words import words
 from medserve.errors import Refusal
 from medserve.explain.explainers import EXPLAINERS, explain, target_of
 from medserve.explain.overlay import render
+from medserve.explain.records import explain_record
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import answer_one, probabilities
 from medserve.questions.tags import decoded_all
@@ -26,7 +29,8 @@ from medserve.road.explain import offered_methods
 from medserve.store.files import write_bytes
 from medserve.types import Scores
 
-EACH = 6  # cases of each kind
+EACH, EACH_RECORD = 6, 3  # cases of each kind; the evidence of one record costs hundreds of passes
+PICTURES = 2  # of one record: by the two best methods that have something to say of it
 _SHOWN = ("binary", "multiclass", "ordinal")
 
 
@@ -39,19 +43,21 @@ def make_gallery(
         scores: of the whole part, row for row.
         folder: where the pictures go when they are not public.
 
-    Returns: what `evaluation.report` draws; None for tasks that have no right or wrong case.
+    Returns: what `evaluation.report` draws; None for tasks that have no right or wrong case, and for records where no
+        method of explanation passed its audit.
     """
-    if spec.output.task not in _SHOWN:
+    offered = [m.name for m in offered_methods(spec.explanations)]
+    if spec.output.task not in _SHOWN or (spec.is_record and not offered):
         return None
     probs = probabilities(spec, scores.logits)
     kinds = _kinds(spec, scores, probs, part)
-    method = next((m.name for m in offered_methods(spec.explanations) if not EXPLAINERS[m.name].needs_torch), None)
+    draw, each = (_draw_record, EACH_RECORD) if spec.is_record else (_draw, EACH)
     cases = []
     for kind in ("right", "wrong", "abstained"):
         rows = [row for row, found in enumerate(kinds) if found == kind]
         sure = probs[rows].max(axis=1) if rows else np.zeros(0)
-        for at in np.argsort(-sure)[:EACH]:
-            cases.append(_draw(built, spec, part, rows[at], kind, probs[rows[at]], method))
+        for at in np.argsort(-sure)[:each]:
+            cases.append(draw(built, spec, part, rows[at], kind, probs[rows[at]], offered))
     if not public:
         _keep(cases, folder)
     where = f"MEDSERVE_HOME/{folder.parent.name}/{folder.name}"  # a report does not tell whose home
@@ -109,24 +115,47 @@ def _kinds(spec: ModelSpec, scores: Scores, probs: np.ndarray, part: PartView) -
 
 
 def _draw(
-    built: Built, spec: ModelSpec, part: PartView, row: int, kind: str, probs: np.ndarray, method: str | None
+    built: Built, spec: ModelSpec, part: PartView, row: int, kind: str, probs: np.ndarray, offered: list[str]
 ) -> dict[str, Any]:
+    method = next((name for name in offered if not EXPLAINERS[name].needs_torch), None)
     image = part.take(np.array([row]))[0]
     score = built.engine.score(image[None])
     target = target_of(spec.output, score.logits[0])
     blank = np.zeros(image.shape[1:], np.float32)
-    best = int(np.argmax(probs))
     heat = None if method is None else render(image, explain(method, built.engine, image, target.column))
-    found = answer_one(spec, probs)
+    said = _said(spec, part, row, kind, probs)
+    return said | {"png": render(image, blank), "heat_png": heat, "method": method}
+
+
+def _draw_record(
+    built: Built, spec: ModelSpec, part: PartView, row: int, kind: str, probs: np.ndarray, offered: list[str]
+) -> dict[str, Any]:
+    """The case as its evidence shows it; no picture where it lacks whatever the methods explain."""
+    record = part.take(np.array([row]))[0]
+    target = target_of(spec.output, built.engine.score(record[None]).logits[0])
+    blocks, background = Records.build(spec.transforms).blocks, built.background
+    assert background is not None
+    drawn: dict[str, bytes] = {}
+    for method in offered:
+        if len(drawn) < PICTURES:
+            with contextlib.suppress(Refusal):  # the case lacks what the method explains
+                drawn[method] = explain_record(
+                    method, lambda rows: built.engine.score(np.ascontiguousarray(rows, np.float32)).logits, record,
+                    background, blocks, target.column, label=target.label,
+                ).png  # fmt: skip
+    pictures = [*drawn.values(), None, None]
+    said = _said(spec, part, row, kind, probs)
+    return said | {"png": pictures[0], "heat_png": pictures[1], "method": ", ".join(drawn) or None, "record": True}
+
+
+def _said(spec: ModelSpec, part: PartView, row: int, kind: str, probs: np.ndarray) -> dict[str, Any]:
+    found, best = answer_one(spec, probs), int(np.argmax(probs))
     return {
         "kind": kind,
         "truth": spec.output.labels[int(part.targets[row])],
         "answer": spec.output.labels[best],
         "probability": float(probs[best]),
         "set": None if found.prediction_set is None else list(found.prediction_set),
-        "png": render(image, blank),
-        "heat_png": heat,
-        "method": method,
     }
 
 
