@@ -205,7 +205,7 @@ def _subgroups(found: _Found, who: Array, groups: Mapping[str, Array], draws: in
                      "level": "green" if judged else "none", "flags": []})  # fmt: skip
 
     def figures(w: Array) -> dict[str, Array]:
-        out = {}
+        out: dict[str, Array] = {}
         for i, inside in members.items():
             here, rest = found.figures(w, inside=inside), found.figures(w, inside=~inside)
             for name in ("entity_f1", "entity_recall"):

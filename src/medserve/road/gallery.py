@@ -87,7 +87,8 @@ def _pieces(text: str, wanted: list[tuple[int, int, int]], given: list[tuple[int
         for a, b, _ in entities:
             kinds[a:b] = [kind] * (b - a)
     begins = {a for a, _, _ in (*wanted, *given)}
-    out, at = [], 0
+    out: list[tuple[str, str]] = []
+    at = 0
     for i, (start, stop) in enumerate(spans):
         goes_on = i > 0 and kinds[i] and kinds[i] == kinds[i - 1] and i not in begins
         if goes_on:

@@ -180,7 +180,8 @@ def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
     """A text as the word pieces of the encoder; any other input as it is."""
     if isinstance(f, Words):
         most = min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH)))
-        return Pieces.pretrained(f.name, encoder.vocabulary, f.language, most, lowercase=encoder.lowercase)
+        marked: Any = Pieces.pretrained(f.name, encoder.vocabulary, f.language, most, lowercase=encoder.lowercase)
+        return marked  # type: ignore[no-any-return]
     if not isinstance(f, Text):
         return f
     made = Text.pretrained(f.name, encoder.vocabulary, f.language, f.length, encoder.lowercase)

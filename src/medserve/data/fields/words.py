@@ -12,7 +12,7 @@ would pass as one that is not there.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Words:
     length: int = MOST
 
     @classmethod
-    def declare(cls, name: str, said: Input) -> "Words":
+    def declare(cls, name: str, said: Input) -> Self:
         return cls(name, said.language)
 
     def parse(self, raw: Any) -> str | None:
