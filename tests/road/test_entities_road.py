@@ -178,8 +178,8 @@ def test_an_encoder_marks_words_with_weights_that_the_user_names(tmp_path):
             "winter", *(str(d) for d in range(10)), *(f"##{d}" for d in range(10))]  # fmt: skip
     folder = write_encoder(tmp_path / "encoder", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *KINDS, *NAMES, *rest])
     write_conll(tmp_path / "data", train=100, other=40)
-    made = train(tmp_path, recipe="entities-bert", weights=str(folder), epochs=60, audit="none", keep="recipe")
-    assert made.result["metrics"]["entity_f1"]["value"] > 0.5
+    made = train(tmp_path, recipe="entities-bert", weights=str(folder), epochs=30, audit="none", keep="recipe")
+    assert made.result["metrics"]["entity_f1"]["value"] > 0.2  # no entity is found by chance
     model = made.model
     assert model.spec.architecture.name == "tag-encoder" and model.spec.inputs[0].shape == (40, 10)
     answer = model.predict(b"The mother had colon cancer in spring .")
