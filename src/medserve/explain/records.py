@@ -8,7 +8,7 @@
 logit. An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the
 training part, everything else is left out, as if it had not been sent. "events" weighs the events of a history one by
 one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
-text, one at a time; their weights are falls of the logit, and sum to nothing.
+text, "occlusion" the places of a picture, one at a time; their weights are falls of the logit, and sum to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,15 @@ import numpy as np
 from medserve.data.fields import SCALARS, Block
 from medserve.errors import Refusal
 from medserve.explain.events import events, happenings, render_times
+from medserve.explain.films import film_cells, film_heat, film_levels
+from medserve.explain.overlay import render
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, words
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "events", "segments", "words")
-BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words"}
+RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion")
+BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion"}
 ADDITIVE = ("shapley", "events")  # methods whose weights and base sum to the logit
 MOST_ITEMS = 150  # of an answer; the picture shows all
 PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
@@ -47,6 +49,7 @@ class Evidence:
     """items: the largest weight first. places: of each item, its columns of the record. total: the logit.
 
     base: the logit with every input unknown, None where weights are falls; gap: of base and weights to the logit.
+    heat: (H, W) of a picture, in logits.
     """
 
     items: list[dict[str, Any]]
@@ -55,6 +58,7 @@ class Evidence:
     total: float
     gap: float
     png: bytes
+    heat: Array | None = None
 
 
 def groups_of(blocks: Sequence[Block]) -> list[Group]:
@@ -109,6 +113,8 @@ def explain_record(
         return _events(score, record, blocks, column, permutations, seed)
     if method == "segments":
         return _segments(score, record, blocks, column)
+    if method == "occlusion":
+        return _places(score, record, blocks, column)
     if method == "words":
         return _words(score, record, blocks, column, label)
     return _shapley(score, record, background, blocks, column, permutations, seed)
@@ -148,6 +154,17 @@ def _segments(score: Score, record: Array, blocks: Sequence[Block], column: int)
             places.append(np.arange(block.start + row * samples + low, block.start + row * samples + high))
     png = render_strip(values, hz, importance, leads=names, unit=str(block.facts.get("unit", "")))
     return _ordered(items, places, None, float(score(record[None])[0, column]), 0.0, png)
+
+
+def _places(score: Score, record: Array, blocks: Sequence[Block], column: int) -> Evidence:
+    """Cells of the first picture that is there."""
+    block = _first(record, blocks, "image")
+    heat = film_heat(score, record, block, column)
+    cells = film_cells(heat, block)
+    items = [{"input": block.name, "part": said, "value": None, "weight": weight} for said, weight, _ in cells]
+    png = render(film_levels(record, block), heat)
+    total = float(score(record[None])[0, column])
+    return replace(_ordered(items, [places for *_, places in cells], None, total, 0.0, png), heat=heat)
 
 
 def _words(score: Score, record: Array, blocks: Sequence[Block], column: int, label: str) -> Evidence:

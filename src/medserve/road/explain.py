@@ -45,6 +45,7 @@ def explain_picture(
     if model.spec.is_record:
         shown = model.evidence(chosen.name, tensor, target)
         told = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
+        told |= {} if shown.heat is None else {"map": pack(shown.heat)}
         return _write(out, shown.png, told, chosen, target.label, answer)
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
     return _write(out, render(tensor, heat), {"map": pack(heat)}, chosen, target.label, answer)

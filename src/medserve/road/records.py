@@ -136,6 +136,7 @@ def _named(item: dict[str, Any]) -> str:
 
 def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]) -> Array:
     """(k, F): what stands in the place of something hidden, by the method's own way of hiding."""
+    from medserve.explain.films import film_hidden
     from medserve.explain.records import unknown
 
     if name == "shapley":
@@ -152,6 +153,8 @@ def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]
             known = np.isfinite(leads)
             means = np.where(known, leads, 0).sum(1) / np.maximum(known.sum(1), 1)
             away[:, here] = np.repeat(means, block.shape[1])
+        elif block.kind == "image":
+            away = film_hidden(away[0], block)[None]
     return away
 
 

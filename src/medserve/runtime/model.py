@@ -251,7 +251,7 @@ class LoadedModel:
                 "verdict": audit.verdict,
                 "label": target.label,
                 "png": base64.b64encode(told.png).decode(),
-                "map": None,
+                "map": None if told.heat is None else pack(told.heat),
                 "values": told.items[:MOST_ITEMS],
                 "base": told.base,
                 "total": told.total,
