@@ -66,6 +66,12 @@ def _write(
 def _choose(model: LoadedModel, name: str | None) -> Method:
     offered = offered_methods(model.spec.explanations)
     if name is None:
+        if not offered and model.spec.output.task == "tags":
+            raise Usage(
+                "explanation-none",
+                "No explanation is offered of marked words: no method has been audited for them.",
+                hint="Each entity's place and probability stand in the answer: medserve predict.",
+            )
         if not offered:
             raise Usage(
                 "explanation-none",

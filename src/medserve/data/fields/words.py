@@ -22,7 +22,7 @@ from medserve.data.fields.text import Text, _attached
 from medserve.data.text.features import LONGEST_PHRASE, PHRASES, SLOTS, phrases_at, slots_of
 from medserve.data.text.language import language_of, majority
 from medserve.data.text.words import plain_words, sentences, words
-from medserve.errors import Refusal
+from medserve.errors import Refusal, Usage
 from medserve.types import Array, Named
 
 MOST = 512  # words of one text
@@ -191,15 +191,24 @@ class Pieces(Words):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """The word-piece tokenizer of BERT, from its pieces alone."""
-        from tokenizers import BertWordPieceTokenizer
+        """The word-piece tokenizer of BERT, from its pieces alone. Raises: Usage "tokenizers-missing"."""
+        try:
+            from tokenizers import BertWordPieceTokenizer
+        except ImportError as error:
+            raise Usage(
+                "tokenizers-missing",
+                f"{self.name} is read in word pieces, which needs the package tokenizers.",
+                hint="Install it: pip install 'medserve[wordpieces]'",
+            ) from error
+        return BertWordPieceTokenizer(vocab=self._ids, lowercase=self.lowercase)
 
-        vocabulary = {piece: i for i, piece in enumerate(self.vocabulary)}
-        return BertWordPieceTokenizer(vocab=vocabulary, lowercase=self.lowercase)
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate(self.vocabulary)}
 
     def _pieces(self, text: str) -> tuple[list[int], list[int]]:
         """(ids with both marks, index of each word's first piece). A word that has none takes the unknown piece."""
-        known = {name: self.vocabulary.index(name) for name in ("[CLS]", "[SEP]", "[UNK]")}
+        known = self._ids
         ids, first = [known["[CLS]"]], []
         plain = plain_words(text, words(text))
         for found in self._tokenizer.encode_batch(plain, add_special_tokens=False) if plain else ():
