@@ -18,22 +18,26 @@ target: {column: ill, kind: binary, classes: ["no", "yes"]}
 SIDE = 24
 WORSE = ("short of breath", "fever since days", "coughing up sputum", "pain on breathing")
 WELL = ("no complaints", "routine visit", "feels well today", "sleeps and eats well")
-NEUTRAL = ("the patient was seen in the clinic", "examined lying and sitting", "history taken with the family")
+PLACES = ("the clinic", "the ward", "the office", "the day unit", "the corridor", "the annex", "the hall", "the gym")
+PEOPLE = ("a nurse", "the family", "two students", "a neighbour", "the wife", "a cousin", "the porter", "an aunt")
+DOINGS = ("reading", "sitting", "resting", "talking", "walking", "waiting", "knitting", "cooking", "painting")
 
 
 def film(random: np.random.Generator, amount: float) -> np.ndarray:
     """(SIDE, SIDE) uint8: smooth tissue of a patient's own, and a bright patch of `amount` somewhere in the middle."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
-    tissue = sum(random.normal(0, 14) * np.cos(np.pi * (i * x + j * y) + random.uniform(0, 6)) for i in range(4)
+    tissue = sum(random.normal(0, 8) * np.cos(np.pi * (i * x + j * y) + random.uniform(0, 6)) for i in range(4)
                  for j in range(4))  # fmt: skip
     at = random.uniform(0.35, 0.65, 2)
-    patch = np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 0.01)
-    return np.clip(110 + tissue + 60 * amount * patch + random.normal(0, 6, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+    patch = np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 0.015)
+    return np.clip(100 + tissue + 110 * amount * patch + random.normal(0, 6, (SIDE, SIDE)), 0, 255).astype(np.uint8)
 
 
 def note(random: np.random.Generator, worse: bool) -> str:
+    """Two signs, and three sentences that tell nothing, so that no two notes are alike."""
     said = random.permutation(WORSE if worse else WELL)[:2].tolist()
-    return ". ".join(random.permutation([*said, *random.permutation(NEUTRAL)[:2].tolist()]).tolist()) + "."
+    said += [f"{random.choice(DOINGS)} with {random.choice(PEOPLE)} in {random.choice(PLACES)}" for _ in range(3)]
+    return ". ".join(random.permutation(said).tolist()) + "."
 
 
 def write_fused(folder: Path, n: int = 160, seed: int = 0, *, gaps: bool = False) -> Path:
