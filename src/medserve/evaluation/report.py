@@ -38,6 +38,9 @@ TESTS = {
     "F1": "insertion minus deletion, against edges", "S1": "same map under slight noise", "A1": "adds up to the output",
     "deletion": "hiding what it names first, against hiding as much else",
     "randomised": "alike with the weights shuffled", "additivity": "additivity: largest gap of weights and score",
+    "comprehensiveness": "comprehensiveness: hiding the important words costs more than hiding others",
+    "sufficiency": "sufficiency: the important words alone keep more than others alone",
+    "negation": "denial: 'no evidence of' before the word lowers the answer",
 }  # fmt: skip
 KINDS = {"right": "Right", "wrong": "Wrong", "abstained": "Abstained"}
 

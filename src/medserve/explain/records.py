@@ -24,7 +24,7 @@ from medserve.explain.films import film_cells, film_heat, film_levels
 from medserve.explain.overlay import render
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
-from medserve.explain.words import render_text, words
+from medserve.explain.words import render_text, spots, weigh_spots
 from medserve.types import Array
 
 RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion")
@@ -168,20 +168,23 @@ def _places(score: Score, record: Array, blocks: Sequence[Block], column: int) -
 
 
 def _words(score: Score, record: Array, blocks: Sequence[Block], column: int, label: str) -> Evidence:
-    """Words of the first text that is there; those that training did not know show as a dot."""
-    block = _first(record, blocks, "text")
-    importance = words(score, record, block, column)
-    ids = record[block.start : block.start + block.size]
-    known = list(block.facts.get("words") or [])
-    there = np.flatnonzero(np.isfinite(ids))
-    tokens = [known[int(ids[i]) - 1] if 0 < int(ids[i]) <= len(known) else "·" for i in there]
-    items = [
-        {"input": block.name, "part": f"word {i + 1}", "value": token, "weight": float(importance[i])}
-        for i, token in zip(there.tolist(), tokens, strict=True)
-    ]
-    png = render_text(tokens, importance[there], label)
-    places = [np.array([block.start + i]) for i in there.tolist()]
-    return _ordered(items, places, None, float(score(record[None])[0, column]), 0.0, png)
+    """Words of every text that is there; those that training did not know show as a dot."""
+    _first(record, blocks, "text")
+    found = spots(record, blocks)
+    importance = weigh_spots(score, record, found, column)
+    items, tokens, shown = [], [], []
+    texts = {spot.block.name for spot in found}
+    for spot, weight in zip(found, importance.tolist(), strict=True):
+        begin, end = (int(spot.words[i][0]) - spot.block.start + 1 for i in (0, -1))
+        part = f"word {begin}" if len(spot.words) == 1 else f"words {begin} to {end}"
+        if len(texts) > 1 and (not items or items[-1]["input"] != spot.block.name):
+            tokens.append(f"{spot.block.name}:")
+            shown.append(0.0)
+        items.append({"input": spot.block.name, "part": part, "value": spot.text, "weight": weight})
+        tokens.append(spot.text)
+        shown.append(weight)
+    png = render_text(tokens, np.array(shown), label)
+    return _ordered(items, [s.places for s in found], None, float(score(record[None])[0, column]), 0.0, png)
 
 
 def _first(record: Array, blocks: Sequence[Block], kind: str) -> Block:

@@ -1,19 +1,23 @@
 """Which words spoke for the answer: each is hidden in turn, and the change of the score is its importance.
 
     importance = words(score, record, block, column=0)       # (length,), 0 where there is no word
-    weighted   = weigh(field.shown(note), importance)        # [("no", -0.8), ("pneumonia", 1.9), ...]: for a page
-    png        = render_text(field.shown(note), importance, label="pneumonia")
-    figures    = text_checks(score, records, block, column=0, seed=0)
+    found      = spots(record, blocks)                       # the words of every text of the case, with their places
+    values     = weigh_spots(score, record, found, column=0) # one a spot
+    png        = render_text([s.text for s in found], values, label="pneumonia")
+    figures    = text_checks(score, records, blocks, column=0, seed=0)
 
-A hidden word becomes the unknown one, so the text keeps its length. `score` is the exported graph: (B, F) records ->
-(B, K) logits. Whether the importance deserves its name is measured by `text_checks`: words that it calls important must
-carry the answer (sufficiency) and be missed by it (comprehensiveness), more than as many words drawn at random.
+A hidden word becomes the unknown one, so the text keeps its length. The pieces of one word are hidden together; a long
+text under a pretrained encoder is hidden by runs of words, since every look at it costs. `score` is the exported
+graph: (B, F) records -> (B, K) logits. Whether the importance deserves its name is measured by `text_checks`: words
+that it calls important must carry the answer (sufficiency) and be missed by it (comprehensiveness), more than as many
+words drawn at random, and denying one must lower the score.
 
 Sources: Li, Monroe and Jurafsky, arXiv 1612.08220 (erasure); DeYoung et al., ACL 2020 (the two measures).
 """
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +32,56 @@ BATCH = 128  # records at a time
 SHARE = 0.2  # of the words of a text, called important
 DRAWS = 5  # random choices beside every important one
 MOST_CASES, MOST_PROBES = 40, 60
-DENIAL = ("no", "evidence", "of")
+FEWEST_CASES, FEWEST_WORDS = 8, 5
+MOST_SPOTS = 64  # of a text under a pretrained encoder
+UNSHOWN = "·"  # a word that training did not know
+DENIALS = {"en": ("no", "evidence", "of"), "zh": ("未", "见")}  # the first word denies, the others stay when it is hidden
+_SPECIAL = ("[CLS]", "[SEP]", "[PAD]")
 _SIDE_PX, _LINE_PX, _SIZE_PX, _MOST_LINES = 900, 28, 18, 120
 _FOR, _AGAINST = (
     (214, 96, 77),
     (67, 147, 195),
 )  # Brewer's red and blue, safe for the colour-blind
 _FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What is hidden together: a word, or a run of words. words: the columns of the record that each of them takes."""
+
+    block: Block
+    text: str
+    words: tuple[Array, ...]
+
+    @property
+    def places(self) -> Array:
+        return np.concatenate(self.words)
+
+
+def spots(record: Array, blocks: Sequence[Block]) -> list[Spot]:
+    """The words of every text of a case, in order. record: (F,)."""
+    return [spot for block in blocks if block.kind == "text" for spot in _spots(record, block)]
+
+
+def _spots(record: Array, block: Block) -> list[Spot]:
+    first, known = _first(block), list(block.facts.get("words") or [])
+    pieces = block.facts.get("tokenizer") == "wordpiece"
+    found: list[tuple[str, list[int]]] = []
+    for place in np.flatnonzero(np.isfinite(_ids(record, block))):
+        at = int(_ids(record, block)[place])
+        word = str(known[at - first]) if first <= at < len(known) + first else UNSHOWN
+        if pieces and word in _SPECIAL:
+            continue
+        if pieces and word.startswith("##") and found:
+            found[-1] = (found[-1][0] + word[2:], [*found[-1][1], block.start + int(place)])
+        else:
+            found.append((UNSHOWN if pieces and word == "[UNK]" else word, [block.start + int(place)]))
+    run = -(-len(found) // MOST_SPOTS) if pieces and len(found) > MOST_SPOTS else 1
+    made = []
+    for i in range(0, len(found), run):
+        some = found[i : i + run]
+        made.append(Spot(block, " ".join(text for text, _ in some), tuple(np.array(where) for _, where in some)))
+    return made
 
 
 def words(score: Score, record: Array, block: Block, column: int = 0) -> Array:
@@ -46,7 +93,7 @@ def words(score: Score, record: Array, block: Block, column: int = 0) -> Array:
 
     Returns: (length,) float32: score of the text minus score without the word; above 0 the word speaks for the answer.
     """
-    return _hide(score, record, block, column, [[int(i)] for i in _places(record, block)])
+    return _spread(_spots(record, block), score, record, block, column)
 
 
 def sentences(score: Score, record: Array, block: Block, column: int = 0) -> Array:
@@ -54,26 +101,30 @@ def sentences(score: Score, record: Array, block: Block, column: int = 0) -> Arr
 
     Needs the marks that end a sentence in the vocabulary; without them the text is one sentence.
     """
-    ends = {i for i, word in enumerate(block.facts.get("words") or [], 1) if word in SENTENCE_ENDS}
-    groups: list[list[int]] = [[]]
-    for i in _places(record, block):
-        groups[-1].append(int(i))
-        if int(_ids(record, block)[i]) in ends:
+    groups: list[list[Array]] = [[]]
+    for spot in _spots(record, block):
+        groups[-1].extend(spot.words)
+        if set(spot.text.split()) & SENTENCE_ENDS:
             groups.append([])
-    return _hide(score, record, block, column, [g for g in groups if g])
+    return _spread([Spot(block, "", tuple(g)) for g in groups if g], score, record, block, column)
 
 
-def _hide(score: Score, record: Array, block: Block, column: int, groups: list[list[int]]) -> Array:
+def _spread(found: list[Spot], score: Score, record: Array, block: Block, column: int) -> Array:
     importance = np.zeros(block.size, np.float32)
-    if not groups:
-        return importance
-    changed = np.repeat(np.asarray(record, np.float32)[None], len(groups) + 1, 0)
-    for row, group in zip(changed[1:], groups, strict=True):
-        row[block.start + np.array(group)] = _unknown(block)
-    given = _scores(score, changed, column)
-    for group, value in zip(groups, given[1:], strict=True):
-        importance[group] = given[0] - value
+    for spot, value in zip(found, weigh_spots(score, record, found, column), strict=True):
+        importance[spot.places - block.start] = value
     return importance
+
+
+def weigh_spots(score: Score, record: Array, found: Sequence[Spot], column: int = 0) -> Array:
+    """(S,) what the score loses when each spot is hidden."""
+    if not found:
+        return np.zeros(0, np.float32)
+    changed = np.repeat(np.asarray(record, np.float32)[None], len(found) + 1, 0)
+    for row, spot in zip(changed[1:], found, strict=True):
+        row[spot.places] = _unknown(spot.block)
+    given = _scores(score, changed, column)
+    return (given[0] - given[1:]).astype(np.float32)
 
 
 def _scores(score: Score, records: Array, column: int) -> Array:
@@ -86,8 +137,9 @@ def _ids(record: Array, block: Block) -> Array:
     return record[block.start : block.start + block.size]
 
 
-def _places(record: Array, block: Block) -> Array:
-    return np.flatnonzero(np.isfinite(_ids(record, block)))
+def _first(block: Block) -> int:
+    """The id of the first word in the block's list."""
+    return 0 if block.facts.get("tokenizer") == "wordpiece" else 1
 
 
 def _unknown(block: Block) -> float:
@@ -149,58 +201,60 @@ def _font(wide: bool) -> Any:
     return ImageFont.load_default(_SIZE_PX)
 
 
-def text_checks(score: Score, records: Array, block: Block, column: int = 0, seed: int = 0) -> dict[str, Any]:
+def text_checks(
+    score: Score, records: Array, blocks: Sequence[Block], column: int = 0, seed: int = 0, most: int = MOST_CASES
+) -> dict[str, Any]:
     """Does the importance say what the model goes by?
 
     Args:
-        records: (N, F) of held-out cases; up to `MOST_CASES` with at least 5 words are used.
+        records: (N, F) of held-out cases; up to `most` with at least 5 words are used.
 
-    Returns: JSON figures.
+    Returns: JSON figures, each with a `level`.
         comprehensiveness: mean fall of the score when the most important fifth of the words is hidden; `random`: when
             as many others are. sufficiency: the same for hiding all the rest (small is good). Each with `p`,
-            one-sided, Wilcoxon's signed ranks over cases.
+            one-sided, Wilcoxon's signed ranks over cases; PASS below .01.
         negation: for words that speak for the answer, "no evidence of WORD" beside "evidence of WORD" in the same
             text: the share of probes whose score falls, its lower 95 % bound, and the mean change; or why it could not
-            be asked.
-        passed: important words are missed, and suffice, more than random ones (p < .01), and denying lowers the score.
+            be asked. CAUTION where denying does not lower the score in more than half, or could not be asked.
     """
     random = np.random.default_rng(seed)
-    found = [row for row in records if len(_places(row, block)) >= 5]
-    if len(found) > MOST_CASES:
-        found = [found[i] for i in np.sort(random.permutation(len(found))[:MOST_CASES])]
-    if len(found) < 8:
-        return {"cases": len(found), "passed": False, "why": "fewer than 8 texts of 5 words or more"}
-    importances = [words(score, row, block, column) for row in found]
-    figures: dict[str, Any] = {"cases": len(found)}
-    figures |= _erasure(score, found, importances, block, column, random)
-    figures["negation"] = negation(score, found, importances, block, column)
-    figures["passed"] = bool(
-        figures["comprehensiveness"]["p"] < 0.01
-        and figures["sufficiency"]["p"] < 0.01
-        and figures["negation"].get("low", 1.0) > 0.5
-    )
-    return figures
+    rows = [row for row in records if sum(len(s.words) for s in spots(row, blocks)) >= FEWEST_WORDS]
+    if len(rows) > most:
+        rows = [rows[i] for i in np.sort(random.permutation(len(rows))[:most])]
+    if len(rows) < FEWEST_CASES:
+        why = f"fewer than {FEWEST_CASES} held-out texts of {FEWEST_WORDS} words or more"
+        return {"text checks": {"why": f"not asked: {why}", "level": "CAUTION"}}
+    found = [spots(row, blocks) for row in rows]
+    values = [weigh_spots(score, row, some, column) for row, some in zip(rows, found, strict=True)]
+    figures: dict[str, Any] = _erasure(score, rows, found, values, column, random)
+    for name, worst in (("comprehensiveness", "FAIL"), ("sufficiency", "CAUTION")):
+        told = figures[name]
+        better = (told["important"] > told["random"]) == (name == "comprehensiveness")
+        told["level"] = "PASS" if told["p"] < 0.01 else "CAUTION" if better else worst
+    asked = negation(score, rows, found, values, column)
+    level = "PASS" if asked.get("low", 0.0) > 0.5 else "CAUTION"
+    return figures | {"negation": asked | {"level": level}}
 
 
 def _erasure(
-    score: Score, found: list[Array], importances: list[Array], block: Block, column: int, random: np.random.Generator
-) -> dict[str, Any]:
+    score: Score, rows: list[Array], found: list[list[Spot]], values: list[Array], column: int,
+    random: np.random.Generator,
+) -> dict[str, Any]:  # fmt: skip
     """The score's fall without the important words, and with them alone; beside `DRAWS` random choices a case."""
     missed, alone = [], []
-    for row, importance in zip(found, importances, strict=True):
-        places = _places(row, block)
-        count = max(1, round(SHARE * len(places)))
-        best = places[np.argsort(-importance[places], kind="stable")[:count]]
-        choices = [best, *(random.choice(places, count, replace=False) for _ in range(DRAWS))]
+    for row, some, importance in zip(rows, found, values, strict=True):
+        count = max(1, round(SHARE * len(some)))
+        best = np.argsort(-importance, kind="stable")[:count]
+        choices = [best, *(random.choice(len(some), count, replace=False) for _ in range(DRAWS))]
         changed = np.repeat(row[None], 1 + 2 * len(choices), 0)
         for k, chosen in enumerate(choices):
-            changed[1 + 2 * k, block.start + chosen] = _unknown(block)
-            changed[2 + 2 * k, block.start + np.setdiff1d(places, chosen)] = _unknown(block)
+            for i, spot in enumerate(some):
+                changed[1 + 2 * k if i in chosen else 2 + 2 * k, spot.places] = _unknown(spot.block)
         given = _scores(score, changed, column)
         fall = given[0] - given[1:]
         missed.append((fall[0], fall[2::2].mean()))
         alone.append((fall[1], fall[3::2].mean()))
-    return {"comprehensiveness": _beside(missed, 1), "sufficiency": _beside(alone, -1)}
+    return {"comprehensiveness": _beside(missed, 1) | {"n": len(rows)}, "sufficiency": _beside(alone, -1)}
 
 
 def _beside(pairs: list[tuple[float, float]], sign: int) -> dict[str, float]:
@@ -213,32 +267,31 @@ def _beside(pairs: list[tuple[float, float]], sign: int) -> dict[str, float]:
 
 
 def negation(
-    score: Score, found: Sequence[Array], importances: Sequence[Array], block: Block, column: int = 0
+    score: Score, rows: Sequence[Array], found: Sequence[list[Spot]], values: Sequence[Array], column: int = 0
 ) -> dict[str, Any]:
     """Writes "no evidence of" before the word that speaks most for the answer; a copy has an unknown word for "no".
 
     A model that goes by the finding must score the denial lower. Texts in which no word raises the score are skipped.
     """
-    ids = {word: float(i) for i, word in enumerate(block.facts.get("words") or [], 1)}
-    absent = [word for word in DENIAL if word not in ids]
-    if absent:
-        return {"probes": 0, "why": f"not in the vocabulary: {', '.join(absent)}"}
-    denied = [ids[word] for word in DENIAL]
-    stated = [_unknown(block), *denied[1:]]  # as long as the denial, so that nothing else moves
     pairs: list[Array] = []
-    for row, importance in zip(found, importances, strict=True):
-        at = int(importance.argmax())
-        text = _ids(row, block)
-        spoken = text[: at + 1].tolist()
-        if importance[at] <= 0 or spoken[-1] in denied or len(pairs) >= 2 * MOST_PROBES:
+    absent: set[str] = set()
+    for row, some, importance in zip(rows, found, values, strict=True):
+        if not len(importance) or importance.max() <= 0 or len(pairs) >= 2 * MOST_PROBES:
             continue
-        for added in (stated, denied):
-            changed, room = row.copy(), len(text)
-            new = [*spoken[:-1], *added, spoken[-1], *text[at + 1 :].tolist()][:room]
-            changed[block.start : block.start + room] = new
-            pairs.append(changed)
-    if len(pairs) < 16:
-        return {"probes": len(pairs) // 2, "why": "fewer than 8 texts with a word that speaks for the answer"}
+        spot = some[int(importance.argmax())]
+        denial, lacking = _denial(spot.block)
+        absent |= set(lacking)
+        if denial is None or spot.text in DENIALS[_language(spot.block)]:
+            continue
+        at = _sharpest(score, row, spot, column) - spot.block.start
+        stated = [_unknown(spot.block), *denial[1:]]  # as long as the denial, so that nothing else moves
+        for added in (stated, denial):
+            pairs.append(_inserted(row, spot.block, at, added))
+    if absent:
+        return {"probes": 0, "why": f"not asked: the vocabulary lacks {', '.join(sorted(absent))}"}
+    if len(pairs) < 2 * FEWEST_CASES:
+        why = f"fewer than {FEWEST_CASES} texts with a word that speaks for the answer"
+        return {"probes": len(pairs) // 2, "why": f"not asked: {why}"}
     given = _scores(score, np.array(pairs), column).reshape(-1, 2)
     lower = given[:, 1] < given[:, 0]
     return {
@@ -247,6 +300,38 @@ def negation(
         "low": _least(int(lower.sum()), len(lower)),
         "change": float((given[:, 1] - given[:, 0]).mean()),
     }
+
+
+def _language(block: Block) -> str:
+    return "zh" if block.facts.get("language") == "zh" else "en"
+
+
+def _denial(block: Block) -> tuple[list[float] | None, list[str]]:
+    """The ids of the denial, and which of its words the block does not know."""
+    wanted = DENIALS[_language(block)]
+    known = {word: float(i) for i, word in enumerate(block.facts.get("words") or [], _first(block)) if word in wanted}
+    lacking = [word for word in wanted if word not in known]
+    return (None if lacking else [known[word] for word in wanted]), lacking
+
+
+def _sharpest(score: Score, row: Array, spot: Spot, column: int) -> int:
+    """Of a run of words, where the one begins that speaks most for the answer."""
+    if len(spot.words) == 1:
+        return int(spot.words[0][0])
+    each = weigh_spots(score, row, [Spot(spot.block, "", (places,)) for places in spot.words], column)
+    return int(spot.words[int(each.argmax())][0])
+
+
+def _inserted(row: Array, block: Block, at: int, added: Sequence[float]) -> Array:
+    """The text with some words more at a place; what no longer fits falls off its end, its closing piece excepted."""
+    text = _ids(row, block)
+    last = int(np.flatnonzero(np.isfinite(text))[-1])
+    new = np.concatenate([text[:at], added, text[at:]])[: len(text)]
+    if block.facts.get("tokenizer") == "wordpiece" and last + len(added) >= len(text):
+        new[-1] = text[last]
+    changed = row.copy()
+    changed[block.start : block.start + len(text)] = new
+    return changed
 
 
 def _least(hits: int, of: int) -> float:

@@ -57,7 +57,7 @@ def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -
     the logit moves when what is named first is hidden than when as much else is, over the spread of the logits.
     importance (Shapley values of inputs): mean size of the weight of each, over the same cases.
     randomised: rank correlation with the weights of the same model with its tensors shuffled; high means that the
-    method shows the data, not the model.
+    method shows the data, not the model. Of words also sufficiency, comprehensiveness and denial: `explain.words`.
     """
     from medserve.explain.records import methods_of
 
@@ -80,7 +80,8 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
     blocks, part, background = blocks_of(built.spec), prepared.parts.val, built.background
     assert background is not None
     random = np.random.default_rng(seed)
-    records = part.take(np.sort(random.permutation(len(part))[: QUICK_CASES if quick else CASES]))
+    costly = name == "words" and any(b.facts.get("tokenizer") == "wordpiece" for b in blocks)  # a pretrained encoder
+    records = part.take(np.sort(random.permutation(len(part))[: QUICK_CASES if quick or costly else CASES]))
     score, shuffled = _scorer(built.served), _scorer(_shuffled(built.served, seed))
     spread = float(np.std(score(records)[:, 0])) or 1.0
     gaps, gains, alike, sizes = [], [], [], Counter[str]()
@@ -120,6 +121,10 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
         },
         "randomised": {"value": like, "level": "PASS" if like <= 0.5 else "CAUTION"},
     }  # fmt: skip
+    if name == "words":
+        from medserve.explain.words import text_checks
+
+        figures |= text_checks(score, records, blocks, seed=seed)
     if name in ADDITIVE:
         figures["additivity"] = {"value": max(gaps), "level": "PASS" if max(gaps) <= 1e-3 else "FAIL"}
     levels = [f["level"] for f in figures.values()]
