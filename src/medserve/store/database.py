@@ -35,6 +35,27 @@ test_openings = sa.Table(
     sa.Column("model", sa.String, nullable=False),
 )
 
+audit_events = sa.Table(
+    "audit_events",
+    tables,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.Integer, nullable=False, index=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),  # of the row before and this body
+    sa.Column("mac", sa.LargeBinary, nullable=False),  # under the epoch's key
+)
+
+audit_checkpoints = sa.Table(
+    "audit_checkpoints",
+    tables,
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("next", sa.LargeBinary, nullable=False),  # public key of the epoch after
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+
 
 def database(settings: Settings) -> sa.Engine:
     """Open the database, making its tables on first use."""

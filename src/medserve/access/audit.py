@@ -1,0 +1,342 @@
+"""The audit log: one event a request, kept so that a later change of it shows.
+
+    ledger = Ledger.open(settings)
+    ledger.write([Event(action="model.predict", principal="k-1f", outcome="allow", ...)])    # durable when it returns
+    ledger.verify()                                    # Verdict; names the first bad line
+
+Every row holds the SHA-256 of the row before it and of its own body, and an HMAC of that under the key of its epoch.
+An epoch ends after `EPOCH_EVENTS` events or `EPOCH_S` seconds: its last hash is signed (Ed25519) together with the
+public key of the next epoch, and both of its secrets are destroyed. Whoever steals the secrets of today can therefore
+rewrite the open epoch at most; everything before it is under signatures that nobody can make any more. What cannot be
+seen in the log alone (the whole state rolled back to an older copy) shows against `heads.jsonl`, which the operator
+keeps on another disk (`mirror`).
+
+Source of the forward-secure chain: Bellare and Yee, "Forward integrity for secure audit logs" (1997).
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from medserve.errors import Fault
+from medserve.settings import Settings
+from medserve.store.database import audit_checkpoints, audit_events, database
+from medserve.store.files import write_bytes
+
+EPOCH_EVENTS, EPOCH_S = 1000, 60.0
+START = bytes(32)  # the hash before the first row
+_RATCHET = b"medserve audit ratchet"
+_READ = 5000  # rows at a time
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who did what, when, and what came of it; never a patient's value.
+
+    at: seconds since 1970. principal: its id, or "anonymous". resource: for instance a model's name. patient: a
+    pseudonym. model: digest. outcome: "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
+    """
+
+    action: str
+    outcome: str
+    at: float = 0.0
+    trace: str = ""
+    principal: str = "anonymous"
+    tenant: str = ""
+    role: str = ""
+    purpose: str = ""
+    resource: str = ""
+    patient: str = ""
+    model: str = ""
+    code: str = ""
+    status: int = 0
+    policy: str = ""
+
+
+class State(msgspec.Struct, forbid_unknown_fields=True):
+    """The secrets of the open epoch; `following` while one epoch passes to the next."""
+
+    epoch: int
+    since: float
+    key: bytes
+    signing: bytes
+    following: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """problem: "" where the log is sound; `seq` is then None, else the first bad row (0: the log as a whole)."""
+
+    events: int
+    epochs: int
+    problem: str = ""
+    seq: int | None = None
+
+    @property
+    def sound(self) -> bool:
+        return not self.problem
+
+
+class Ledger:
+    """One log. Safe across threads and processes: a lock file orders the writers.
+
+    Args:
+        mirror: where each epoch's end is told as well; on another disk, it shows a rollback of this one.
+    """
+
+    def __init__(self, engine: sa.Engine, folder: Path, mirror: Path | None = None) -> None:
+        self._engine, self._folder, self._mirror = engine, folder, mirror
+        self._path = folder / "audit.state"
+
+    @classmethod
+    def open(cls, settings: Settings, mirror: Path | None = None) -> "Ledger":
+        """Raises: Fault "audit-state-missing", "audit-rolled-back", "key-exposed"."""
+        ledger = cls(database(settings), settings.folder("keys"), mirror)
+        with ledger._alone(), ledger._engine.begin() as db:
+            ledger._state(db)
+        return ledger
+
+    @property
+    def anchor(self) -> str:
+        """Base64 of the first epoch's public key: kept elsewhere, it proves that this is still the same log."""
+        return (self._folder / "audit-anchor.txt").read_text(encoding="ascii").strip()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Append, durably. Raises: Fault "audit-unwritable": nothing was written."""
+        try:
+            with self._alone(), self._engine.begin() as db:
+                self.append(db, events)
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            raise Fault(
+                "audit-unwritable",
+                "The audit log cannot be written, so nothing is done.",
+                hint="Free some space, or check the disk under MEDSERVE_HOME.",
+            ) from error
+
+    @contextlib.contextmanager
+    def with_effect(self, event: Event) -> Iterator[sa.Connection]:
+        """A transaction for a change and its event: both are kept, or neither is."""
+        with self._alone(), self._engine.begin() as db:
+            yield db
+            self.append(db, [event])
+
+    def append(self, db: sa.Connection, events: Sequence[Event]) -> None:
+        """Within a transaction, under the lock."""
+        state = self._state(db)
+        last = _last(db)
+        seq, head = (last.seq, last.hash) if last else (0, START)
+        first = db.execute(sa.select(sa.func.min(audit_events.c.seq)).where(audit_events.c.epoch == state.epoch))
+        opened = first.scalar()
+        now, rows = time.time(), []
+        for event in events:
+            body = msgspec.json.encode(event if event.at else msgspec.structs.replace(event, at=now), order="sorted")
+            seq += 1
+            head = _chain(head, body)
+            mac = hmac.digest(state.key, head, "sha256")
+            rows.append({"seq": seq, "epoch": state.epoch, "body": body, "hash": head, "mac": mac})
+        if rows:
+            db.execute(audit_events.insert(), rows)
+        count = seq + 1 - (opened if opened is not None else seq + 1 - len(rows))
+        if rows and (count >= EPOCH_EVENTS or now - state.since >= EPOCH_S):
+            self._end(db, state, seq, head, now)
+
+    def end_epoch(self) -> None:
+        """Sign what stands there now; nothing where the open epoch is empty."""
+        with self._alone(), self._engine.begin() as db:
+            state, last = self._state(db), _last(db)
+            if last is not None and last.epoch == state.epoch:
+                self._end(db, state, last.seq, last.hash, time.time())
+        with self._alone(), self._engine.begin() as db:
+            self._state(db)
+
+    def _end(self, db: sa.Connection, state: State, seq: int, head: bytes, now: float) -> None:
+        """Sign the epoch. Its secrets are destroyed once the signature is committed: on the next look at the state."""
+        if state.following is None:
+            state.following = Ed25519PrivateKey.generate().private_bytes_raw()
+            self._store(state)
+        public = Ed25519PrivateKey.from_private_bytes(state.following).public_key().public_bytes_raw()
+        signed = _said(state.epoch, seq, head, public, now)
+        signature = Ed25519PrivateKey.from_private_bytes(state.signing).sign(signed)
+        row = {"epoch": state.epoch, "seq": seq, "hash": head, "next": public, "at": now, "signature": signature}
+        db.execute(audit_checkpoints.insert(), row)
+
+    def _state(self, db: sa.Connection) -> State:
+        """The open epoch's secrets; an epoch that was signed since is let go first.
+
+        Raises: Fault "audit-state-missing", "audit-rolled-back", "key-exposed".
+        """
+        closed = db.execute(sa.select(sa.func.max(audit_checkpoints.c.epoch))).scalar()
+        if not self._path.exists():
+            if closed is not None or _last(db) is not None:
+                raise Fault(
+                    "audit-state-missing",
+                    f"{self._path} is gone, but the audit log has rows: it can be read, no longer written.",
+                    hint="Restore it from a backup, or move the database away and keep it.",
+                )
+            key = Ed25519PrivateKey.generate()
+            state = State(epoch=1, since=time.time(), key=os.urandom(32), signing=key.private_bytes_raw())
+            write_bytes(
+                self._folder / "audit-anchor.txt", base64.b64encode(key.public_key().public_bytes_raw()) + b"\n"
+            )
+            self._store(state)
+            return state
+        if self._path.stat().st_mode & 0o077:
+            raise Fault("key-exposed", f"{self._path} can be read by others.", hint=f"Run: chmod 600 {self._path}")
+        state = msgspec.json.decode(self._path.read_bytes(), type=State)
+        if closed is not None and closed == state.epoch and state.following is not None:
+            self._tell(db, closed)
+            state = State(
+                epoch=state.epoch + 1,
+                since=time.time(),
+                key=hmac.digest(state.key, _RATCHET, "sha256"),
+                signing=state.following,
+            )
+            self._store(state)
+        if (closed or 0) != state.epoch - 1:
+            raise Fault(
+                "audit-rolled-back",
+                f"The audit log ends with epoch {closed or 0}, but {state.epoch - 1} epochs were signed: "
+                "the database is older than its keys, or newer.",
+                hint="Restore the database and MEDSERVE_HOME/keys from the same backup.",
+            )
+        return state
+
+    def _tell(self, db: sa.Connection, epoch: int) -> None:
+        """One line in the mirror for an epoch whose signature is committed."""
+        if self._mirror is None:
+            return
+        point = db.execute(sa.select(audit_checkpoints).where(audit_checkpoints.c.epoch == epoch)).one()
+        line = {"epoch": epoch, "seq": point.seq, "hash": point.hash.hex(), "signature": point.signature.hex()}
+        with open(self._mirror, "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _store(self, state: State) -> None:
+        write_bytes(self._path, msgspec.json.encode(state), mode=0o600)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        handle = os.open(self._folder / "audit.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, Event]]:
+        """Every event in order."""
+        for row in self._rows(after):
+            yield row.seq, msgspec.json.decode(row.body, type=Event)
+
+    def verify(self, anchor: str | None = None) -> Verdict:
+        """Walk the whole log.
+
+        Args:
+            anchor: the first public key as it was noted elsewhere; this machine's own copy where None.
+        """
+        with self._alone():
+            try:
+                with self._engine.begin() as db:
+                    state = self._state(db)
+                    points = {p.epoch: p for p in db.execute(sa.select(audit_checkpoints))}
+            except Fault as error:
+                return Verdict(0, 0, error.code, 0)
+            return self._walk(state, points, base64.b64decode(anchor or self.anchor))
+
+    def _walk(self, state: State, points: dict[int, Any], public: bytes) -> Verdict:
+        seq, head, epoch = 0, START, 1
+        last: Any = None
+        for row in self._rows(0):
+            if row.seq != seq + 1:
+                return Verdict(seq, epoch, "row-missing", seq + 1)
+            if not (isinstance(row.body, bytes) and isinstance(row.hash, bytes) and isinstance(row.mac, bytes)):
+                return Verdict(seq, epoch, "row-altered", row.seq)
+            if row.epoch != epoch:
+                problem, public = _closes(points.get(epoch), epoch, seq, head, public)
+                if problem or row.epoch != epoch + 1:
+                    return Verdict(seq, epoch, problem or "epoch-out-of-order", row.seq)
+                epoch = row.epoch
+            seq, head, last = row.seq, _chain(head, row.body), row
+            if head != row.hash:
+                return Verdict(seq, epoch, "row-altered", seq)
+            if epoch == state.epoch and not hmac.compare_digest(hmac.digest(state.key, head, "sha256"), row.mac):
+                return Verdict(seq, epoch, "row-forged", seq)
+        if last is not None and epoch != state.epoch:  # the open epoch is empty: the last signed one has to close
+            problem, public = _closes(points.get(epoch), epoch, seq, head, public)
+            if problem or epoch + 1 != state.epoch:
+                return Verdict(seq, epoch, problem or "rows-cut", seq)
+        if last is None and points:
+            return Verdict(0, 0, "rows-cut", 0)
+        own = Ed25519PrivateKey.from_private_bytes(state.signing).public_key().public_bytes_raw()
+        if own != public:
+            return Verdict(seq, epoch, "anchor-differs", 0)
+        return self._mirrored(points, Verdict(seq, len(points)))
+
+    def _mirrored(self, points: dict[int, Any], verdict: Verdict) -> Verdict:
+        if self._mirror is None or not self._mirror.exists():
+            return verdict
+        for line in self._mirror.read_bytes().splitlines():
+            said = json.loads(line)
+            point = points.get(said["epoch"])
+            if point is None or point.hash.hex() != said["hash"]:
+                return Verdict(verdict.events, verdict.epochs, "mirror-differs", said["seq"])
+        return verdict
+
+    def _rows(self, after: int) -> Iterator[Any]:
+        while True:
+            with self._engine.connect() as db:
+                query = sa.select(audit_events).where(audit_events.c.seq > after).order_by(audit_events.c.seq)
+                rows = db.execute(query.limit(_READ)).all()
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1].seq
+
+
+def _last(db: sa.Connection) -> Any:
+    return db.execute(sa.select(audit_events).order_by(audit_events.c.seq.desc()).limit(1)).one_or_none()
+
+
+def _chain(head: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(head + body).digest()
+
+
+def _said(epoch: int, seq: int, head: bytes, public: bytes, at: float) -> bytes:
+    return msgspec.json.encode(["medserve audit", epoch, seq, head.hex(), public.hex(), at])
+
+
+def _closes(point: Any, epoch: int, seq: int, head: bytes, public: bytes) -> tuple[str, bytes]:
+    """What is wrong with the end of an epoch, or ""; and the public key of the next one."""
+    if point is None:
+        return "checkpoint-missing", public
+    if (point.seq, point.hash) != (seq, head):
+        return "rows-cut" if point.seq > seq else "checkpoint-differs", public
+    try:
+        said = _said(epoch, seq, head, point.next, point.at)
+        Ed25519PublicKey.from_public_bytes(public).verify(point.signature, said)
+    except (InvalidSignature, ValueError):
+        return "signature-invalid", public
+    return "", point.next
+
+
+def events_of(rows: Iterable[tuple[int, Event]]) -> Iterator[dict[str, Any]]:
+    """As plain JSON, one mapping an event."""
+    for seq, event in rows:
+        yield {"seq": seq, **msgspec.to_builtins(event)}

@@ -1,0 +1,194 @@
+"""The audit log: whatever is done to it afterwards shows, and nothing is shown where nothing was done."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from medserve.access import audit
+from medserve.access.audit import Event, Ledger
+from medserve.errors import Fault
+from medserve.settings import Settings
+from medserve.store.database import audit_events
+
+ROWS = 50
+
+
+def _event(i: int) -> Event:
+    return Event(action="model.predict", outcome="allow", principal=f"k-{i % 3}", resource="chest", trace=f"t{i}")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(audit, "EPOCH_EVENTS", 10)
+
+
+@pytest.fixture
+def log(tmp_path, short) -> Ledger:
+    """50 events in epochs of 10, and 4 in the open one."""
+    ledger = Ledger.open(Settings(home=tmp_path), tmp_path / "mirror.jsonl")
+    for i in range(ROWS + 4):
+        ledger.write([_event(i)])
+    yield ledger
+    ledger.close()
+
+
+def _change(ledger: Ledger, *statements: str) -> None:
+    with closing(sqlite3.connect(ledger._engine.url.database)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+
+
+def test_an_untouched_log_is_sound(log):
+    verdict = log.verify()
+    assert verdict.sound and (verdict.events, verdict.epochs) == (ROWS + 4, 5)
+    assert [event.trace for _, event in log.read()] == [f"t{i}" for i in range(ROWS + 4)]
+    assert log.verify(log.anchor).sound
+    reopened = Ledger.open(Settings(home=log._folder.parent))
+    reopened.write([_event(99)])
+    assert reopened.verify().events == ROWS + 5
+
+
+MUTATIONS = {
+    "edit": ("UPDATE audit_events SET body = CAST(replace(CAST(body AS TEXT), 'chest', 'brain') AS BLOB) WHERE seq = {k}",),
+    "delete": ("DELETE FROM audit_events WHERE seq = {k}",),
+    "insert": (
+        "UPDATE audit_events SET seq = seq + 100000 WHERE seq >= {k}",
+        "UPDATE audit_events SET seq = seq - 99999 WHERE seq >= 100000",
+        "INSERT INTO audit_events SELECT {k}, epoch, body, hash, mac FROM audit_events WHERE seq = {k} + 1",
+    ),
+    "swap": (
+        "UPDATE audit_events SET seq = 100000 WHERE seq = {k}",
+        "UPDATE audit_events SET seq = {k} WHERE seq = {k} - 1",
+        "UPDATE audit_events SET seq = {k} - 1 WHERE seq = 100000",
+    ),
+    "hash and body": ("UPDATE audit_events SET body = '{{}}', hash = randomblob(32) WHERE seq = {k}",),
+    "cut tail": ("DELETE FROM audit_events WHERE seq >= {k}",),
+    "cut tail and its signatures": (
+        "DELETE FROM audit_events WHERE seq >= {k}",
+        "DELETE FROM audit_checkpoints WHERE seq >= {k}",
+    ),
+    "cut all": ("DELETE FROM audit_events", "DELETE FROM audit_checkpoints"),
+    "signature": ("UPDATE audit_checkpoints SET signature = randomblob(64) WHERE epoch = {e}",),
+    "no signature": ("DELETE FROM audit_checkpoints WHERE epoch = {e}",),
+}
+
+
+@pytest.mark.parametrize("k", [3, 10, 11, 37, 50])
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_every_change_shows(log, what, k):
+    log.end_epoch()
+    assert log.verify().sound
+    _change(log, *(s.format(k=k, e=min(5, 1 + k // 10)) for s in MUTATIONS[what]))
+    assert not log.verify().sound
+
+
+def test_a_rewritten_log_does_not_bear_the_old_signatures(log, tmp_path):
+    """A thief with the database and every secret of today rewrites from row 20 on, hashes and all."""
+    log.end_epoch()
+    rows = [row for row in log._rows(0)]
+    head = rows[19].hash
+    with log._engine.begin() as db:
+        for row in rows[20:]:
+            body = row.body.replace(b"chest", b"brain")
+            head = audit._chain(head, body)
+            db.execute(sa.update(audit_events).where(audit_events.c.seq == row.seq).values(body=body, hash=head))
+    verdict = log.verify()
+    assert (verdict.problem, verdict.seq) == ("checkpoint-differs", 31)
+
+
+def test_the_open_epoch_is_under_its_key(log):
+    """Without today's secrets even the unsigned rows cannot be rewritten."""
+    row = list(log._rows(0))[-1]
+    body = row.body.replace(b"chest", b"brain")
+    with log._engine.begin() as db:
+        before = db.execute(sa.select(audit_events.c.hash).where(audit_events.c.seq == row.seq - 1)).scalar()
+        changed = sa.update(audit_events).where(audit_events.c.seq == row.seq)
+        db.execute(changed.values(body=body, hash=audit._chain(before, body)))
+    assert log.verify().problem == "row-forged"
+
+
+def test_an_older_database_under_newer_keys_is_refused(log, tmp_path):
+    copy = tmp_path / "older.db"
+    with closing(sqlite3.connect(log._engine.url.database)) as db, closing(sqlite3.connect(copy)) as other:
+        db.backup(other)
+    for i in range(20):
+        log.write([_event(i)])
+    log.close()
+    shutil.copy(copy, tmp_path / "medserve.db")
+    for left in tmp_path.glob("medserve.db-*"):
+        left.unlink()
+    with pytest.raises(Fault, match="older than its keys"):
+        Ledger.open(Settings(home=tmp_path))
+
+
+def test_a_rollback_of_everything_shows_in_the_mirror(tmp_path, short):
+    home, mirror = tmp_path / "home", tmp_path / "mirror.jsonl"
+    ledger = Ledger.open(Settings(home=home), mirror)
+    for i in range(15):
+        ledger.write([_event(i)])
+    ledger.close()
+    shutil.copytree(home, tmp_path / "old")
+    ledger = Ledger.open(Settings(home=home), mirror)
+    for i in range(15):
+        ledger.write([_event(i)])
+    assert ledger.verify().sound
+    ledger.close()
+    old = Settings(home=tmp_path / "old")
+    assert Ledger.open(old).verify().sound  # in itself it is a sound log
+    assert Ledger.open(old, mirror).verify().problem == "mirror-differs"
+
+
+def test_secrets_of_signed_epochs_are_gone(log):
+    """The state holds the open epoch's secrets alone, and no one else may read them."""
+    state = log._path.read_bytes()
+    keys = {state}
+    for i in range(12):
+        log.write([_event(i)])
+    assert log._path.read_bytes() not in keys
+    assert log._path.stat().st_mode & 0o077 == 0
+    log._path.chmod(0o644)
+    with pytest.raises(Fault, match="chmod 600"):
+        log.write([_event(0)])
+
+
+def test_a_change_and_its_event_are_one(log):
+    """An error in the change leaves no event, and an audit that fails leaves no change."""
+    before = log.verify().events
+    with pytest.raises(RuntimeError), log.with_effect(_event(1)) as db:
+        db.execute(sa.text("CREATE TABLE made (x INTEGER)"))
+        raise RuntimeError
+    assert log.verify().events == before
+    with log.with_effect(_event(1)) as db:
+        db.execute(sa.text("CREATE TABLE kept (x INTEGER)"))
+    assert log.verify().events == before + 1
+    assert sa.inspect(log._engine).has_table("kept")
+
+
+def test_what_cannot_be_written_is_refused(log, monkeypatch):
+    """As a disk without space would: the insert fails, and so does the request."""
+
+    def full(*_args, **_more):
+        raise sa.exc.OperationalError("insert", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(log, "append", full)
+    with pytest.raises(Fault) as caught:
+        log.write([_event(1)])
+    assert caught.value.code == "audit-unwritable"
+
+
+@pytest.mark.parametrize("lost", ["state", "commit"])
+def test_a_stop_between_signature_and_new_secrets(log, lost):
+    """kill -9 after the state was prepared, before or after the checkpoint was committed."""
+    state = audit.msgspec.json.decode(log._path.read_bytes(), type=audit.State)
+    with log._alone(), log._engine.begin() as db:
+        last = audit._last(db)
+        log._end(db, state, last.seq, last.hash, 1.0)
+        if lost == "commit":
+            db.rollback()
+    assert log.verify().sound
+    log.write([_event(5)])
+    assert log.verify().sound and log.verify().events == ROWS + 5
