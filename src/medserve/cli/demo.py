@@ -32,14 +32,14 @@ def demo(
 ) -> Answer:
     """Train, evaluate, explain and serve a model on images and one on a table, and leave the service running.
 
-    DATA is --data, else the variable MEDSERVE_DATA, else a checksummed download of PneumoniaMNIST, else generated
-    phantoms. The table is 569 breast biopsies that scikit-learn ships. Everything is kept in one folder; `medserve
-    demo --stop` ends the service.
+    DATA (images, or records of any kind) is --data, else the variable MEDSERVE_DATA, else a checksummed download of
+    PneumoniaMNIST, else generated phantoms. The table is 569 breast biopsies that scikit-learn ships. Everything is
+    kept in one folder; `medserve demo --stop` ends the service.
 
     Parameters
     ----------
     data
-        An image data set with two or more classes.
+        A data set, of images or of records.
     folder
         Where the demo lives; its own keys and database are inside.
     port
@@ -62,21 +62,26 @@ def demo(
 def _run(data: Path | None, folder: Path, port: int, settings: Settings, progress: Progress) -> dict[str, Any]:
     import shutil
 
+    from medserve.road.collect import list_data
     from medserve.road.train import Options, train_package
 
     started = time.monotonic()
     data, said = _find_data(data, folder, settings, progress)
     progress.say(said)
     shutil.rmtree(folder / "model", ignore_errors=True)
-    options = Options(recipe="residual-quick", audit="quick", max_train_s=MAX_TRAIN_S)
+    kind = list_data(data, settings).kind
+    quick = "residual-quick" if kind == "image" else None  # elsewhere the data set's own default
+    options = Options(recipe=quick, audit="quick", max_train_s=MAX_TRAIN_S)
     trained = train_package(data, folder / "model", settings=settings, options=options, progress=progress)
-    sample = _sample(data, folder, settings)
+    sample = _sample(data, folder, settings, kind)
     table, case = _table(folder, settings, progress)
     key = _key(folder, settings)
     url, pid = _start(folder, port, settings)
     name = trained["model"]["name"]
     answer = _ask(url, key, sample, name)
-    media = {".dcm": "application/dicom", ".png": "image/png"}.get(sample.suffix, "image/jpeg")
+    media = {".dcm": "application/dicom", ".png": "image/png", ".json": "application/json"}.get(
+        sample.suffix, "image/jpeg"
+    )
     head = f'curl -H "Authorization: Bearer $(cat {folder / _KEY})" -H "Content-Type: '
     curl = f'{head}{media}" --data-binary @{sample} {url}/v1/models/{name}/predict'
     about = f"{url}/v1/models/{table['model']['name']}/predict?explain=shapley"
@@ -111,10 +116,12 @@ def _find_data(data: Path | None, folder: Path, settings: Settings, progress: Pr
                           "Give real images with --data PATH or MEDSERVE_DATA.")  # fmt: skip
 
 
-def _sample(data: Path, folder: Path, settings: Settings) -> Path:
-    """One picture of the data set as a file that can be sent."""
-    from medserve.road.sample import write_sample
+def _sample(data: Path, folder: Path, settings: Settings, kind: str) -> Path:
+    """One case of the data set as a file that can be sent: a picture, or the JSON of a record."""
+    from medserve.road.sample import write_case, write_sample
 
+    if kind == "record":
+        return write_case(data, folder, settings, name="sample.json")
     return write_sample(data, folder, settings)
 
 
@@ -248,6 +255,8 @@ def _because(answer: dict[str, Any]) -> str:
 def _one_line(answer: dict[str, Any]) -> str:
     if "error" in answer:
         return f"refused ({answer['error']['code']})"
+    if not answer["outputs"]:
+        return str(answer["status"])
     best = max(answer["outputs"], key=lambda o: o.get("probability") or 0)
     said = best["value"] if best.get("probability") is None else best["probability"]
     return f"{answer['status']}: {best['label']} {said:.2f}"

@@ -1,16 +1,20 @@
 """One case of a data set as a file, so that there is something to send."""
 
+import base64
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from medserve.data.forms.listing import is_number
 from medserve.data.forms.npz import NpzFile
 from medserve.errors import BadData
 from medserve.road.collect import list_data
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
+from medserve.types import Wave
 
 
 def write_sample(data: Path, folder: Path, settings: Settings) -> Path:
@@ -34,8 +38,8 @@ def write_sample(data: Path, folder: Path, settings: Settings) -> Path:
     raise BadData("nothing-readable", f"{data} holds no single image.", hint="See `medserve inspect`.")
 
 
-def write_case(data: Path, folder: Path, settings: Settings) -> Path:
-    """One case of a table as the JSON body of a request; its values are those of the data set, ready to be parsed.
+def write_case(data: Path, folder: Path, settings: Settings, *, name: str = "case.json") -> Path:
+    """One case of a data set of records as the JSON body of a request, its values as the fields parse them.
 
     Raises: BadData "nothing-readable".
     """
@@ -43,11 +47,22 @@ def write_case(data: Path, folder: Path, settings: Settings) -> Path:
     if listing.raw is None or not listing.items:
         raise BadData("nothing-readable", f"{data} holds no record.", hint="See `medserve inspect`.")
     raw = listing.raw(listing.items[0])
-    numbers = {name for name, said in listing.inputs.items() if said.kind == "number"}
-    inputs = {name: float(value) if name in numbers else value for name, value in raw.items() if value is not None}
-    path = folder / "case.json"
+    inputs = {key: _sendable(value, listing.inputs[key].kind) for key, value in raw.items() if value is not None}
+    path = folder / name
     write_bytes(path, msgspec.json.format(msgspec.json.encode({"inputs": inputs}), indent=1))
     return path
+
+
+def _sendable(value: Any, kind: str) -> Any:
+    """A raw value of a data set as JSON carries it: a file's bytes in base64, a waveform as its samples."""
+    if kind == "number" and is_number(str(value)):
+        return float(value)
+    if isinstance(value, Path):
+        return {"data": base64.b64encode(value.read_bytes()).decode()}
+    if isinstance(value, Wave):
+        rows = [[None if np.isnan(v) else float(v) for v in row] for row in value.values]
+        return {"leads": value.leads, "hz": value.hz, "unit": value.unit, "values": rows}
+    return value
 
 
 def _from_row(file: Path, row: tuple[str, int], path: Path) -> Path:
