@@ -14,7 +14,7 @@ import numpy as np
 
 from medserve.data.scope import check_picture
 from medserve.errors import Refusal
-from medserve.models.spec import Conformal, ModelSpec
+from medserve.models.spec import Absent, Conformal, ModelSpec
 from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
 from medserve.types import Array, Picture
 
@@ -152,7 +152,7 @@ def answer_one(
 def limits(conformal: Conformal, labels: Sequence[str], absent: Collection[str] = ()) -> list[float]:
     """The quantile that holds for each label, the largest of those fitted for what the case lacks."""
     lacks = set(absent)
-    fitted = [conformal, *(one for one in conformal.absent if lacks.issuperset(one.inputs))]
+    fitted: list[Conformal | Absent] = [conformal, *(one for one in conformal.absent if lacks.issuperset(one.inputs))]
     return [max((one.by_label or {}).get(label, one.quantile) for one in fitted) for label in labels]
 
 

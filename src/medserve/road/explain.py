@@ -44,7 +44,7 @@ def explain_picture(
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
         shown = model.evidence(chosen.name, tensor, target)
-        told = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
+        told: dict[str, Any] = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
         told |= {} if shown.heat is None else {"map": pack(shown.heat)}
         return _write(out, shown.png, told, chosen, target.label, answer)
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
