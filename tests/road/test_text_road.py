@@ -36,7 +36,7 @@ target: {column: label, kind: binary, classes: ["no", "yes"]}
 """
 
 
-def write_notes(folder: Path, count: int = 120) -> Path:
+def write_notes(folder: Path, count: int = 100) -> Path:
     """The second text is missing in every third case."""
     folder.mkdir(parents=True)
     with open(folder / "notes.csv", "w", newline="") as file:
@@ -115,6 +115,7 @@ def test_the_audit_says_how_words_were_tried(frozen):
     assert all(name in page for name in ("comprehensiveness:", "sufficiency:", "denial:"))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_learned_and_merged(tmp_path, encoder):
     """LoRA through the road: what is kept holds no adapter, and differs from the pretrained weights."""
     from safetensors.numpy import load_file
@@ -127,7 +128,7 @@ def test_an_adapter_is_learned_and_merged(tmp_path, encoder):
     mine = next(value for key, value in kept.items() if key.endswith(name))
     assert not np.allclose(mine, load_file(encoder / "model.safetensors")[name], atol=1e-7)
     model = LoadedModel.open(Path(result["package"]), Trust.load(Settings(home=tmp_path / "home")), threads=1)
-    assert model.predict(b'{"note": "evidence of pneumonia ."}')["status"] in ("answered", "abstained")
+    assert np.isfinite(model.score(model.load(b'{"note": "evidence of pneumonia ."}')[None]).logits).all()
 
 
 def test_without_weights_the_installed_encoder_or_a_next_step(tmp_path, monkeypatch):
@@ -193,7 +194,10 @@ def test_an_encoder_of_a_hub_is_fetched_once_and_checked(hub, encoder, tmp_path)
     """Three pinned files, from a hub or a mirror; asked for once; other bytes, or no digest, are refused."""
     base, seen = hub
     settings = Settings(home=tmp_path / "home")
-    pins = [hashlib.sha256((encoder / n).read_bytes()).hexdigest() for n in ("model.safetensors", "config.json", "vocab.txt")]
+    pins = [
+        hashlib.sha256((encoder / n).read_bytes()).hexdigest()
+        for n in ("model.safetensors", "config.json", "vocab.txt")
+    ]
     for source in (f"hub:owner/name@rev1#{','.join(pins)}", f"{base}#{','.join(pins)}"):
         found = encoders.find_encoder(source, settings)
         assert found.weights.read_bytes() == (encoder / "model.safetensors").read_bytes()

@@ -63,7 +63,8 @@ def train(
     name
         The service's name; left out, the data set's.
     weights
-        Pretrained weights for a recipe that takes them: a .safetensors file, a URL with #sha256, or package:NAME.
+        Pretrained weights for a recipe that takes them: a .safetensors file, a URL with #sha256, or package:NAME; for
+        texts the folder of an encoder, package:NAME, or hub:OWNER/NAME@REVISION#A,B,C with the sha256 of its files.
     decision_range
         The lowest and highest probability at which somebody would act; the decision curve is judged there.
     decision_why

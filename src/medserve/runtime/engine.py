@@ -15,6 +15,7 @@ from medserve.errors import BadPackage, Fault
 from medserve.types import Array, Scores
 
 INPUTS = {"image": ("tensor(uint8)", np.dtype(np.uint8)), "record": ("tensor(float)", np.dtype(np.float32))}
+LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; a pretrained encoder's attention takes 12 MB a text of 512 pieces and layer
 PIXELS = 64 * 64 * 64  # of one pass: bounds the memory of its activations; 64 pictures of 64x64, 5 of 224x224
 
 
@@ -47,6 +48,8 @@ class Engine:
             ) from error
         self.shape, self.width = tuple(shape), width
         self.max_batch = max(1, min(64, PIXELS // max(1, int(np.prod(shape[1:])))))
+        if len(graph) > LARGE_GRAPH:
+            self.max_batch = min(self.max_batch, LARGE_BATCH)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
         inputs = self._session.get_inputs()
         self.input = "record" if len(self.shape) == 1 else "image"

@@ -71,7 +71,9 @@ class CaseNet(nn.Module):
         was = self.training
         self.eval()
         rows = np.arange(len(samples))
-        parts = [self._half_way(torch.from_numpy(samples.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+        parts = [
+            self._half_way(torch.from_numpy(samples.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)
+        ]
         self.train(was)
         return ArraySamples(torch.cat(parts).numpy(), np.asarray(samples.targets))
 

@@ -56,8 +56,14 @@ class SentenceView(nn.Module):
 
     def __init__(self, block: Block, config: Mapping[str, Any], rank: int, dropout: float) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
+        try:
+            from transformers import BertConfig, BertModel
+        except ImportError as error:
+            raise Usage(
+                "encoder-library-missing",
+                "Training on a pretrained encoder of text takes transformers and peft.",
+                hint="Install them: pip install 'medserve[language]'",
+            ) from error
         strange = [name for name in config if name not in SIZES]
         if strange or int(block.facts["vocabulary"]) >= int(config.get("vocab_size", 0)):
             raise Usage(
