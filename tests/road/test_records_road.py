@@ -224,3 +224,22 @@ def test_the_gallery_of_private_records_stays_at_home(table):
     assert files and {f.stat().st_mode & 0o777 for f in files} == {0o600}
     page = (table.package / "evaluation" / "report.html").read_text()
     assert table.result["gallery"] in page and "data:image/png" not in page
+
+
+def test_the_report_shows_a_glass_box_beside_the_trees(table):
+    """An additive model with the paired difference of its AUROC, its curves, and what counts in the model offered; the
+    other candidate is called by a name that says what it is."""
+    told = json.loads((table.package / "evaluation" / "test.json").read_text())
+    (row,) = told["beside"]
+    assert row["called"].startswith("glass box") and row["metric"] == "auroc"
+    assert row["this"]["value"] == pytest.approx(told["metrics"]["auroc"]["value"], abs=1e-9)
+    assert row["difference"]["value"] == pytest.approx(row["this"]["value"] - row["other"]["value"], abs=1e-9)
+    assert row["difference"]["low"] <= row["difference"]["value"] <= row["difference"]["high"]
+    assert {c["name"] for c in told["glass_box"]["curves"]} >= {"age (a)", "lactate (mmol/L)"}
+    assert told["baseline"]["other"] == "linear model (one weight a column)"
+    alternative = json.loads((table.package / ALTERNATIVE / "evaluation" / "test.json").read_text())
+    assert alternative["baseline"]["other"] == "boosting" and "beside" not in alternative
+    page = (table.package / "evaluation" / "report.html").read_text()
+    for said in ("Glass box beside the model", "Curves of the additive model", "Mean size of the Shapley value",
+                 "glass box (explainable boosting machine)", "linear model (one weight a column)"):  # fmt: skip
+        assert said in page, said

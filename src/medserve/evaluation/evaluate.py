@@ -48,6 +48,7 @@ def evaluate(
     baseline: Scores | None = None,
     baseline_spec: ModelSpec | None = None,
     role: Literal["recipe", "baseline"] = "recipe",
+    called: str | None = None,
     val: tuple[Scores, Array] | None = None,
     calibration: tuple[Scores, Array] | None = None,
     leaky: Array | None = None,
@@ -68,7 +69,7 @@ def evaluate(
         groups: subgroup column -> (N,) values.
         baseline, baseline_spec: the other candidate's scores of the same rows and its own signature: the simple
             baseline beside a recipe, or the recipe's network beside a baseline (see `role`).
-        role: which of the two this model is.
+        role: which of the two this model is. called: the other's name, for the page.
         val: validation scores and targets, for the table of threshold rules.
         calibration: calibration scores and targets, for the shift check and the coverage band.
         leaky: (N,) True where a case is involved in a leak that was kept; metrics are shown with and without.
@@ -179,7 +180,7 @@ def evaluate(
         "curves": curves(judged, who, draws=min(draws, 200), seed=seed),
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
         "subgroups": subgroups(judged, who, _rows(groups, rows), hit=hit, abstained=~answered, draws=draws, seed=seed),
-        "baseline": None if other is None else sections.against(judged, other, found, baseline_spec, role),
+        "baseline": None if other is None else sections.against(judged, other, found, baseline_spec, role, called),
         "threshold_rules": sections.other_rules(spec, judged, val, who, draws, seed),
         "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], found, metrics),
     }

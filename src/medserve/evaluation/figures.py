@@ -289,3 +289,59 @@ def forest(result: Mapping[str, Any], name: str) -> bytes | None:
 
 FOREST = {"fnr": "Share of missed cases (FNR)", "error": "Error rate", "mae": "Mean absolute error",
           "c_index": "C index"}  # fmt: skip
+
+
+def importance(sizes: Mapping[str, float]) -> bytes | None:
+    """Mean size of the Shapley value of each input, the largest on top."""
+    if not sizes:
+        return None
+    rows = list(sizes.items())[:8][::-1]
+    with _axes(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
+        ax.barh(range(len(rows)), [size for _, size in rows], color=BLUE, height=0.6)
+        ax.set_yticks(range(len(rows)), [_fit(name) for name, _ in rows])
+        ax.set(xlabel="Mean |Shapley value|, logits")
+    return drawn.svg
+
+
+def effects(found: Mapping[str, Any] | None) -> bytes | None:
+    """What can be read off the glass box: a panel a curve, or a bar a weight."""
+    if not found:
+        return None
+    if "effects" in found:
+        rows = [tuple(row) for row in found["effects"]][::-1]
+        if not rows:
+            return None
+        with _axes(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
+            ax.barh(range(len(rows)), [w for _, w in rows], color=[RED if w > 0 else BLUE for _, w in rows], height=0.6)
+            ax.set_yticks(range(len(rows)), [_fit(name) for name, _ in rows])
+            ax.axvline(0, color=SOFT, linewidth=0.8)
+            ax.set(xlabel="Logit per standard deviation")
+        return drawn.svg
+    return _curves([c for c in found["curves"] if len(c["points"]) > 1])
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    if not rows:
+        return None
+    with matplotlib.rc_context(_RC):
+        high = -(-len(rows) // 4)
+        figure = Figure(figsize=(9.0, 0.3 + 1.9 * high), layout="constrained")
+        panels = figure.subplots(high, min(4, len(rows)), squeeze=False, sharey=True).ravel()
+        for ax in panels[len(rows) :]:
+            ax.set_visible(False)
+        for ax, row in zip(panels, rows, strict=False):
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.axhline(0, color=SOFT, linewidth=0.8)
+            ax.step(row["points"], row["scores"], where="mid", color=BLUE, linewidth=1.6)
+            ax.set_title(_fit(row["name"]), fontsize=8)
+            ax.tick_params(labelsize=7)
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _fit(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -113,6 +113,8 @@ def render(
         forest=image(figures.forest(evaluation, forest_of(evaluation))),
         history=image(figures.history(past.get("epochs") or [], past.get("best"))),
         past=past,
+        importance=image(figures.importance(_importance(model.get("explanations") if audit is None else audit))),
+        effects=image(figures.effects(evaluation.get("glass_box"))),
         training=training,
         leaks=None if leaks is None else _leak_rows(leaks),
         audit=[_method(method) for method in (model.get("explanations") or [] if audit is None else audit)],
@@ -184,6 +186,16 @@ def _leak_rows(leaks: Mapping[str, Any]) -> dict[str, Any]:
     return {"policy": leaks.get("policy"), "rows": rows, "removed": removed, "total": sum(row[2] for row in rows)}
 
 
+def _importance(audit: Sequence[Mapping[str, Any] | Method] | None) -> Mapping[str, float]:
+    """Input -> mean size of its Shapley value, from the audit of records; empty without one."""
+    for method in audit or []:
+        row = msgspec.to_builtins(method) if isinstance(method, Method) else method
+        if (row.get("figures") or {}).get("importance"):
+            found: Mapping[str, float] = row["figures"]["importance"]
+            return found
+    return {}
+
+
 def _method(method: Mapping[str, Any] | Method) -> dict[str, Any]:
     """One audited method with its tests apart from its loose facts."""
     row = dict(msgspec.to_builtins(method)) if isinstance(method, Method) else dict(method)
@@ -197,7 +209,7 @@ def _method(method: Mapping[str, Any] | Method) -> dict[str, Any]:
         for key, value in record.items()
         if isinstance(value, Mapping) and "level" in value
     ]
-    loose = {k: v for k, v in record.items() if not (isinstance(v, Mapping) and "level" in v)}
+    loose = {k: v for k, v in record.items() if k != "importance" and not (isinstance(v, Mapping) and "level" in v)}
     return {
         "name": row["name"],
         "verdict": row["verdict"],

@@ -18,6 +18,13 @@ from medserve.questions.weighted import average_precision, rank_auroc, ratio
 from medserve.types import Array, Scores
 
 V = TypeVar("V")
+CALLED = {
+    "record-trees": "boosting (gradient-boosted trees)",
+    "record-linear": "linear model (one weight a column)",
+    "record-additive": "glass box (explainable boosting machine)",
+    "thumbnail-linear": "linear model of thumbnails",
+    "case-net": "network",
+}  # architectures in words
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 BEFORE_AFTER_CLASSES = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")
 BEFORE_AFTER = (*BEFORE_AFTER_CLASSES, *survival.CALIBRATION)
@@ -246,15 +253,20 @@ def elsewhere(sensitivity: float | None, specificity: float | None) -> list[dict
 
 
 def against(
-    judged: Judged, other: Judged, found: Mapping[str, Interval], spec: ModelSpec | None, role: str
-) -> dict[str, Any]:
-    """The other candidate beside this one; differences are this minus the other, on the same draws."""
+    judged: Judged, other: Judged, found: Mapping[str, Interval], spec: ModelSpec | None, role: str,
+    called: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The other candidate beside this one; differences are this minus the other, on the same draws.
+
+    Args: called: the other's name, such as that of its recipe; None: what its architecture is in words.
+    """
+    plain = "simple baseline" if role == "recipe" else "recipe's network"
     delta = None
     if judged.task == "binary":
         delta = delong(judged.targets == 1, judged.probs[:, 1], other.probs[:, 1])
     return {
         "role": role,
-        "other": "simple baseline" if role == "recipe" else "recipe's network",
+        "other": called or (plain if spec is None else CALLED.get(spec.architecture.name, plain)),
         "architecture": None if spec is None else spec.architecture.name,
         "metrics": under(found, "baseline"),
         "difference": under(found, "difference"),

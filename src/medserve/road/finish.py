@@ -30,6 +30,7 @@ from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
 from medserve.questions.answers import check_facts
 from medserve.road.absent import judge_hidden, lacking
+from medserve.road.beside import beside
 from medserve.road.build import Built, score, who
 from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
@@ -71,6 +72,11 @@ def finish(
         result = judge_test(chosen, compared, chosen_spec, scores, prepared, test, refused, openings, options)
         if mine and spec.is_record and result["conformal"] is not None:
             result["conformal"]["hidden"] = judge_hidden(chosen.engine, spec, test, progress, seed=options.seed)
+        if mine and spec.is_record:
+            ours = scores[chosen.candidate.role]
+            result["beside"], result["glass_box"] = beside(
+                offered, other, prepared, test, ours, audit=options.audit, seed=options.seed
+            )
         gallery = None
         if mine and spec.output.task != "tags":
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
@@ -81,8 +87,8 @@ def finish(
             gallery = text_gallery(spec, scores[chosen.candidate.role], test)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip
-        beside = {"alternative": rest} if mine else {}
-        seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options) | beside)
+        more = {"alternative": rest} if mine else {}
+        seal(target, Signer.load(settings), lineage=lineage(prepared, chosen.candidate, options) | more)
     return {
         "model": {"name": spec.name, "version": spec.version, "digest": digest},
         "openings": openings,
@@ -182,6 +188,7 @@ def judge_test(
         baseline=scores[other.candidate.role],
         baseline_spec=other.spec,
         role=built.candidate.role,
+        called=other.candidate.recipe if other.candidate.role == "recipe" else None,
         val=(built.scores["val"], parts.val.targets),
         calibration=(built.scores["calibration"], parts.calibration.targets),
         leaky=involved if involved.any() else None,
