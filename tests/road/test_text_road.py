@@ -93,7 +93,8 @@ from pathlib import Path
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
-model = LoadedModel.open(Path({result["package"]!r}), Trust.load(Settings(home=Path({str(folder / "home")!r}))), threads=1)
+trust = Trust.load(Settings(home=Path({str(folder / "home")!r})))
+model = LoadedModel.open(Path({result["package"]!r}), trust, threads=1)
 said = [model.predict(b'{{"note": "the left film shows . %s . normal heart seen .", "age": 50}}' % text, "words")
         for text in (b"evidence of pneumothorax", b"no pneumonia")]
 a, b = (answer["outputs"][1]["probability"] for answer in said)

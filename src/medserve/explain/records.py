@@ -172,7 +172,9 @@ def _words(score: Score, record: Array, blocks: Sequence[Block], column: int, la
     _first(record, blocks, "text")
     found = spots(record, blocks)
     importance = weigh_spots(score, record, found, column)
-    items, tokens, shown = [], [], []
+    items: list[dict[str, Any]] = []
+    tokens: list[str] = []
+    shown: list[float] = []
     texts = {spot.block.name for spot in found}
     for spot, weight in zip(found, importance.tolist(), strict=True):
         begin, end = (int(spot.words[i][0]) - spot.block.start + 1 for i in (0, -1))

@@ -184,8 +184,8 @@ def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
         return marked  # type: ignore[no-any-return]
     if not isinstance(f, Text):
         return f
-    made = Text.pretrained(f.name, encoder.vocabulary, f.language, f.length, encoder.lowercase)
-    return replace(made, most=min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH))))
+    made: Any = Text.pretrained(f.name, encoder.vocabulary, f.language, f.length, encoder.lowercase)
+    return replace(made, most=min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH))))  # type: ignore[no-any-return]
 
 
 def _same_language(records: "Records", encoder: PretrainedText) -> None:

