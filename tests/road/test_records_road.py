@@ -176,9 +176,10 @@ def test_training_twice_gives_the_same_model(table, tmp_path):
 
 
 def test_times_to_an_event_walk_the_same_road(tmp_path):
-    """Survival: risks by horizons that rise, a curve that falls, a c-index better than a coin, the same again."""
+    """Survival: risks by horizons that rise, a curve that falls, a c-index better than a coin, the same again; what
+    raised the hazard; the dangers of the data looked for."""
     write(tmp_path / "data" / "visits.csv", visits(300))
-    made = train(tmp_path, SURVIVAL, Settings(home=tmp_path / "home"))
+    made = train(tmp_path, SURVIVAL, Settings(home=tmp_path / "home"), audit="quick")
     assert made.result["metrics"]["c_index"]["value"] > 0.6
     ill, well = (made.model.predict(json.dumps({"age": a, "lactate": v, "ward": "er", "creatinine": 90}).encode())
                  for a, v in ((72, 2.4), (38, 1.2)))  # fmt: skip
@@ -188,6 +189,14 @@ def test_times_to_an_event_walk_the_same_road(tmp_path):
         free = [point[1] for point in answer["curve"]]
         assert free == sorted(free, reverse=True) and free[0] <= 1
     assert all(i["probability"] > w["probability"] for i, w in zip(ill["outputs"], well["outputs"], strict=True))
+    body = json.dumps({"age": 72, "lactate": 2.4, "ward": "er", "creatinine": 90}).encode()
+    told = made.model.predict(body, "shapley")["explanation"]
+    hazard = float(made.model.score(made.model.load(body)[None]).logits[0, 0])
+    assert told["label"] == "died" and {i["input"] for i in told["values"][:2]} == {"age", "lactate"}
+    assert told["base"] + sum(i["weight"] for i in told["values"]) == pytest.approx(hazard, abs=1e-3)
+    assert all(i["weight"] > 0 for i in told["values"][:2])
+    checks = json.loads((made.package / "evaluation" / "test.json").read_text())["shortcuts"]
+    assert [c["level"] for c in checks] == ["green"] * 3
     again = evaluate_package(made.package, made.data, "test", settings=made.settings, draws=50)
     assert again["metrics"]["c_index"]["value"] == pytest.approx(made.result["metrics"]["c_index"]["value"], abs=1e-6)
 
