@@ -63,14 +63,19 @@ class Usage(MedServeError):
 
 
 class NotFound(Usage):
-    """A name that is not in the list of known names; the message lists its neighbours."""
+    """A name that is not in the list of known names; the message lists its neighbours, unless the list is a secret."""
 
     status = 404
 
-    def __init__(self, what: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        super().__init__(
-            f"unknown-{what.replace(' ', '-')}", f"No {what} named {name!r} ({neighbours(name, known)}).", hint=hint
-        )
+    def __init__(self, what: str, name: str, known: Iterable[str] | None, *, hint: str = "") -> None:
+        near = "" if known is None else f" ({neighbours(name, known)})"
+        super().__init__(f"unknown-{what.replace(' ', '-')}", f"No {what} named {name!r}{near}.", hint=hint)
+
+
+class Gone(Usage):
+    """It was here and has been destroyed on purpose."""
+
+    status = 410
 
 
 class BadPackage(MedServeError):

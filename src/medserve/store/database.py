@@ -66,6 +66,7 @@ def database(settings: Settings) -> sa.Engine:
     def _set_up(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten in the file
 
     tables.create_all(engine)
     (settings.home / "medserve.db").chmod(0o600)

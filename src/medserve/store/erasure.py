@@ -1,0 +1,152 @@
+"""Erasing a patient by destroying his key, and proving that the key's bytes have left the disk.
+
+    receipt = vault.erase("cardiology", "p-8c1f")
+
+In one transaction the wrapped key is overwritten in its row, the blind index beside it is replaced by noise, and a
+receipt is written. Then the files of the objects are removed, the write-ahead log is truncated, and the database's
+files are searched for the bytes that were overwritten. A crash in between leaves an unfinished receipt, which the next
+start finishes; the patient is erased from the first commit on.
+Source: NIST SP 800-88 Rev. 1, section 2.6 (cryptographic erase).
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from medserve.errors import Fault, Gone, NotFound
+from medserve.store.keyring import Keyring, writing
+from medserve.store.object_files import ObjectFiles
+from medserve.store.vault_tables import vault_keys, vault_objects, vault_receipts
+from medserve.store.wrap import DESTROYED
+
+PATIENCE_S = 30.0  # for readers of an older state of the database to end
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What stays of a patient. name: his blind index. at: seconds since 1970. objects: how many became unreadable."""
+
+    id: str
+    tenant: str
+    name: str
+    key: str
+    objects: int
+    at: float
+
+
+def erase_patient(engine: sa.Engine, keys: Keyring, files: ObjectFiles, tenant: str, pseudonym: str) -> Receipt:
+    """See `Vault.erase`."""
+    old = b""
+    with writing(engine) as db:
+        name = keys.name(db, tenant, pseudonym, make=False)
+        row = None
+        if name is not None:
+            mine = (vault_keys.c.tenant == tenant, vault_keys.c.kind == "patient", vault_keys.c.name == name)
+            row = db.execute(sa.select(vault_keys).where(*mine)).one_or_none()
+        if row is None:
+            receipt = None if name is None else _earlier(db, tenant, name)
+            if receipt is None:
+                raise NotFound("patient", "(not shown)", None, hint="The vault holds nothing for him.")
+        else:
+            old = row.wrapped
+            count = sa.select(sa.func.count()).where(
+                vault_objects.c.patient == row.id, vault_objects.c.wrapped != DESTROYED
+            )
+            receipt = Receipt(secrets.token_hex(16), tenant, row.name, row.id, db.scalar(count) or 0, time.time())
+            # As many bytes as before: the row is rewritten where it stands (see vault_tables).
+            noise = secrets.token_hex(len(row.name) // 2)
+            db.execute(
+                vault_keys.update().where(vault_keys.c.serial == row.serial).values(wrapped=DESTROYED, name=noise)
+            )
+            db.execute(
+                vault_receipts.insert().values(
+                    id=receipt.id, tenant=tenant, name=receipt.name, key=row.id, objects=receipt.objects, at=receipt.at
+                )
+            )
+    _finish(engine, files, receipt, old)
+    return receipt
+
+
+def finish_erasures(engine: sa.Engine, files: ObjectFiles) -> int:
+    """Finish those that a crash interrupted; returns how many."""
+    with engine.connect() as db:
+        rows = list(db.execute(sa.select(vault_receipts).where(vault_receipts.c.finished_at.is_(None))))
+    for row in rows:
+        _finish(engine, files, Receipt(row.id, row.tenant, row.name, row.key, row.objects, row.at), b"")
+    return len(rows)
+
+
+def truncate_log(engine: sa.Engine) -> None:
+    """Empty SQLite's write-ahead log, which still holds pages as they were.
+
+    Raises: Fault "erase-unfinished": something has been reading an older state for half a minute.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            busy = db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise unfinished("the database's log is still being read")
+        time.sleep(0.05)
+
+
+def holds(path: Path, sought: bytes, *, block: int = 2**22) -> bool:
+    """True when the file has these bytes anywhere."""
+    tail = b""
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        while part := file.read(block):
+            if sought in tail + part:
+                return True
+            tail = part[-len(sought) :]
+    return False
+
+
+def unfinished(why: str) -> Fault:
+    return Fault(
+        "erase-unfinished",
+        f"The key is destroyed, but {why}.",
+        hint="Erase the same patient again, or start the service again; both finish it.",
+    )
+
+
+def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes) -> None:
+    query = sa.select(vault_objects.c.object, vault_objects.c.version).where(vault_objects.c.patient == receipt.key)
+    with engine.connect() as db:
+        names = [f"{object}.{version}" for object, version in db.execute(query)]
+    for name in names:
+        files.remove(name)
+    truncate_log(engine)
+    path = engine.url.database
+    if old and engine.dialect.name == "sqlite" and path:
+        where = [Path(path), Path(path + "-wal")]
+        if any(holds(file, old) for file in where):
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+                db.exec_driver_sql("VACUUM")
+            truncate_log(engine)
+            if any(holds(file, old) for file in where):
+                raise unfinished("its old bytes still stand in the database's files")
+    with engine.begin() as db:
+        db.execute(vault_receipts.update().where(vault_receipts.c.id == receipt.id).values(finished_at=time.time()))
+
+
+def _earlier(db: sa.Connection, tenant: str, name: str) -> Receipt | None:
+    """The unfinished receipt of a patient who is erased already.
+
+    Raises: Gone "erased": it is finished.
+    """
+    mine = (vault_receipts.c.tenant == tenant, vault_receipts.c.name == name)
+    row = db.execute(sa.select(vault_receipts).where(*mine).order_by(vault_receipts.c.at.desc()).limit(1)).one_or_none()
+    if row is None:
+        return None
+    if row.finished_at is not None:
+        raise Gone("erased", "This patient has been erased already.", hint=f"The receipt is {row.id}.")
+    return Receipt(row.id, row.tenant, row.name, row.key, row.objects, row.at)
