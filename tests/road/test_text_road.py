@@ -42,7 +42,7 @@ def write_notes(folder: Path, count: int = 100) -> Path:
     with open(folder / "notes.csv", "w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["note", "history", "age", "label"])
-        for n, ((note, label), (past, _)) in enumerate(zip(notes(count), notes(count, 1)[::-1], strict=True)):
+        for n, ((note, label), (past, _)) in enumerate(zip(notes(count), notes(count, 1), strict=True)):
             out.writerow([note, past if n % 3 else "", 40 + n % 30, label])
     (folder / "dataset.yaml").write_text(YAML)
     return folder
@@ -67,6 +67,7 @@ def frozen(tmp_path_factory, encoder):
     return folder, run(folder, weights=str(encoder), audit="quick")
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_walks_the_road(frozen, encoder):
     """It learns the finding; both texts share one encoder; source and digests of its files are in the lineage."""
     folder, result = frozen
@@ -83,6 +84,7 @@ def test_a_frozen_encoder_walks_the_road(frozen, encoder):
     assert all("words" not in block["facts"] for block in said["architecture"]["params"]["blocks"])
 
 
+@pytest.mark.slow
 def test_it_is_served_without_a_training_library(frozen):
     """Neither torch nor transformers; a text that is missing is named."""
     folder, result = frozen
@@ -106,6 +108,7 @@ assert "pneumothorax" in top and "[CLS]" not in top
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_audit_says_how_words_were_tried(frozen):
     """Sufficiency, comprehensiveness and the denial, in the record and on the page."""
     _, result = frozen
@@ -152,7 +155,6 @@ def test_without_weights_the_installed_encoder_or_a_next_step(tmp_path, monkeypa
 
 def test_an_encoder_of_another_language_is_refused(tmp_path, encoder, monkeypatch):
     """Where it is known which language an encoder knows."""
-    known = encoders.PackagedEncoder("tiny_bert_package", "tiny", "", "none", "zh")
     digest = hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
     (tmp_path / "site" / "tiny_bert_package").mkdir(parents=True)
     (tmp_path / "site" / "tiny_bert_package" / "__init__.py").write_text("raise SystemExit('was run')")
@@ -161,6 +163,7 @@ def test_an_encoder_of_another_language_is_refused(tmp_path, encoder, monkeypatc
     known = encoders.PackagedEncoder("tiny_bert_package", "tiny", digest, "none", "zh")
     monkeypatch.setitem(encoders.PACKAGES, "tiny", known)
     write_notes(tmp_path / "data", 60)
+    (tmp_path / "data" / "dataset.yaml").write_text(YAML.replace("{kind: text}", "{kind: text, language: en}"))
     with pytest.raises(BadData) as caught:
         run(tmp_path, weights="package:tiny")
     assert caught.value.code == "encoder-language" and "zh" in caught.value.message
