@@ -67,8 +67,8 @@ def write(folder: Path, train: Items, test: Items) -> Path:
 def run(data: Path, out: Path, recipe: str) -> dict[str, Array]:
     """One `medserve train`. Returns: tables of truth and answer, (3, 3), of the recipe and of the linear model."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "medserve.cli", "train", str(data), "--out", str(out), "--recipe", recipe, "--keep",
-               "recipe", "--audit", "none", "--home", str(out.parent / "home"), "--json"]  # fmt: skip
+    command = [sys.executable, "-m", "medserve.cli", "train", str(data), "--out", str(out), "--recipe", recipe]
+    command += ["--keep", "recipe", "--audit", "none", "--home", str(out.parent / "home"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr[-2000:])
