@@ -7,7 +7,10 @@ serve(settings, [Path("out/chest")], Address(port=8000))
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing
+from medserve.access.policy import Policy
+from medserve.access.recorder import Recorder
 from medserve.errors import Usage
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
@@ -32,7 +35,8 @@ def build(
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
 
-    Raises: BadPackage, naming the folder; Usage "models-missing", "service-taken"; Fault "key-exposed".
+    Raises: BadPackage, naming the folder; Usage "models-missing", "service-taken", "policy-invalid"; Fault
+        "key-exposed", and those of the audit log.
     """
     if not folders:
         raise Usage("models-missing", "There is no model to serve.", hint="Name package folders: --models DIR")
@@ -40,7 +44,8 @@ def build(
     trust = Trust.load(settings)
     models = [LoadedModel.open(folder, trust, threads=threads, max_pixels=settings.max_pixels) for folder in folders]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
-    return Application(Registry(models), ring, limits=bounds)
+    policy = Policy.load(settings)
+    return Application(Registry(models), ring, policy=policy, recorder=Recorder(Ledger.open(settings)), limits=bounds)
 
 
 def serve(

@@ -19,6 +19,7 @@ class Settings:
 
     home: Path
     data: Path | None = None  # MEDSERVE_DATA, the demo's image set
+    audit_mirror: Path | None = None  # MEDSERVE_AUDIT_MIRROR, a file on another disk
     max_upload_bytes: int = 64 * 2**20
     max_pixels: int = 64 * 10**6
 
@@ -27,7 +28,12 @@ class Settings:
         env = os.environ if environ is None else environ
         root = home or Path(env.get("MEDSERVE_HOME") or Path.home() / ".medserve")
         data = env.get("MEDSERVE_DATA")
-        return cls(home=root.expanduser().absolute(), data=Path(data) if data else None)
+        mirror = env.get("MEDSERVE_AUDIT_MIRROR")
+        return cls(
+            home=root.expanduser().absolute(),
+            data=Path(data) if data else None,
+            audit_mirror=Path(mirror) if mirror else None,
+        )
 
     def folder(self, name: str = "") -> Path:
         """A folder under `home`, made if it is missing, readable by its owner alone."""

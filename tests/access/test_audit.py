@@ -53,7 +53,9 @@ def test_an_untouched_log_is_sound(log):
 
 
 MUTATIONS = {
-    "edit": ("UPDATE audit_events SET body = CAST(replace(CAST(body AS TEXT), 'chest', 'brain') AS BLOB) WHERE seq = {k}",),
+    "edit": (
+        "UPDATE audit_events SET body = CAST(replace(CAST(body AS TEXT), 'chest', 'brain') AS BLOB) WHERE seq = {k}",
+    ),
     "delete": ("DELETE FROM audit_events WHERE seq = {k}",),
     "insert": (
         "UPDATE audit_events SET seq = seq + 100000 WHERE seq >= {k}",

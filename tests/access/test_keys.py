@@ -67,7 +67,7 @@ def test_the_home_folder_never_holds_the_key(ring, settings):
 def test_the_database_alone_opens_nothing(ring, settings, tmp_path):
     """The same stored hashes under another pepper know no key."""
     new = ring.create("ward 7")
-    other = KeyRing(ring._engine, b"x" * 32)
+    other = KeyRing(ring._engine, b"x" * 32, ring._ledger, ring._policy)
     assert denied(other, new.key) == "key-invalid"
 
 

@@ -43,6 +43,12 @@ _RATCHET = b"medserve audit ratchet"
 _READ = 5000  # rows at a time
 
 
+class AuditFault(Fault):
+    """The log cannot be written: what was asked is not done."""
+
+    status = 503
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who did what, when, and what came of it; never a patient's value.
 
@@ -104,10 +110,20 @@ class Ledger:
     @classmethod
     def open(cls, settings: Settings, mirror: Path | None = None) -> "Ledger":
         """Raises: Fault "audit-state-missing", "audit-rolled-back", "key-exposed"."""
-        ledger = cls(database(settings), settings.folder("keys"), mirror)
+        ledger = cls.unchecked(settings, mirror)
         with ledger._alone(), ledger._engine.begin() as db:
             ledger._state(db)
         return ledger
+
+    @classmethod
+    def unchecked(cls, settings: Settings, mirror: Path | None = None) -> "Ledger":
+        """Also where the log is not sound: to verify it."""
+        return cls(database(settings), settings.folder("keys"), mirror or settings.audit_mirror)
+
+    def count(self) -> int:
+        """Events so far."""
+        with self._engine.connect() as db:
+            return int(db.execute(sa.select(sa.func.max(audit_events.c.seq))).scalar() or 0)
 
     @property
     def anchor(self) -> str:
@@ -118,12 +134,12 @@ class Ledger:
         self._engine.dispose()
 
     def write(self, events: Sequence[Event]) -> None:
-        """Append, durably. Raises: Fault "audit-unwritable": nothing was written."""
+        """Append, durably. Raises: AuditFault "audit-unwritable": nothing was written."""
         try:
             with self._alone(), self._engine.begin() as db:
                 self.append(db, events)
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            raise Fault(
+            raise AuditFault(
                 "audit-unwritable",
                 "The audit log cannot be written, so nothing is done.",
                 hint="Free some space, or check the disk under MEDSERVE_HOME.",

@@ -1,7 +1,7 @@
 """API keys: who may ask. A key is shown once and stored only as a keyed hash.
 
     ring = KeyRing.open(settings)
-    new = ring.create("ward 7", days=90)      # new.key is shown once: msk_...
+    new = ring.create("ward 7", days=90, role="clinician")      # new.key is shown once: msk_...
     caller = ring.verify(text)                # Principal; raises Denied
     ring.revoke(new.id)                       # a running server follows within one second
 
@@ -13,32 +13,33 @@ the database, in a file of its own that only its owner can read: a copy of the d
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import threading
 import time
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
+from medserve.access.audit import Event, Ledger
+from medserve.access.policy import DEFAULT_TENANT, Policy, Principal
 from medserve.errors import Denied, Fault, NotFound, Usage
 from medserve.settings import Settings
-from medserve.store.database import api_keys, database
+from medserve.store.database import api_keys, database, key_grants
 
 PREFIX = "msk_"
 FRESH_S = 0.5  # a verified key is read again after this long, so that a revocation takes effect at once
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SECRET_DIGITS, _CHECK_DIGITS = 43, 6  # 62**43 > 2**256, 62**6 > 2**32
 _MAX_CACHED = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks; `id` may be logged."""
-
-    id: str
-    name: str
+TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+_ALL = sa.select(
+    api_keys, key_grants.c.tenant, key_grants.c.role, key_grants.c.duties, key_grants.c.models
+).select_from(api_keys.outerjoin(key_grants, key_grants.c.key_id == api_keys.c.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class KeyRow:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    tenant: str = DEFAULT_TENANT
+    role: str = "service"
+    duties: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.id, self.name, self.tenant, self.role, self.duties, self.models)
 
     def state(self, now: float) -> str:
         """ "active", "expired" or "revoked"."""
@@ -67,47 +76,77 @@ class NewKey:
 
 
 class KeyRing:
-    """All keys of one MEDSERVE_HOME. Safe to use from several threads."""
+    """All keys of one MEDSERVE_HOME. Safe to use from several threads. Making and ending a key is audited."""
 
-    def __init__(self, engine: sa.Engine, pepper: bytes) -> None:
-        self._engine, self._pepper = engine, pepper
+    def __init__(self, engine: sa.Engine, pepper: bytes, ledger: Ledger, policy: Policy) -> None:
+        self._engine, self._pepper, self._ledger, self._policy = engine, pepper, ledger, policy
         self._cache: dict[bytes, tuple[float, KeyRow]] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def open(cls, settings: Settings) -> "KeyRing":
-        """Raises: Fault "key-exposed", "key-unreadable": the pepper is unsafe or broken."""
-        return cls(database(settings), load_pepper(settings))
+        """Raises: Fault "key-exposed", "key-unreadable": the pepper is unsafe or broken; those of `Ledger.open`, and
+        Usage "policy-invalid"."""
+        pepper, policy = load_pepper(settings), Policy.load(settings)
+        return cls(database(settings), pepper, Ledger.open(settings), policy)
 
     def close(self) -> None:
         """Let the database's connections go."""
         self._engine.dispose()
+        self._ledger.close()
 
-    def create(self, name: str, *, days: float | None = 90) -> NewKey:
+    def create(
+        self,
+        name: str,
+        *,
+        days: float | None = 90,
+        role: str = "service",
+        tenant: str = DEFAULT_TENANT,
+        duties: Sequence[str] = (),
+        models: Sequence[str] = (),
+    ) -> NewKey:
         """Make a key.
 
         Args:
             name: what the key is for; shown in lists and logs, so no person's name.
             days: until it expires; None: never.
+            role, duties: words of the policy. models: names that the key is limited to; empty: no limit.
+
+        Raises: Usage "key-name", "key-days", "key-tenant", "role-unknown", "duty-unknown".
         """
         if not 1 <= len(name) <= 64 or not name.isprintable():
             raise Usage("key-name", "A key's name has 1 to 64 printable characters.", hint="For instance: --name ward7")
         if days is not None and not 0 < days <= 3650:
             raise Usage("key-days", "A key lives between 0 and 3650 days.", hint="For instance: --days 90")
+        if not TENANT.fullmatch(tenant):
+            raise Usage("key-tenant", "A tenant is named by 1 to 64 of a-z, 0-9, - and _.", hint="--tenant clinic-a")
+        self._policy.check_grant(role, tuple(duties))
         key, now = new_key(), time.time()
-        row = KeyRow(f"k-{secrets.token_hex(6)}", name, now, None if days is None else now + days * 86400, None)
-        with self._engine.begin() as db:
+        expires = None if days is None else now + days * 86400
+        row = KeyRow(f"k-{secrets.token_hex(6)}", name, now, expires, None, tenant, role, tuple(duties), tuple(models))
+        with self._ledger.with_effect(self._event(row.id, tenant)) as db:
             db.execute(
                 api_keys.insert().values(
                     id=row.id, name=name, hash=self._hash(key), created_at=now, expires_at=row.expires_at
                 )
             )
+            db.execute(
+                key_grants.insert().values(
+                    key_id=row.id, tenant=tenant, role=role, duties=list(duties), models=list(models)
+                )
+            )
         return NewKey(row, key)
 
+    def _event(self, key: str, tenant: str) -> Event:
+        """Of someone at this machine's command line."""
+        return Event(
+            action="keys.manage", outcome="allow", principal="local", tenant=tenant, resource=key, purpose="operations",
+            policy=self._policy.digest,
+        )  # fmt: skip
+
     def rows(self) -> list[KeyRow]:
-        columns = (api_keys.c.id, api_keys.c.name, api_keys.c.created_at, api_keys.c.expires_at, api_keys.c.revoked_at)
         with self._engine.connect() as db:
-            return [KeyRow(*row) for row in db.execute(sa.select(*columns).order_by(api_keys.c.created_at))]
+            return [_row(row) for row in db.execute(_ALL.order_by(api_keys.c.created_at))]
 
     def active(self) -> list[KeyRow]:
         now = time.time()
@@ -115,18 +154,17 @@ class KeyRing:
 
     def revoke(self, id: str) -> KeyRow:
         """End a key now; revoking twice keeps the first time."""
-        with self._engine.begin() as db:
+        if id not in {row.id for row in self.rows()}:
+            raise NotFound("key", id, [row.id for row in self.rows()], hint="List them with `medserve keys list`.")
+        with self._ledger.with_effect(self._event(id, "")) as db:
             db.execute(
                 api_keys.update()
                 .where(api_keys.c.id == id, api_keys.c.revoked_at.is_(None))
                 .values(revoked_at=time.time())
             )
-        rows = {row.id: row for row in self.rows()}
-        if id not in rows:
-            raise NotFound("key", id, rows, hint="List them with `medserve keys list`.")
         with self._lock:
             self._cache.clear()
-        return rows[id]
+        return next(row for row in self.rows() if row.id == id)
 
     def verify(self, key: str) -> Principal:
         """Who holds this key.
@@ -148,7 +186,7 @@ class KeyRing:
             raise Denied(
                 f"key-{state}", f"This API key is {state}.", hint="Make a new one with `medserve keys create`."
             )
-        return Principal(row.id, row.name)
+        return row.principal
 
     def _cached(self, digest: bytes) -> KeyRow | None:
         with self._lock:
@@ -161,10 +199,10 @@ class KeyRing:
 
     def _read(self, digest: bytes) -> KeyRow:
         with self._engine.connect() as db:
-            found = db.execute(sa.select(api_keys).where(api_keys.c.hash == digest)).one_or_none()
+            found = db.execute(_ALL.where(api_keys.c.hash == digest)).one_or_none()
         if found is None or not hmac.compare_digest(found.hash, digest):
             raise _invalid()
-        row = KeyRow(found.id, found.name, found.created_at, found.expires_at, found.revoked_at)
+        row = _row(found)
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
@@ -173,6 +211,13 @@ class KeyRing:
 
     def _hash(self, key: str) -> bytes:
         return hmac.new(self._pepper, key.encode(), hashlib.sha256).digest()
+
+
+def _row(found: Any) -> KeyRow:
+    row = KeyRow(found.id, found.name, found.created_at, found.expires_at, found.revoked_at)
+    if found.role is None:
+        return row
+    return replace(row, tenant=found.tenant, role=found.role, duties=tuple(found.duties), models=tuple(found.models))
 
 
 def new_key() -> str:

@@ -29,6 +29,7 @@ VERBS = {
     "predict": "One answer, as the network would give it.",
     "serve": "Step 5: answer over HTTP.",
     "keys": "Make, list and revoke API keys.",
+    "audit": "Who did what, and whether the log is unchanged.",
     "models": "Recipes, ranked for your data; or what a package is.",
 }
 
@@ -57,7 +58,7 @@ def make_app(verb: str = "") -> App:
         result_action="return_value",
     )
     for name, what in VERBS.items():
-        target = "app" if name == "keys" else name
+        target = "app" if name in ("keys", "audit") else name
         if name == verb:
             app.command(f"medserve.cli.{name}:{target}", name=name)
         else:

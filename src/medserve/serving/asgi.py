@@ -2,29 +2,34 @@
 
     application = Application(registry, keys, limits=Limits(), log=make_log())
 
-    route -> authorise -> admit -> read -> decode -> submit -> answer          (predictions, here)
-    route -> authorise -> control plane                                        (everything else, FastAPI)
+    route -> identify -> decide -> admit -> read -> decode -> submit -> record -> answer    (predictions, here)
+    route -> identify -> decide -> control plane -> record -> answer                        (everything else, FastAPI)
 
-Closed by default: only the two health addresses answer without a key, whatever else is added behind this door. An
-error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leaves, and the log gets its type and place.
+Closed by default: only the two health addresses answer without a key, whatever else is added behind this door. What is
+answered, allowed or denied, stands in the audit log before it leaves; if it cannot be written there, the answer is 503.
+An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leaves, and the log gets its type and place.
 """
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
 from structlog.typing import FilteringBoundLogger
 
-from medserve.access.keys import KeyRing, Principal
-from medserve.errors import Fault, MedServeError, Usage
+from medserve.access.audit import AuditFault, Event
+from medserve.access.keys import KeyRing
+from medserve.access.policy import Policy, Principal
+from medserve.access.recorder import Recorder
+from medserve.errors import Fault, MedServeError, NotFound, Usage
 from medserve.runtime.batcher import Late
 from medserve.runtime.model import new_id
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.control import control_plane
+from medserve.serving.gate import PLAIN, Gate, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
 from medserve.serving.wire import (
@@ -40,8 +45,8 @@ from medserve.serving.wire import (
 )
 
 T = TypeVar("T")
+LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})  # answer without a key, and say yes or no only
-CONTROL = frozenset({"/v1/models", "/openapi.json"}) | OPEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class Application:
 
     Args:
         registry: the services; closed when the server stops.
-        keys: who may ask.
+        keys: who may ask. policy: what they may do. recorder: where it is written down.
         limits: sizes, times and counts.
         log: see `logs.make_log`.
     """
@@ -77,10 +82,13 @@ class Application:
         registry: Registry,
         keys: KeyRing,
         *,
+        policy: Policy,
+        recorder: Recorder,
         limits: Limits | None = None,
         log: FilteringBoundLogger | None = None,
     ) -> None:
         self.registry, self.keys, self.limits = registry, keys, limits or Limits()
+        self.gate, self.recorder = Gate(policy), recorder
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
         self._control = control_plane(registry, self.admission)
@@ -96,39 +104,82 @@ class Application:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace, began = new_id(), time.perf_counter()
         scope["medserve.trace"] = trace
-        watched = _Watch(send, trace)
-        note: dict[str, object] = {}
+        note: dict[str, Any] = {}
+        watched = _Watch(send, trace, lambda status: self._record(scope, note, trace, status))
         try:
             await self._route(scope, receive, watched, trace, note)
         except MedServeError as error:
-            note["code"] = error.code
+            note["code"], note["denied"] = error.code, note.get("denied") or error.kind == "access"
             await self._fail(watched, error, trace)
         except Exception as error:
             note["code"], note["failure"] = "internal", where(error)
             hint = "Report the trace to whoever runs this service."
-            await self._fail(watched, Fault("internal", "The service failed on this request.", hint=hint), trace)
+            fault: MedServeError = Fault("internal", "The service failed on this request.", hint=hint)
+            await self._fail(watched, watched.failure or fault, trace)
         finally:
+            if watched.failure is not None:
+                note["code"] = watched.failure.code
             ms = round((time.perf_counter() - began) * 1000, 2)
-            self._log.info("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **note)
+            logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
+            self._log.info("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
+
+    async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
+        """One event a request, on disk before its answer begins."""
+        caller: Principal | None = note.get("caller")
+        asked = asked_of(scope["path"], explain=bool(note.get("explain")))
+        await self.recorder.record(
+            Event(
+                action=asked.named,
+                outcome="deny" if note.get("denied") else "allow",
+                trace=trace,
+                principal=caller.id if caller else "anonymous",
+                tenant=caller.tenant if caller else "",
+                role=caller.role if caller else "",
+                purpose=note.get("purpose", ""),
+                resource=note.get("resource", ""),
+                model=note.get("digest", ""),
+                code=note.get("code", ""),
+                status=status,
+                policy=self.gate.policy.digest,
+            )
+        )
 
     async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
         if isinstance(error, ClientLeft):
             watched.status = error.status
         elif not watched.status:
-            await send_error(watched, error, trace)
+            try:
+                await send_error(watched, error, trace)
+            except AuditFault as unwritten:
+                await send_error(watched, unwritten, trace)
 
-    async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, object]) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, Any]) -> None:
         path = scope["path"]
         target = parse_target(path)
-        note["route"] = "predict" if target else path if path in CONTROL else "other"
+        note["route"] = "predict" if target else path if path in PLAIN else "other"
         if path not in OPEN:
-            note["key"] = (await self._authorise(scope)).id
+            caller = await self._identify(scope)
+            note["caller"], note["key"] = caller, caller.id
+            said = header(scope, b"x-purpose")[:64]
+            note["purpose"] = self.gate.policy.purpose(caller, said)
+            note["explain"] = target is not None and b"explain=" in scope.get("query_string", b"")
+            asked = asked_of(path, explain=note["explain"])
+            known = [service.model.name for service in self.registry.services]
+            note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
+            try:
+                self.gate.check(caller, asked, said, known)
+            except NotFound:
+                note["denied"] = asked.resource.name in known
+                raise
+            scope["medserve.visible"] = self.gate.visible(caller, known)
+            if asked.resource.kind == "model" and asked.resource.name not in known:
+                raise self.gate.not_here(caller, asked.resource.name, known)
         if target is None:
             await self._control(scope, receive, send)
         else:
             await self._predict(target, scope, receive, send, trace, note)
 
-    async def _authorise(self, scope: Scope) -> Principal:
+    async def _identify(self, scope: Scope) -> Principal:
         scheme, _, key = header(scope, b"authorization").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
         if not key or self.keys.cached(key):
@@ -136,13 +187,13 @@ class Application:
         return await asyncio.to_thread(self.keys.verify, key)  # the database never holds up the event loop
 
     async def _predict(
-        self, target: Target, scope: Scope, receive: Receive, send: Send, trace: str, note: dict[str, object]
+        self, target: Target, scope: Scope, receive: Receive, send: Send, trace: str, note: dict[str, Any]
     ) -> None:
         if scope["method"] != "POST":
             raise WrongMethod("method-not-allowed", "A prediction is asked for with POST.", hint="Use POST.")
         service = self.registry.find(*target)
         model = service.model
-        note["model"], note["version"] = model.name, model.version
+        note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         explain = _explain_method(scope)
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)
@@ -170,19 +221,30 @@ class Application:
             elif message["type"] == "lifespan.shutdown":
                 self.admission.draining = True
                 await asyncio.to_thread(self.registry.close)
+                await asyncio.to_thread(self.recorder.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
 
 class _Watch:
-    """Passes messages on, remembers the status, and puts the trace on answers of the control plane."""
+    """Passes messages on once `before` has written the request down, remembers the status, and puts the trace on
+    answers of the control plane. failure: why it could not be written down; then nothing but that is answered."""
 
-    def __init__(self, send: Send, trace: str) -> None:
-        self._send, self._trace = send, trace.encode()
+    def __init__(self, send: Send, trace: str, before: Callable[[int], Awaitable[None]]) -> None:
+        self._send, self._trace, self._before = send, trace.encode(), before
         self.status = 0
+        self.failure: MedServeError | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self.failure is None:
+                try:
+                    await self._before(message["status"])
+                except MedServeError as error:
+                    self.failure = AuditFault(error.code, error.message, hint=error.hint)
+                    raise self.failure from error
+            elif message["status"] != self.failure.status:
+                raise self.failure
             self.status = message["status"]
             if not any(name == b"x-trace-id" for name, _ in message["headers"]):
                 message = {**message, "headers": [*message["headers"], (b"x-trace-id", self._trace)]}

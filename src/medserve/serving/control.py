@@ -3,6 +3,7 @@
 Reached only through `asgi.Application`, which has already decided who may ask.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -51,8 +52,9 @@ def control_plane(registry: Registry, admission: Admission) -> FastAPI:
         return WireResponse({"ready": good}, 200 if good else 503)
 
     @app.get("/v1/models", summary="All models served here.", tags=["models"], responses=reply(200, ModelList))
-    async def models() -> Response:
-        return WireResponse({"models": [service.summary() for service in registry.services]})
+    async def models(request: Request) -> Response:
+        visible = request.scope["medserve.visible"]
+        return WireResponse({"models": [s.summary() for s in registry.services if s.model.name in visible]})
 
     @app.get(
         "/v1/models/{name}",
@@ -66,11 +68,14 @@ def control_plane(registry: Registry, admission: Admission) -> FastAPI:
         return WireResponse(page)
 
     @app.get("/openapi.json", summary="This document.", tags=["models"])
-    async def openapi() -> Response:
-        return WireResponse(described)
+    async def openapi(request: Request) -> Response:
+        return WireResponse(described(tuple(request.scope["medserve.visible"])))
 
-    specs = {s.model.name: s.model.spec for s in registry.services if s.model.spec.is_record}
-    described = document(app, specs)
+    @lru_cache(64)
+    def described(visible: tuple[str, ...]) -> dict[str, Any]:
+        found = (s.model for s in registry.services if s.model.name in visible)
+        return document(app, {model.name: model.spec for model in found if model.spec.is_record})
+
     return app
 
 

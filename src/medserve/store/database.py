@@ -26,6 +26,16 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float),
 )
 
+key_grants = sa.Table(  # a key without a row: role service, tenant default
+    "key_grants",
+    tables,
+    sa.Column("key_id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("duties", sa.JSON, nullable=False),
+    sa.Column("models", sa.JSON, nullable=False),
+)
+
 test_openings = sa.Table(
     "test_openings",
     tables,

@@ -1,0 +1,165 @@
+"""Who may do what: one function decides, from one file, and what the file does not allow is denied.
+
+    policy = Policy.load(settings)
+    decision = policy.decide(principal, "models.predict", Resource("model", "chest"), "treatment")
+    decision.allowed, decision.reason
+
+The file is MEDSERVE_HOME/policy.yaml, or the one that MedServe brings. Its digest stands in every audit event.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import yaml
+
+from medserve.errors import Usage, neighbours
+from medserve.settings import Settings
+
+FILE = "policy.yaml"
+MAX_BYTES = 2**20
+ACTIONS = ("health.live", "health.ready", "api.read", "models.list", "models.read", "models.predict", "models.explain",
+           "audit.read", "keys.manage", "packages.publish", "patients.erase", "patients.identify")  # fmt: skip
+PURPOSES = ("treatment", "research", "operations", "audit")
+DEFAULT_TENANT = "default"
+
+
+class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """purposes: the first one is meant where a request says none. requests_per_s: of each principal."""
+
+    actions: list[str]
+    purposes: list[str]
+    requests_per_s: float = 20.0
+
+
+class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file."""
+
+    version: int
+    roles: dict[str, Role]
+    duties: dict[str, list[str]] = {}
+    anyone: list[str] = []
+    tenants: dict[str, list[str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks; `id` may be logged. models: names it is limited to; empty: no limit."""
+
+    id: str
+    name: str
+    tenant: str = DEFAULT_TENANT
+    role: str = "service"
+    duties: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """kind: "model", "service" ...; name: "" for the whole of a kind."""
+
+    kind: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """reason: "" where allowed; "hidden": the resource is to look as if it were not there."""
+
+    allowed: bool
+    reason: str = ""
+
+
+ALLOW = Decision(True)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """digest: of the file's bytes."""
+
+    said: Said
+    digest: str
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Policy":
+        """Raises: Usage "policy-invalid", naming the place."""
+        own = settings.home / FILE
+        raw = own.read_bytes() if own.is_file() else (files("medserve.access") / FILE).read_bytes()
+        return cls.parse(raw)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Policy":
+        if len(raw) > MAX_BYTES:
+            raise _invalid("the file is larger than 1 MiB")
+        try:
+            said = msgspec.convert(yaml.safe_load(raw), Said)
+        except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+            raise _invalid(str(error).splitlines()[0]) from error
+        if said.version != 1:
+            raise _invalid(f"version {said.version}; this MedServe reads version 1")
+        for name, role in said.roles.items():
+            _known("action", role.actions, ACTIONS, name)
+            _known("purpose", role.purposes, PURPOSES, name)
+            if not role.purposes or role.requests_per_s <= 0:
+                raise _invalid(f"role {name} needs a purpose and a positive requests_per_s")
+        for name, actions in said.duties.items():
+            _known("action", actions, ACTIONS, name)
+        _known("action", said.anyone, ACTIONS, "anyone")
+        return cls(said, hashlib.sha256(raw).hexdigest())
+
+    def decide(self, principal: Principal | None, action: str, resource: Resource, purpose: str = "") -> Decision:
+        """Whether it may be done. principal: None for one who has not said who he is."""
+        if action in self.said.anyone:
+            return ALLOW
+        if principal is None:
+            return Decision(False, "unidentified")
+        role = self.said.roles.get(principal.role)
+        if role is None:
+            return Decision(False, "role-unknown")
+        if resource.kind == "model" and resource.name and not self.sees(principal, resource.name):
+            return Decision(False, "hidden")
+        granted = {a for duty in principal.duties for a in self.said.duties.get(duty, ())}
+        if action not in role.actions and action not in granted:
+            return Decision(False, "action-not-allowed")
+        if purpose and purpose not in role.purposes:
+            return Decision(False, "purpose-not-allowed")
+        return ALLOW
+
+    def sees(self, principal: Principal, model: str) -> bool:
+        """Whether the model exists for this principal."""
+        tenants = self.said.tenants.get(model)
+        own = tenants is None or principal.tenant in tenants
+        return own and (not principal.models or model in principal.models)
+
+    def purpose(self, principal: Principal, said: str) -> str:
+        """What is meant: as said, else the role's first."""
+        role = self.said.roles.get(principal.role)
+        return said or (role.purposes[0] if role else "")
+
+    def check_grant(self, role: str, duties: tuple[str, ...]) -> None:
+        """Raises: Usage "role-unknown", "duty-unknown"."""
+        if role not in self.said.roles:
+            raise Usage("role-unknown", f"No role {role!r} ({neighbours(role, self.said.roles)}).")
+        for duty in duties:
+            if duty not in self.said.duties:
+                raise Usage("duty-unknown", f"No duty {duty!r} ({neighbours(duty, self.said.duties)}).")
+
+
+def _known(what: str, given: list[str], known: tuple[str, ...], where: str) -> None:
+    for word in given:
+        if word not in known:
+            raise _invalid(f"{where}: no {what} {word!r} ({neighbours(word, known)})")
+
+
+def _invalid(what: str) -> Usage:
+    return Usage("policy-invalid", f"{FILE}: {what}.", hint="The file that MedServe brings shows every key.")
+
+
+def as_dict(principal: Principal) -> dict[str, Any]:
+    """For lists and logs."""
+    return {
+        "tenant": principal.tenant, "role": principal.role, "duties": list(principal.duties),
+        "models": list(principal.models),
+    }  # fmt: skip

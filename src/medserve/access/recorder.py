@@ -1,0 +1,74 @@
+"""Events of a running service, written by one thread: all that wait go down in one durable commit.
+
+    recorder = Recorder(ledger)
+    await recorder.record(event)           # returns once the event is on disk; raises what `Ledger.write` raises
+    recorder.close()                       # signs the open epoch
+
+A lone event never waits for others; while one commit runs the next one gathers. Nothing is acknowledged early.
+"""
+
+import asyncio
+import queue
+import threading
+from typing import NamedTuple
+
+from medserve.access.audit import Event, Ledger
+
+MOST = 1000  # events of one commit
+
+
+class _Waiting(NamedTuple):
+    event: Event
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[None]"
+
+
+class Recorder:
+    """Events of one process."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
+        self._thread.start()
+
+    async def record(self, event: Event) -> None:
+        """Raises: Fault "audit-unwritable", and those of `Ledger.append`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._queue.put(_Waiting(event, loop, done))
+        await done
+
+    def close(self) -> None:
+        """Write what waits, and sign it."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            batch = [self._queue.get()]
+            while len(batch) < MOST and not self._queue.empty():
+                batch.append(self._queue.get())
+            waiting = [one for one in batch if one is not None]
+            ending = len(waiting) < len(batch)
+            error: BaseException | None = None
+            try:
+                if waiting:
+                    self._ledger.write([one.event for one in waiting])
+            except Exception as caught:  # told to every request that waits
+                error = caught
+            for loop in {one.loop for one in waiting}:
+                mine = [one.done for one in waiting if one.loop is loop]
+                loop.call_soon_threadsafe(_settle, mine, error)
+        self._ledger.end_epoch()
+
+
+def _settle(futures: "list[asyncio.Future[None]]", error: BaseException | None) -> None:
+    for done in futures:
+        if done.done():  # its request was cancelled
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)

@@ -1,0 +1,104 @@
+"""`medserve audit verify | list | anchor`: who did what, and whether the log is as it was written."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from medserve.access.audit import Ledger, events_of
+from medserve.cli._answer import Answer, table
+from medserve.errors import BadData
+from medserve.settings import Settings
+
+app = App(name="audit", help="Who did what, and whether the log is as it was written.", help_format="plaintext",
+          result_action="return_value")  # fmt: skip
+
+Flag = Annotated[bool, Parameter(negative=())]
+WORDS = {
+    "row-missing": "a row is missing, or stands twice",
+    "row-altered": "the row was changed, or the one before it",
+    "row-forged": "the row was not written by this service",
+    "rows-cut": "rows were cut from the end",
+    "checkpoint-missing": "the signature of an epoch is missing",
+    "checkpoint-differs": "the rows of an epoch are not those that were signed",
+    "signature-invalid": "the signature of an epoch is not by its key",
+    "epoch-out-of-order": "epochs are out of order",
+    "anchor-differs": "this is another log than the one whose anchor was noted",
+    "mirror-differs": "the log is older than its mirror, or another one",
+    "audit-rolled-back": "the database is older than its keys, or newer",
+    "audit-state-missing": "the log's keys are gone",
+}
+
+
+@app.command
+def verify(
+    *, anchor: str | None = None, mirror: Path | None = None, home: Path | None = None, json: Flag = False
+) -> Answer:
+    """Walk the whole log; exit code 2 and the first bad row where it is not as it was written.
+
+    Parameters
+    ----------
+    anchor
+        The first public key, as `medserve audit anchor` printed it when it was noted elsewhere.
+    mirror
+        The file on another disk to which each epoch's end was told (MEDSERVE_AUDIT_MIRROR).
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    settings = Settings.from_environment(home)
+    verdict = Ledger.unchecked(settings, mirror).verify(anchor)
+    if not verdict.sound:
+        raise BadData(
+            "audit-unsound",
+            f"The audit log is not as it was written: {WORDS.get(verdict.problem, verdict.problem)} "
+            f"({verdict.problem}, row {verdict.seq}).",
+            hint="Keep the whole of MEDSERVE_HOME as it is, and compare it with a backup.",
+        )
+    data = {"sound": True, "events": verdict.events, "signed_epochs": verdict.epochs}
+    return Answer(data, f"Sound: {verdict.events} events, {verdict.epochs} signed epochs.")
+
+
+@app.command(name="list")
+def list_(*, last: int = 50, home: Path | None = None, json: Flag = False) -> Answer:
+    """Show the last events.
+
+    Parameters
+    ----------
+    last
+        How many; 0 means all.
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    ledger = Ledger.open(Settings.from_environment(home))
+    after = 0 if last <= 0 else max(0, ledger.count() - last)
+    rows = list(events_of(ledger.read(after=after)))
+    columns = ("seq", "at", "principal", "role", "action", "resource", "outcome", "code")
+    cells = [tuple(_cell(row, column) for column in columns) for row in rows]
+    return Answer({"events": rows}, table("Audit log", *columns, rows=cells))
+
+
+@app.command
+def anchor(*, home: Path | None = None, json: Flag = False) -> Answer:
+    """Print the first public key of the log: noted elsewhere, it proves later that this is still the same log.
+
+    Parameters
+    ----------
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    found = Ledger.open(Settings.from_environment(home)).anchor
+    return Answer({"anchor": found}, found)
+
+
+def _cell(row: dict[str, object], column: str) -> str:
+    value = row.get(column, "")
+    if column == "at":
+        return datetime.fromtimestamp(float(str(value)), UTC).isoformat(timespec="seconds")
+    return str(value)

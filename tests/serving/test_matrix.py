@@ -1,0 +1,178 @@
+"""Every address x every principal, against a table written by hand; and every request stands in the audit log."""
+
+import json
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_package import SMALL, png, ramp, serving, spec, write_package
+
+from medserve.access.audit import Ledger
+from medserve.access.keys import KeyRing, new_key
+from medserve.app import build
+from medserve.serving.gate import asked_of
+from medserve.settings import Settings
+
+POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
+ADDRESSES = {
+    "live": ("GET", "/v2/health/live"),
+    "ready": ("GET", "/v2/health/ready"),
+    "api": ("GET", "/openapi.json"),
+    "list": ("GET", "/v1/models"),
+    "page": ("GET", "/v1/models/open"),
+    "own page": ("GET", "/v1/models/owned"),
+    "predict": ("POST", "/v1/models/open/predict"),
+    "version": ("POST", "/v1/models/open/versions/1/predict"),
+    "explain": ("POST", "/v1/models/open/predict?explain=occlusion"),
+    "own predict": ("POST", "/v1/models/owned/predict"),
+    "nowhere": ("GET", "/v1/secrets"),
+}
+# live ready api list page own-page predict version explain own-predict nowhere; `owned` belongs to tenant b
+TABLE = {
+    "anonymous": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "malformed": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "unknown": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "expired": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "revoked": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "clinician a": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+    "clinician b": (200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404),
+    "data-scientist a": (200, 200, 200, 200, 200, 404, 403, 403, 403, 404, 404),
+    "ml-engineer b": (200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 404),
+    "auditor a": (200, 200, 200, 403, 403, 404, 403, 403, 403, 404, 404),
+    "auditor b": (200, 200, 200, 403, 403, 403, 403, 403, 403, 403, 404),
+    "administrator b": (200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 404),
+    "service a": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+    "service b": (200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404),
+    "limited": (200, 200, 200, 200, 404, 200, 404, 404, 404, 200, 404),
+    "clinician a for research": (200, 200, 403, 403, 403, 404, 403, 403, 403, 404, 404),
+    "privacy officer": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+}
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """Two models, one of them of tenant b alone; a key for each principal; (url, headers by principal, settings)."""
+    root = tmp_path_factory.mktemp("matrix")
+    settings = Settings(home=root / "home")
+    settings.folder()
+    own = POLICY.read_text().replace("tenants: {}", "tenants: {owned: [b]}").replace("per_s: 5", "per_s: 500")
+    (settings.home / "policy.yaml").write_text(own.replace("per_s: 20", "per_s: 500"))
+    folders = [write_package(root / name, settings, spec(name)) for name in ("open", "owned")]
+    ring = KeyRing.open(settings)
+    keys = {"anonymous": "", "malformed": "msk_1", "unknown": new_key()}
+    keys["expired"] = ring.create("e", days=1e-9).key
+    revoked = ring.create("r")
+    ring.revoke(revoked.row.id)
+    keys["revoked"] = revoked.key
+    for name in TABLE:
+        role, _, tenant = name.partition(" ")
+        if tenant in ("a", "b"):
+            keys[name] = ring.create("x", role=role, tenant=tenant).key
+    keys["limited"] = ring.create("l", tenant="b", models=["owned"]).key
+    keys["clinician a for research"] = keys["clinician a"]
+    keys["privacy officer"] = ring.create("p", role="clinician", tenant="a", duties=["privacy-officer"]).key
+    headers = {name: {"authorization": f"Bearer {key}"} if key else {} for name, key in keys.items()}
+    headers["clinician a for research"] |= {"x-purpose": "research"}
+    with serving(build(settings, folders, keys=ring, limits=SMALL, threads=1)) as port:
+        yield f"http://127.0.0.1:{port}", headers, settings
+    ring.close()
+
+
+def _ask(url, headers, address):
+    method, path = ADDRESSES[address]
+    more = {"content": png(ramp()), "headers": headers | {"content-type": "image/png"}} if method == "POST" else {}
+    return httpx2.request(method, url + path, timeout=30, **({"headers": headers} | more))
+
+
+@pytest.mark.parametrize("who", TABLE)
+def test_every_address_for_every_principal(door, who):
+    url, headers, settings = door
+    before = Ledger.open(settings).count()
+    answers = [_ask(url, headers[who], address) for address in ADDRESSES]
+    assert dict(zip(ADDRESSES, [a.status_code for a in answers], strict=True)) == dict(
+        zip(ADDRESSES, TABLE[who], strict=True)
+    )
+    events = [event for _, event in Ledger.open(settings).read(after=before)]
+    assert [(e.trace, e.status) for e in events] == [(a.headers["x-trace-id"], a.status_code) for a in answers]
+    denied = [a.status_code in (401, 403) or "owned" in p and a.status_code == 404
+              for a, (_, p) in zip(answers, ADDRESSES.values(), strict=True)]  # fmt: skip
+    if who not in ("limited", "service a", "service b"):
+        assert [e.outcome == "deny" for e in events] == denied
+
+
+def test_a_hidden_model_looks_like_one_that_does_not_exist(door):
+    url, headers, _ = door
+
+    def told(path, key):
+        answer = httpx2.post(url + path, headers=headers[key] | {"content-type": "image/png"}, content=png(ramp()))
+        body = answer.json()
+        body.pop("trace")
+        return answer.status_code, json.dumps(body).replace("owned", "NAME").replace("wound", "NAME")
+
+    assert told("/v1/models/owned/predict", "clinician a") == told("/v1/models/wound/predict", "clinician a")
+    names = [m["name"] for m in httpx2.get(url + "/v1/models", headers=headers["clinician a"]).json()["models"]]
+    assert names == ["open"]
+    assert "owned" not in httpx2.get(url + "/openapi.json", headers=headers["clinician a"]).text
+
+
+def test_every_address_of_the_service_is_named_in_the_gate(tmp_path):
+    """A new address without an action fails here, and is open to nobody's predictions."""
+    settings = Settings(home=tmp_path / "home")
+    application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
+    paths = {route.path for route in application._control.routes}
+    for path in paths:
+        assert asked_of(path.replace("{name}", "tiny")).actions, f"{path} has no action"
+    application.recorder.close()
+    application.registry.close()
+
+
+def test_more_requests_than_the_role_may_make_are_turned_away(tmp_path):
+    settings = Settings(home=tmp_path / "home")
+    settings.folder()
+    (settings.home / "policy.yaml").write_text(POLICY.read_text().replace("per_s: 2000", "per_s: 2"))
+    ring = KeyRing.open(settings)
+    key = {"authorization": f"Bearer {ring.create('x').key}"}
+    with serving(build(settings, [write_package(tmp_path / "m", settings)], keys=ring, threads=1)) as port:
+        url = f"http://127.0.0.1:{port}/v1/models"
+        codes = [httpx2.get(url, headers=key).status_code for _ in range(8)]
+        refused = httpx2.get(url, headers=key)
+        assert codes[:4] == [200] * 4 and 429 in codes
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "quota-requests"
+        time.sleep(0.6)
+        assert httpx2.get(url, headers=key).status_code == 200
+    ring.close()
+
+
+def test_without_an_audit_there_is_no_answer(tmp_path):
+    """The table is gone, as on a broken disk: nothing is answered, a prediction least; then it works again."""
+    settings = Settings(home=tmp_path / "home")
+    ring = KeyRing.open(settings)
+    key = {"authorization": f"Bearer {ring.create('x').key}", "content-type": "image/png"}
+    with serving(build(settings, [write_package(tmp_path / "m", settings)], keys=ring, threads=1)) as port:
+        url = f"http://127.0.0.1:{port}"
+        database = settings.home / "medserve.db"
+
+        def change(statement):
+            with closing(sqlite3.connect(database)) as db:
+                db.execute(statement)
+                db.commit()
+
+        assert httpx2.post(f"{url}/v1/models/tiny/predict", headers=key, content=png(ramp())).status_code == 200
+        change("CREATE TRIGGER broken BEFORE INSERT ON audit_events BEGIN SELECT RAISE(FAIL, 'disk'); END")
+        for path in ("/v1/models/tiny/predict", "/v1/models/none/predict"):
+            refused = httpx2.post(url + path, headers=key, content=png(ramp()))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "audit-unwritable")
+            assert "probability" not in refused.text
+        assert httpx2.get(f"{url}/v1/models", headers=key).status_code == 503
+        change("DROP TRIGGER broken")
+        assert httpx2.post(f"{url}/v1/models/tiny/predict", headers=key, content=png(ramp())).status_code == 200
+    assert Ledger.open(settings).verify().sound
+    ring.close()
