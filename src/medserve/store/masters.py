@@ -89,12 +89,13 @@ class FileSource:
 
     def remove(self, version: int, parameters: dict[str, Any]) -> None:
         path = self._path(version)
-        if not path.exists():
+        try:
+            with open(path, "r+b") as file:
+                file.write(bytes(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
             return
-        with open(path, "r+b") as file:
-            file.write(bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
         path.unlink(missing_ok=True)
 
 

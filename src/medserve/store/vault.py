@@ -92,9 +92,7 @@ class Vault:
             segment_bytes,
         )
         try:
-            with engine.connect() as db:
-                if db.scalar(sa.select(sa.func.count()).select_from(vault_masters)):
-                    vault.keys.masters.current(db)
+            vault.settled(vault._check_master)
             vault.repair()
         except BaseException:
             vault.close()
@@ -276,6 +274,10 @@ class Vault:
                 if last or fault.code not in ("key-damaged", "key-unreadable", "key-wrong"):
                     raise
         raise AssertionError
+
+    def _check_master(self, db: sa.Connection) -> None:
+        if db.scalar(sa.select(sa.func.count()).select_from(vault_masters)):
+            self.keys.masters.current(db)
 
     def _fields(self, db: sa.Connection, tenant: str, column: str, *, make: bool) -> Fields:
         key = self.keys.lasting(db, tenant, "fields", make=make)
