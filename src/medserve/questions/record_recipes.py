@@ -122,7 +122,7 @@ _network(
     rate=20_000,
     once_s=0.1,
     params={"encoders": {"text": {"name": "frozen-text"}}},
-    settings={"balance": True, "weight_decay": 0.1},
+    settings={"weight_decay": 0.1},
 )
 _network(
     "text-lora",
