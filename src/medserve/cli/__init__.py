@@ -30,6 +30,7 @@ VERBS = {
     "serve": "Step 5: answer over HTTP.",
     "keys": "Make, list and revoke API keys.",
     "audit": "Who did what, and whether the log is unchanged.",
+    "vault": "What is encrypted at rest; new keys; erasing a patient.",
     "models": "Recipes, ranked for your data; or what a package is.",
 }
 
@@ -58,7 +59,7 @@ def make_app(verb: str = "") -> App:
         result_action="return_value",
     )
     for name, what in VERBS.items():
-        target = "app" if name in ("keys", "audit") else name
+        target = "app" if name in ("keys", "audit", "vault") else name
         if name == verb:
             app.command(f"medserve.cli.{name}:{target}", name=name)
         else:

@@ -5,7 +5,7 @@
         master = masters.current(db)             # made on first use
         wrapped = master.wrapper.wrap(tenant_key, bound)
 
-A source is anything with the four members of `Source`; `hsm.py` has one whose key never leaves a hardware module. The
+A source is anything with the four members of `Source`; one whose key never leaves a hardware module would fit too. The
 database keeps each version's source, its parameters (never the key) and known bytes under the key, so that a wrong
 file or passphrase is told apart from damaged data. A master key that once existed is never silently made again.
 Source: RFC 9106, section 4, second recommended option (Argon2id: 3 passes, 64 MiB, 4 lanes).

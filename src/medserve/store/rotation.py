@@ -5,8 +5,8 @@
     finish(vault)                             # what a crash interrupted
 
 From the first commit on new keys are made under the new version. Old ones are wrapped anew in batches, each a
-transaction of its own: between two batches others read and write, and a crash loses at most one batch. The old version
-is destroyed in the same transaction that finds nothing under it. Objects are not touched.
+transaction of its own: others read at any time and write between two batches, and a crash loses at most one batch.
+The old version is destroyed in the same transaction that finds nothing under it. Objects are not touched.
 """
 
 import time
@@ -23,7 +23,7 @@ from medserve.store.vault import Vault
 from medserve.store.vault_tables import vault_keys
 from medserve.store.wrap import DESTROYED, Wrapper
 
-BATCH = 1000
+BATCH = 500
 
 Progress = Callable[[int], None]
 
@@ -127,6 +127,7 @@ def _rewrap(
         .values(under=new, wrapped=sa.bindparam("again"))
     )
     while True:
+        start = time.monotonic()
         with writing(vault.engine) as db:
             rows = list(db.execute(query))
             if not rows:
@@ -137,6 +138,7 @@ def _rewrap(
         done += len(rows)
         if progress is not None:
             progress(done)
+        time.sleep(time.monotonic() - start)  # half of the time is others': SQLite's lock has no queue
 
 
 def _again(row: sa.Row[Any], old: Wrapper, new: Wrapper, under: str) -> bytes:

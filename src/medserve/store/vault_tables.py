@@ -18,7 +18,7 @@ vault_masters = sa.Table(
     tables,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False, unique=True),
-    sa.Column("source", sa.String, nullable=False),  # file, passphrase, pkcs11
+    sa.Column("source", sa.String, nullable=False),  # file, passphrase
     sa.Column("parameters", sa.JSON, nullable=False),  # what the source needs to find it again; never the key
     sa.Column("check", sa.LargeBinary, nullable=False),  # known bytes under this key; zeros: retired
     sa.Column("created_at", sa.Float, nullable=False),
