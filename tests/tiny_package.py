@@ -41,6 +41,7 @@ from medserve.serving.asgi import Application, Limits
 from medserve.serving.bodies import BodyTiming
 from medserve.serving.logs import make_log
 from medserve.serving.server import Address, Server, listen
+from medserve.serving.tls import Tls
 from medserve.settings import Settings
 from medserve.types import Named
 
@@ -187,11 +188,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(application: Application) -> Iterator[int]:
+def serving(application: Application, tls: Tls | None = None) -> Iterator[int]:
     """The application on a free loopback port, in a thread."""
     sock = listen(Address(port=0))
     ready = threading.Event()
-    server = Server(application, "", lambda url: ready.set())
+    server = Server(application, "", lambda url: ready.set(), tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -17,6 +17,7 @@ from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
+from medserve.serving.tls import Tls
 from medserve.settings import Settings
 
 
@@ -54,6 +55,8 @@ def serve(
     address: Address,
     *,
     threads: int = 0,
+    tls: Tls | None = None,
+    behind_proxy: bool = False,
     on_ready: Callable[[str], None] = lambda url: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -61,16 +64,18 @@ def serve(
 
     Args:
         on_ready: gets the URL once the service answers.
-        warn: gets what the operator should know: plain HTTP beyond this machine, no key yet.
+        warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
-    Raises: what `build` raises, and Usage "host-without-keys", "port-taken", "host-unusable".
+    Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable".
     """
     ring = KeyRing.open(settings)
     try:
-        if caution := check_address(address, ring):
+        if caution := check_address(address, ring, tls=tls is not None, behind_proxy=behind_proxy):
             warn(caution)
+        if tls is not None and tls.warning:
+            warn(tls.warning)
         if not ring.active():
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
-        run(build(settings, folders, keys=ring, threads=threads), address, on_ready=on_ready)
+        run(build(settings, folders, keys=ring, threads=threads), address, tls=tls, on_ready=on_ready)
     finally:
         ring.close()

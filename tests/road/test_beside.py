@@ -19,7 +19,7 @@ AGE = Records((Number("age"),))
 STAY = Records((Number("age"), Timeline("stay", window_h=24, bins=4, channels=(Channel("hr", "HR"),))))
 
 
-def asked(one, two, fields=AGE, task="binary", count=100, audit="full"):
+def asked(one, two, fields=AGE, task="binary", count=100, audit="quick"):
     def built(name):
         spec = SimpleNamespace(transforms=fields.named(), output=SimpleNamespace(task=task))
         return SimpleNamespace(candidate=SimpleNamespace(architecture=SimpleNamespace(name=name)), spec=spec)
@@ -49,7 +49,6 @@ def test_a_glass_box_for_tables_alone():
     assert asked("record-trees", "record-linear", task="survival") == []
     assert asked("record-trees", "record-linear", count=20_001) == []
     assert asked("record-trees", "record-linear", audit="none") == []
-    assert asked("record-trees", "record-linear", audit="quick") == []
     assert asked("case-net", "phrase-lookup", STAY, task="tags") == []
 
 

@@ -46,7 +46,7 @@ def audited(fields, seed=0):
     random = np.random.default_rng(2)
     rows = random.exponential(1, (60, records.length)).astype(np.float32)
     part = _Part(rows)
-    spec = SimpleNamespace(transforms=records.named())
+    spec = SimpleNamespace(transforms=records.named(), output=SimpleNamespace(task="binary"))
     built = SimpleNamespace(
         spec=spec, served=Served(records.length), background=np.zeros((2, records.length), np.float32)
     )

@@ -35,14 +35,18 @@ def test_what_counts_as_this_machine(host, loopback):
 
 
 def test_another_address_needs_an_active_key(settings):
-    """No key, a revoked key: refused. An active one: allowed, with a warning about TLS."""
+    """No key, a revoked key, no TLS: refused. With TLS, or a proxy in front by the operator's word: allowed."""
     ring = KeyRing.open(settings)
     assert check_address(Address("127.0.0.1"), ring) is None
     with pytest.raises(Usage, match="no active API key") as caught:
         check_address(Address("0.0.0.0"), ring)
     assert caught.value.code == "host-without-keys"
     row = ring.create("x").row
-    assert "TLS" in check_address(Address("0.0.0.0"), ring)
+    with pytest.raises(Usage) as caught:
+        check_address(Address("0.0.0.0"), ring)
+    assert caught.value.code == "host-without-tls"
+    assert check_address(Address("0.0.0.0"), ring, tls=True) is None
+    assert "plain HTTP" in check_address(Address("0.0.0.0"), ring, behind_proxy=True)
     ring.revoke(row.id)
     with pytest.raises(Usage):
         check_address(Address("0.0.0.0"), ring)

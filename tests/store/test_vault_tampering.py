@@ -9,6 +9,7 @@ import pytest
 
 from medserve.errors import MedServeError
 from medserve.store.segments import SMALLEST
+from medserve.store.vault import Vault
 from medserve.store.wrap import TAG_BYTES
 
 REFUSED = {"object-damaged", "key-damaged"}
@@ -18,7 +19,7 @@ class Thief:
     """Changes rows and files behind the vault's back, and puts them back."""
 
     def __init__(self, vault, settings):
-        self.vault = vault
+        self.vault, self.settings = vault, settings
         self.db = sqlite3.connect(settings.home / "medserve.db", isolation_level=None)
         self.db.execute("PRAGMA synchronous=OFF")
         self.refs = [
@@ -173,19 +174,45 @@ def test_a_row_says_nothing_that_is_not_bound(thief):
 
 
 def test_a_file_cut_between_segments_gives_nothing(thief):
-    """With the row's size made to fit: refused before the first byte, since the size is bound to the key."""
-    index = 2
-    tenant, ref = thief.refs[index]
-    assert ref.size == 2 * SMALLEST
-    with open(thief.file(index), "r+b") as file:
-        file.truncate(SMALLEST + TAG_BYTES)
+    """Three segments cut to two, with the row's size made to fit: refused before the first byte, since the size is
+    bound to the object's key; the first two segments alone would have passed as a beginning."""
+    data = os.urandom(3 * SMALLEST)
+    ref = thief.vault.put("t", "p", data)
+    serial = thief.db.execute("SELECT serial FROM vault_objects WHERE object=?", (ref.object,)).fetchone()[0]
+    assert b"".join(thief.vault.read("t", ref.object)) == data
+    with open(thief.vault.files.path(f"{ref.object}.1"), "r+b") as file:
+        file.truncate(2 * (SMALLEST + TAG_BYTES))
     got = []
-    with pytest.raises(MedServeError):
-        got += thief.vault.read(tenant, ref.object)
-    thief.db.execute("UPDATE vault_objects SET size=? WHERE serial=?", (SMALLEST, thief.serial(index)))
-    with pytest.raises(MedServeError):
-        got += thief.vault.read(tenant, ref.object)
+    for size in (3 * SMALLEST, 2 * SMALLEST):
+        thief.db.execute("UPDATE vault_objects SET size=? WHERE serial=?", (size, serial))
+        with pytest.raises(MedServeError) as caught:
+            for part in thief.vault.read("t", ref.object):
+                got.append(part)
+        assert caught.value.code == "object-damaged"
     assert got == []
+
+
+def test_nothing_new_is_written_under_an_exchanged_key(thief):
+    """Two patients' wrapped keys exchanged, or a tenant's two lasting keys: writing and searching stop, too. Else one
+    patient's new data would hang on the other's key and outlive his erasure."""
+    rows = thief.db.execute("SELECT serial FROM vault_keys WHERE tenant='t' AND kind='patient'").fetchall()
+    (one,), (other,) = rows
+    thief.vault.fields("t", "a.b").seal("x")
+    lasting = [
+        thief.db.execute("SELECT serial FROM vault_keys WHERE tenant='t' AND kind=?", (kind,)).fetchone()[0]
+        for kind in ("index", "fields")
+    ]
+    for pair in ((one, other), lasting):
+        thief.swap_cells("vault_keys", ("wrapped",), *pair)
+        fresh = Vault.open(thief.settings)
+        with pytest.raises(MedServeError) as caught:
+            fresh.put("t", "p", b"new")
+        assert caught.value.code == "key-damaged"
+        fresh.close()
+        thief.swap_cells("vault_keys", ("wrapped",), *pair)
+    fresh = Vault.open(thief.settings)
+    fresh.put("t", "p", b"new")
+    fresh.close()
 
 
 def test_a_missing_file_is_a_damaged_object(thief):

@@ -3,10 +3,11 @@
 import json as json_text
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from medserve.errors import Usage
 from medserve.progress import Progress
 from medserve.settings import Settings
 
@@ -17,13 +18,18 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     threads: int = 0,
+    tls: Literal["self-signed"] | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    tls_clients: Path | None = None,
+    behind_proxy: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Answer over HTTP with one or more trained models, until Ctrl-C or SIGTERM.
 
     Closed by default: every address but /v2/health asks for an API key (medserve keys create). Only this machine can
-    reach it unless --host says otherwise; put a reverse proxy with TLS in front of it then.
+    reach it unless --host says otherwise; then it wants TLS, or your word that a reverse proxy with TLS is in front.
 
     Parameters
     ----------
@@ -35,6 +41,16 @@ def serve(
         Port to listen on; 0 takes a free one.
     threads
         Processor threads for one model's pass; 0 means all cores.
+    tls
+        self-signed: a certificate of this machine's own, for the first day.
+    tls_cert
+        PEM file of your certificate, with its chain.
+    tls_key
+        PEM file of its private key, readable by you alone.
+    tls_clients
+        PEM file of an authority: only clients with a certificate of it may connect (mutual TLS).
+    behind_proxy
+        A reverse proxy with TLS stands in front of this address.
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -42,8 +58,17 @@ def serve(
     """
     from medserve.app import serve as serve_forever
     from medserve.serving.server import Address
+    from medserve.serving.tls import Tls
 
     progress = Progress(quiet=False)
+    settings = Settings.from_environment(home)
+    secured = None
+    if tls_cert is not None:
+        secured = Tls.of(tls_cert, tls_key, tls_clients)
+    elif tls is not None:
+        secured = Tls.self_signed(settings, [host], tls_clients)
+    elif tls_key is not None or tls_clients is not None:
+        raise Usage("tls-file", "A key without a certificate.", hint="Name it: --tls-cert FILE")
 
     def ready(url: str) -> None:
         if json:
@@ -53,5 +78,6 @@ def serve(
             progress.say(f"Ready: {url}  (stop with Ctrl-C)")
 
     serve_forever(
-        Settings.from_environment(home), models, Address(host, port), threads=threads, on_ready=ready, warn=progress.say
-    )
+        settings, models, Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy,
+        on_ready=ready, warn=progress.say,
+    )  # fmt: skip

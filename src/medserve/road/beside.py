@@ -32,7 +32,7 @@ _ADDITIVE = ("binary", "number")
 
 
 def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list[str]:
-    """The further models that this run is shown beside. audit: a glass box is fitted for a full one alone."""
+    """The further models that this run is shown beside. audit: without one there is no glass box either."""
     made = {b.candidate.architecture.name for b in (offered, other)}
     scalar = all(block.kind in SCALARS for block in blocks_of(offered.spec))
     task, found = offered.spec.output.task, []
@@ -41,7 +41,7 @@ def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list
     if "case-net" in made and "record-trees" not in made:
         found.append("record-trees")
     few = len(prepared.parts.train) <= MOST_ROWS
-    if audit == "full" and scalar and few and task in _ADDITIVE and "record-additive" not in made:
+    if audit != "none" and scalar and few and task in _ADDITIVE and "record-additive" not in made:
         found.append("record-additive")
     return found
 

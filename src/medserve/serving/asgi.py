@@ -33,7 +33,9 @@ from medserve.serving.gate import PLAIN, Gate, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
 from medserve.serving.wire import (
+    HSTS,
     ClientLeft,
+    Header,
     Message,
     Receive,
     Scope,
@@ -105,7 +107,8 @@ class Application:
         trace, began = new_id(), time.perf_counter()
         scope["medserve.trace"] = trace
         note: dict[str, Any] = {}
-        watched = _Watch(send, trace, lambda status: self._record(scope, note, trace, status))
+        more = (HSTS,) if scope.get("scheme") == "https" else ()
+        watched = _Watch(send, trace, lambda status: self._record(scope, note, trace, status), more)
         try:
             await self._route(scope, receive, watched, trace, note)
         except MedServeError as error:
@@ -230,8 +233,10 @@ class _Watch:
     """Passes messages on once `before` has written the request down, remembers the status, and puts the trace on
     answers of the control plane. failure: why it could not be written down; then nothing but that is answered."""
 
-    def __init__(self, send: Send, trace: str, before: Callable[[int], Awaitable[None]]) -> None:
-        self._send, self._trace, self._before = send, trace.encode(), before
+    def __init__(
+        self, send: Send, trace: str, before: Callable[[int], Awaitable[None]], more: tuple[Header, ...] = ()
+    ) -> None:
+        self._send, self._trace, self._before, self._more = send, trace.encode(), before, more
         self.status = 0
         self.failure: MedServeError | None = None
 
@@ -246,6 +251,8 @@ class _Watch:
             elif message["status"] != self.failure.status:
                 raise self.failure
             self.status = message["status"]
+            if self._more:
+                message = {**message, "headers": [*message["headers"], *self._more]}
             if not any(name == b"x-trace-id" for name, _ in message["headers"]):
                 message = {**message, "headers": [*message["headers"], (b"x-trace-id", self._trace)]}
         await self._send(message)

@@ -2,8 +2,8 @@
 
     run(application, Address("127.0.0.1", 8000), on_ready=lambda url: ...)
 
-Loopback unless told otherwise; another address needs at least one active key. SIGTERM and Ctrl-C stop accepting,
-finish what was accepted within `GRACE_S`, and end with exit code 0.
+Loopback unless told otherwise; another address needs at least one active key, and TLS. SIGTERM and Ctrl-C stop
+accepting, finish what was accepted within `GRACE_S`, and end with exit code 0.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from medserve.access.keys import KeyRing
 from medserve.errors import Fault, Usage
 from medserve.runtime.model import new_id
 from medserve.serving.asgi import Application
+from medserve.serving.tls import Tls
 
 HEAD_S = 10.0  # for a request line and its headers to arrive
 REST_S = 10.0  # for the rest of a body that was refused unread
@@ -128,11 +129,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def check_address(address: Address, keys: KeyRing) -> str | None:
+def check_address(address: Address, keys: KeyRing, *, tls: bool = False, behind_proxy: bool = False) -> str | None:
     """Whether this address may be opened.
 
+    Args:
+        behind_proxy: a reverse proxy with TLS stands in front, by the operator's word.
+
     Returns: a warning to print, or None.
-    Raises: Usage "host-without-keys": an address beyond this machine, and nobody to let in.
+    Raises: Usage "host-without-keys": an address beyond this machine, and nobody to let in; "host-without-tls".
     """
     if is_loopback(address.host):
         return None
@@ -142,10 +146,14 @@ def check_address(address: Address, keys: KeyRing) -> str | None:
             f"{address.host} can be reached from other machines, but there is no active API key.",
             hint="Make one first: medserve keys create --name NAME. Or serve on 127.0.0.1.",
         )
-    return (
-        f"{address.host} can be reached from other machines and speaks plain HTTP: put a reverse proxy with TLS "
-        "in front of it, or keys and images travel readable."
-    )
+    if not tls and not behind_proxy:
+        raise Usage(
+            "host-without-tls",
+            f"{address.host} can be reached from other machines: without TLS keys and images travel readable.",
+            hint="Add --tls-cert FILE --tls-key FILE, or --tls self-signed; or --behind-proxy where a reverse proxy "
+            "with TLS stands in front.",
+        )
+    return None if tls else f"{address.host} speaks plain HTTP: only the proxy in front of it may reach it."
 
 
 def is_loopback(host: str) -> bool:
@@ -180,7 +188,9 @@ def listen(address: Address) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn's server that says when it is ready and refuses new work while it drains."""
 
-    def __init__(self, application: Application, url: str, on_ready: Callable[[str], None]) -> None:
+    def __init__(
+        self, application: Application, url: str, on_ready: Callable[[str], None], tls: Tls | None = None
+    ) -> None:
         config = uvicorn.Config(
             application,  # type: ignore[arg-type]
             http=BoundedProtocol,
@@ -194,6 +204,9 @@ class Server(uvicorn.Server):
             timeout_keep_alive=30,
             timeout_graceful_shutdown=GRACE_S,
         )
+        config.load()
+        if tls is not None:
+            config.ssl = tls.context()
         super().__init__(config)
         self._application, self._url, self._on_ready = application, url, on_ready
         self.failure: Exception | None = None
@@ -210,14 +223,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(application: Application, address: Address, *, on_ready: Callable[[str], None] = lambda url: None) -> None:
+def run(
+    application: Application,
+    address: Address,
+    *,
+    tls: Tls | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
     """Serve until a signal says stop. Port 0 takes a free one; `on_ready` gets the address as a URL.
 
     Raises: Usage when the address cannot be opened.
     """
     sock = listen(address)
     host = f"[{address.host}]" if ":" in address.host else address.host
-    server = Server(application, f"http://{host}:{sock.getsockname()[1]}", on_ready)
+    scheme = "http" if tls is None else "https"
+    server = Server(application, f"{scheme}://{host}:{sock.getsockname()[1]}", on_ready, tls)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     before = []
     if threading.current_thread() is threading.main_thread():  # uvicorn raises what it caught again when it is done
