@@ -1,15 +1,18 @@
-"""`medserve audit verify | list | anchor`: who did what, and whether the log is as it was written."""
+"""`medserve audit verify | list | export | anchor`: who did what, and whether the log is as it was written."""
 
+import json as json_text
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from medserve.access.audit import Ledger, events_of
+from medserve.access.audit import Event, Ledger, events_of
+from medserve.channels.audit_event import audit_event
 from medserve.cli._answer import Answer, table
 from medserve.errors import BadData
 from medserve.settings import Settings
+from medserve.store.files import write_bytes
 
 app = App(name="audit", help="Who did what, and whether the log is as it was written.", help_format="plaintext",
           result_action="return_value")  # fmt: skip
@@ -74,12 +77,47 @@ def list_(*, last: int = 50, home: Path | None = None, json: Flag = False) -> An
     json
         Print exactly one JSON object.
     """
-    ledger = Ledger.open(Settings.from_environment(home))
+    ledger = _looked(home)
     after = 0 if last <= 0 else max(0, ledger.count() - last)
     rows = list(events_of(ledger.read(after=after)))
     columns = ("seq", "at", "principal", "role", "action", "resource", "outcome", "code")
     cells = [tuple(_cell(row, column) for column in columns) for row in rows]
     return Answer({"events": rows}, table("Audit log", *columns, rows=cells))
+
+
+@app.command
+def export(
+    *, out: Path, site: str = "medserve", after: int = 0, home: Path | None = None, json: Flag = False
+) -> Answer:
+    """Write events as FHIR R4 AuditEvent (IHE BALP), one JSON a line, for the hospital's audit repository.
+
+    Parameters
+    ----------
+    out
+        The file to write (NDJSON).
+    site
+        How this service is named among the hospital's systems.
+    after
+        Only events after this row, to go on where the last export ended.
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    ledger = _looked(home)
+    lines = [json_text.dumps(audit_event(seq, event, site=site)).encode() for seq, event in ledger.read(after=after)]
+    write_bytes(out, b"".join(line + b"\n" for line in lines), mode=0o600)
+    last = after + len(lines)
+    return Answer(
+        {"file": str(out), "events": len(lines), "last": last}, f"{len(lines)} events, up to row {last}: {out}"
+    )
+
+
+def _looked(home: Path | None) -> Ledger:
+    """The log; that it was looked at is an event too."""
+    ledger = Ledger.open(Settings.from_environment(home))
+    ledger.write([Event(action="audit.read", outcome="allow", principal="local", purpose="audit")])
+    return ledger
 
 
 @app.command

@@ -1,0 +1,1 @@
+"""The hospital's languages, in and out."""
