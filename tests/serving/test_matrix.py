@@ -1,6 +1,7 @@
 """Every address x every principal, against a table written by hand; and every request stands in the audit log."""
 
 import json
+import socket
 import sqlite3
 import sys
 import time
@@ -105,6 +106,53 @@ def test_every_address_for_every_principal(door, who):
               for a, (_, p) in zip(answers, ADDRESSES.values(), strict=True)]  # fmt: skip
     if who not in ("limited", "service a", "service b"):
         assert [e.outcome == "deny" for e in events] == denied
+
+
+@pytest.mark.parametrize("query", ["explain=occlusion", "%65xplain=occlusion", "explain=occlusion&x=1", "x"])
+def test_an_explanation_is_never_asked_for_by_another_spelling(door, query):
+    """Whoever may predict and not explain is denied whatever the query says."""
+    url, headers, settings = door
+    key = {"authorization": headers["auditor a"]["authorization"], "content-type": "image/png"}
+    before = Ledger.open(settings).count()
+    assert httpx2.post(f"{url}/v1/models/open/predict?{query}", headers=key, content=png(ramp())).status_code == 403
+    (event,) = [event for _, event in Ledger.open(settings).read(after=before)]
+    assert (event.action, event.outcome) == ("models.explain", "deny")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/open/", "/v1//models", "/v1/models/open%2Fpredict/", "/docs", "/V1/models"]
+)
+def test_another_spelling_of_an_address_is_no_address(door, path):
+    url, headers, _ = door
+    for method in ("GET", "POST", "OPTIONS", "HEAD"):
+        answer = httpx2.request(method, url + path, headers=headers["clinician a"])
+        assert answer.status_code == 404, (method, answer.status_code)
+
+
+def test_who_leaves_before_the_answer_is_written_down_too(door):
+    url, headers, settings = door
+    before = Ledger.open(settings).count()
+    port = int(url.rpartition(":")[2])
+    head = "POST /v1/models/open/predict HTTP/1.1\r\nhost: x\r\n"
+    head += f"authorization: {headers['service a']['authorization']}\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(head.encode() + b"content-type: image/png\r\ncontent-length: 1000\r\n\r\nabc")
+        time.sleep(0.2)
+    for _ in range(50):
+        found = [event for _, event in Ledger.open(settings).read(after=before)]
+        if found:
+            break
+        time.sleep(0.1)
+    assert [(e.action, e.status, e.resource) for e in found] == [("models.predict", 499, "open")]
+
+
+def test_what_a_client_says_is_not_in_the_log(door):
+    url, headers, settings = door
+    more = {"x-purpose": "Mrs Doe of ward 7"}
+    assert httpx2.get(f"{url}/v1/models/Jane-Doe", headers=headers["clinician a"] | more).status_code in (403, 404)
+    with closing(sqlite3.connect(settings.home / "medserve.db")) as db:
+        bodies = b"".join(row[0] for row in db.execute("SELECT body FROM audit_events"))
+    assert b"Doe" not in bodies
 
 
 def test_a_hidden_model_looks_like_one_that_does_not_exist(door):

@@ -11,6 +11,7 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -21,14 +22,14 @@ from structlog.typing import FilteringBoundLogger
 
 from medserve.access.audit import AuditFault, Event
 from medserve.access.keys import KeyRing
-from medserve.access.policy import Policy, Principal
+from medserve.access.policy import PURPOSES, Policy, Principal
 from medserve.access.recorder import Recorder
 from medserve.errors import Fault, MedServeError, NotFound, Usage
 from medserve.runtime.batcher import Late
 from medserve.runtime.model import new_id
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
-from medserve.serving.control import control_plane
+from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import PLAIN, Gate, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
@@ -113,7 +114,12 @@ class Application:
             await self._route(scope, receive, watched, trace, note)
         except MedServeError as error:
             note["code"], note["denied"] = error.code, note.get("denied") or error.kind == "access"
-            await self._fail(watched, error, trace)
+            if isinstance(error, ClientLeft):
+                watched.status = error.status
+                with contextlib.suppress(MedServeError):  # nobody is there to be told
+                    await self._record(scope, note, trace, error.status)
+            else:
+                await self._fail(watched, error, trace)
         except Exception as error:
             note["code"], note["failure"] = "internal", where(error)
             hint = "Report the trace to whoever runs this service."
@@ -148,13 +154,12 @@ class Application:
         )
 
     async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
-        if isinstance(error, ClientLeft):
-            watched.status = error.status
-        elif not watched.status:
-            try:
-                await send_error(watched, error, trace)
-            except AuditFault as unwritten:
-                await send_error(watched, unwritten, trace)
+        if watched.status:  # the answer has begun
+            return
+        try:
+            await send_error(watched, error, trace)
+        except AuditFault as unwritten:
+            await send_error(watched, unwritten, trace)
 
     async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, Any]) -> None:
         path = scope["path"]
@@ -164,8 +169,9 @@ class Application:
             caller = await self._identify(scope)
             note["caller"], note["key"] = caller, caller.id
             said = header(scope, b"x-purpose")[:64]
-            note["purpose"] = self.gate.policy.purpose(caller, said)
-            note["explain"] = target is not None and b"explain=" in scope.get("query_string", b"")
+            meant = self.gate.policy.purpose(caller, said)
+            note["purpose"] = meant if meant in PURPOSES else "unknown"  # no text of a client in the log
+            note["explain"] = target is not None and bool(scope.get("query_string"))  # the only thing to ask for there
             asked = asked_of(path, explain=note["explain"])
             known = [service.model.name for service in self.registry.services]
             note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
@@ -174,6 +180,8 @@ class Application:
             except NotFound:
                 note["denied"] = asked.resource.name in known
                 raise
+            if not asked.actions:
+                raise nowhere()
             scope["medserve.visible"] = self.gate.visible(caller, known)
             if asked.resource.kind == "model" and asked.resource.name not in known:
                 raise self.gate.not_here(caller, asked.resource.name, known)

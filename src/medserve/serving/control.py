@@ -22,6 +22,12 @@ class Nowhere(Usage):
     status = 404
 
 
+def nowhere() -> Nowhere:
+    """For an address that is none of this service's."""
+    addresses = ("/v1/models", "/v1/models/NAME", "/v1/models/NAME/predict", "/openapi.json", "/v2/health/ready")
+    return Nowhere("unknown-address", f"There is nothing here (known: {', '.join(addresses)}).")
+
+
 class WireResponse(Response):
     """JSON by msgspec, with the headers that every answer carries."""
 
@@ -95,8 +101,7 @@ async def _http(request: Request, error: Exception) -> Response:
             "method-not-allowed", "This address takes another method.", hint=f"Use {allow}."
         )
     elif error.status_code == 404:
-        addresses = ("/v1/models", "/v1/models/NAME", "/v1/models/NAME/predict", "/openapi.json", "/v2/health/ready")
-        known = Nowhere("unknown-address", f"There is nothing here (known: {', '.join(addresses)}).")
+        known = nowhere()
     else:
         known = Fault("internal", "The service failed on this request.")
     return await _known(request, known)
