@@ -122,6 +122,7 @@ def test_what_was_acknowledged_survives_kill_9(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_what_was_acknowledged_survives_a_thousand_kills(settings):
     """The same, 1,000 times in one home."""
     judged(settings.home, killed(settings.home, 1000, 2))
