@@ -170,7 +170,7 @@ def limits(
         out.append(
             (
                 "distance-check",
-                f"Pictures unlike its training data are refused by a distance with {spec.ood.false_alarm:.1%} false"
+                f"Cases unlike its training data are refused by a distance with {spec.ood.false_alarm:.1%} false"
                 " alarms on the calibration part; not everything unlike is caught.",
             )
         )

@@ -57,7 +57,7 @@ def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim("green", "enough-cases", f"At least {smallest} {what.replace('one', 'each')}.")
     if not r["patients_declared"]:
         yield _claim("amber", "patients-not-declared",
-                     "No patient key: each image counts as its own patient; intervals may be too narrow.")  # fmt: skip
+                     "No patient key: each case counts as its own patient; intervals may be too narrow.")  # fmt: skip
 
 
 def _part(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
