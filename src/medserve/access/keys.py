@@ -124,7 +124,7 @@ class KeyRing:
         key, now = new_key(), time.time()
         expires = None if days is None else now + days * 86400
         row = KeyRow(f"k-{secrets.token_hex(6)}", name, now, expires, None, tenant, role, tuple(duties), tuple(models))
-        with self._ledger.with_effect(self._event(row.id, tenant)) as db:
+        with self._ledger.with_effect(self._event(row, "created")) as db:
             db.execute(
                 api_keys.insert().values(
                     id=row.id, name=name, hash=self._hash(key), created_at=now, expires_at=row.expires_at
@@ -137,11 +137,11 @@ class KeyRing:
             )
         return NewKey(row, key)
 
-    def _event(self, key: str, tenant: str) -> Event:
-        """Of someone at this machine's command line."""
+    def _event(self, row: KeyRow, code: str) -> Event:
+        """Of someone at this machine's command line; tenant and role are the key's."""
         return Event(
-            action="keys.manage", outcome="allow", principal="local", tenant=tenant, resource=key, purpose="operations",
-            policy=self._policy.digest,
+            action="keys.manage", outcome="allow", principal="local", tenant=row.tenant, role=row.role,
+            resource=row.id, purpose="operations", code=code, policy=self._policy.digest,
         )  # fmt: skip
 
     def rows(self) -> list[KeyRow]:
@@ -154,9 +154,10 @@ class KeyRing:
 
     def revoke(self, id: str) -> KeyRow:
         """End a key now; revoking twice keeps the first time."""
-        if id not in {row.id for row in self.rows()}:
-            raise NotFound("key", id, [row.id for row in self.rows()], hint="List them with `medserve keys list`.")
-        with self._ledger.with_effect(self._event(id, "")) as db:
+        rows = {row.id: row for row in self.rows()}
+        if id not in rows:
+            raise NotFound("key", id, rows, hint="List them with `medserve keys list`.")
+        with self._ledger.with_effect(self._event(rows[id], "revoked")) as db:
             db.execute(
                 api_keys.update()
                 .where(api_keys.c.id == id, api_keys.c.revoked_at.is_(None))

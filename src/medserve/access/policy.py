@@ -8,6 +8,7 @@ The file is MEDSERVE_HOME/policy.yaml, or the one that MedServe brings. Its dige
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -22,6 +23,7 @@ FILE = "policy.yaml"
 MAX_BYTES = 2**20
 ACTIONS = ("health.live", "health.ready", "api.read", "models.list", "models.read", "models.predict", "models.explain",
            "audit.read", "keys.manage", "packages.publish", "patients.erase", "patients.identify")  # fmt: skip
+HEALTH = ("health.live", "health.ready")  # all that may be open to everybody
 PURPOSES = ("treatment", "research", "operations", "audit")
 DEFAULT_TENANT = "default"
 
@@ -94,19 +96,19 @@ class Policy:
         if len(raw) > MAX_BYTES:
             raise _invalid("the file is larger than 1 MiB")
         try:
-            said = msgspec.convert(yaml.safe_load(raw), Said)
-        except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+            said = msgspec.convert(_Strict(raw).get_single_data(), Said)
+        except (yaml.YAMLError, msgspec.ValidationError, RecursionError, ValueError) as error:
             raise _invalid(str(error).splitlines()[0]) from error
         if said.version != 1:
             raise _invalid(f"version {said.version}; this MedServe reads version 1")
         for name, role in said.roles.items():
             _known("action", role.actions, ACTIONS, name)
             _known("purpose", role.purposes, PURPOSES, name)
-            if not role.purposes or role.requests_per_s <= 0:
+            if not role.purposes or not (math.isfinite(role.requests_per_s) and role.requests_per_s > 0):
                 raise _invalid(f"role {name} needs a purpose and a positive requests_per_s")
         for name, actions in said.duties.items():
             _known("action", actions, ACTIONS, name)
-        _known("action", said.anyone, ACTIONS, "anyone")
+        _known("action", said.anyone, HEALTH, "anyone")
         return cls(said, hashlib.sha256(raw).hexdigest())
 
     def decide(self, principal: Principal | None, action: str, resource: Resource, purpose: str = "") -> Decision:
@@ -145,6 +147,17 @@ class Policy:
         for duty in duties:
             if duty not in self.said.duties:
                 raise Usage("duty-unknown", f"No duty {duty!r} ({neighbours(duty, self.said.duties)}).")
+
+
+class _Strict(yaml.SafeLoader):
+    """A key that stands twice would be taken once, silently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise _invalid(f"{twice[0]!r} stands there twice")
+        return super().construct_mapping(node, deep)
 
 
 def _known(what: str, given: list[str], known: tuple[str, ...], where: str) -> None:

@@ -8,13 +8,18 @@ A lone event never waits for others; while one commit runs the next one gathers.
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 from typing import NamedTuple
 
-from medserve.access.audit import Event, Ledger
+from sqlalchemy.exc import SQLAlchemyError
+
+from medserve.access.audit import EPOCH_S, AuditFault, Event, Ledger
+from medserve.errors import MedServeError
 
 MOST = 1000  # events of one commit
+CLOSING_S = 20.0
 
 
 class _Waiting(NamedTuple):
@@ -28,12 +33,15 @@ class Recorder:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._closing = False
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
 
     async def record(self, event: Event) -> None:
         """Raises: Fault "audit-unwritable", and those of `Ledger.append`."""
+        if self._closing or not self._thread.is_alive():
+            raise AuditFault("audit-closed", "The audit log is closed, so nothing is done.")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Waiting(event, loop, done))
@@ -41,13 +49,18 @@ class Recorder:
 
     def close(self) -> None:
         """Write what waits, and sign it."""
+        self._closing = True
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSING_S)
 
     def _work(self) -> None:
         ending = False
         while not ending:
-            batch = [self._queue.get()]
+            try:
+                batch = [self._queue.get(timeout=EPOCH_S)]
+            except queue.Empty:  # nobody asks: sign what stands there
+                self._sign()
+                continue
             while len(batch) < MOST and not self._queue.empty():
                 batch.append(self._queue.get())
             waiting = [one for one in batch if one is not None]
@@ -60,8 +73,13 @@ class Recorder:
                 error = caught
             for loop in {one.loop for one in waiting}:
                 mine = [one.done for one in waiting if one.loop is loop]
-                loop.call_soon_threadsafe(_settle, mine, error)
-        self._ledger.end_epoch()
+                with contextlib.suppress(RuntimeError):  # its loop is gone, and nobody waits
+                    loop.call_soon_threadsafe(_settle, mine, error)
+        self._sign()
+
+    def _sign(self) -> None:
+        with contextlib.suppress(MedServeError, OSError, SQLAlchemyError):  # the next request says so
+            self._ledger.end_epoch()
 
 
 def _settle(futures: "list[asyncio.Future[None]]", error: BaseException | None) -> None:

@@ -3,7 +3,8 @@
     resource = audit_event(7, event, site="medserve.ward.example")       # a plain mapping, ready for json
 
 Patterns of BALP: what happened (a RESTful interaction), by which client, at which server, for which user, about which
-data; the policy that decided as `agent.policy`, the purpose as `purposeOfEvent`. A patient appears as the pseudonym.
+data; the policy that decided as `agent.policy`, the purpose as `agent.purposeOfUse`. A patient appears as
+the pseudonym.
 
 Source: IHE ITI, Basic Audit Log Patterns 1.1.3; HL7 FHIR R4 AuditEvent.
 """

@@ -30,7 +30,7 @@ from medserve.runtime.model import new_id
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.control import control_plane, nowhere
-from medserve.serving.gate import PLAIN, Gate, asked_of
+from medserve.serving.gate import PLAIN, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
 from medserve.serving.wire import (
@@ -49,7 +49,6 @@ from medserve.serving.wire import (
 
 T = TypeVar("T")
 LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
-OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})  # answer without a key, and say yes or no only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +132,10 @@ class Application:
             self._log.info("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
 
     async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
-        """One event a request, on disk before its answer begins."""
+        """One event a request, on disk before its answer begins. Probes of health that everybody may send are none:
+        they show nothing, and would let a stranger fill the disk."""
+        if PLAIN.get(scope["path"], "").startswith("health.") and not note.get("denied") and "caller" not in note:
+            return
         caller: Principal | None = note.get("caller")
         asked = asked_of(scope["path"], explain=bool(note.get("explain")))
         await self.recorder.record(
@@ -165,7 +167,7 @@ class Application:
         path = scope["path"]
         target = parse_target(path)
         note["route"] = "predict" if target else path if path in PLAIN else "other"
-        if path not in OPEN:
+        if PLAIN.get(path) not in self.gate.policy.said.anyone:
             caller = await self._identify(scope)
             note["caller"], note["key"] = caller, caller.id
             said = header(scope, b"x-purpose")[:64]
@@ -177,14 +179,13 @@ class Application:
             note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
             try:
                 self.gate.check(caller, asked, said, known)
-            except NotFound:
-                note["denied"] = asked.resource.name in known
+            except (NotFound, Quota) as error:
+                note["denied"] = isinstance(error, Quota) or asked.resource.name in known
                 raise
             if not asked.actions:
+                note["denied"] = True
                 raise nowhere()
             scope["medserve.visible"] = self.gate.visible(caller, known)
-            if asked.resource.kind == "model" and asked.resource.name not in known:
-                raise self.gate.not_here(caller, asked.resource.name, known)
         if target is None:
             await self._control(scope, receive, send)
         else:
@@ -253,8 +254,10 @@ class _Watch:
             if self.failure is None:
                 try:
                     await self._before(message["status"])
-                except MedServeError as error:
-                    self.failure = AuditFault(error.code, error.message, hint=error.hint)
+                except Exception as error:
+                    known = isinstance(error, MedServeError)
+                    code = error.code if isinstance(error, MedServeError) else "audit-unwritable"
+                    self.failure = AuditFault(code, str(error) if known else "The audit log cannot be written.")
                     raise self.failure from error
             elif message["status"] != self.failure.status:
                 raise self.failure

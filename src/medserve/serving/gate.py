@@ -77,10 +77,11 @@ class Gate:
         Raises: Forbidden "action-not-allowed" ..., NotFound for a model of another tenant, Quota "quota-requests".
         """
         self._spend(principal)
+        name = asked.resource.name
+        if asked.resource.kind == "model" and name not in self.visible(principal, known):
+            raise self.not_here(principal, name, known)  # before anything that would tell hidden from absent
         for action in asked.actions:
             decision = self.policy.decide(principal, action, asked.resource, purpose)
-            if decision.reason == "hidden":
-                raise self.not_here(principal, asked.resource.name, known)
             if not decision.allowed:
                 raise Forbidden(
                     decision.reason,
@@ -111,6 +112,6 @@ class Gate:
                 hint="Try again after the time in Retry-After.",
                 retry_after_s=(1 - tokens) / rate,
             )
-        if len(self._buckets) >= _MOST_BUCKETS:
+        if principal.id not in self._buckets and len(self._buckets) >= _MOST_BUCKETS:
             self._buckets.clear()
         self._buckets[principal.id] = (tokens - 1, now)

@@ -53,7 +53,7 @@ class Tls:
     def self_signed(cls, settings: Settings, names: Sequence[str], clients: Path | None = None) -> "Tls":
         """This machine's own certificate, for `names` and loopback; it proves nothing to who does not know it."""
         path = settings.folder("keys") / "tls.pem"
-        if path.exists() and _ended(path):
+        if path.exists() and (_ended(path) or not _names(path) >= {str(_named(n).value) for n in names}):
             path.unlink()
         write_once(path, _make(["localhost", "127.0.0.1", "::1", *names]))
         made = cls.of(path, path, clients)
@@ -118,4 +118,14 @@ def _named(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
+        pass
+    try:
         return x509.DNSName(name)
+    except ValueError as error:
+        raise Usage("tls-file", f"{name!r} cannot stand in a certificate.", hint="Write it in ASCII.") from error
+
+
+def _names(path: Path) -> set[str]:
+    found = x509.load_pem_x509_certificate(path.read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in names}

@@ -6,6 +6,8 @@
 Write-ahead log and `synchronous=FULL`: what was acknowledged survives a power cut.
 """
 
+import fcntl
+import os
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,6 +80,10 @@ def database(settings: Settings) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten in the file
 
-    tables.create_all(engine)
-    (settings.home / "medserve.db").chmod(0o600)
+    path = settings.home / "medserve.db"
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its log files take its mode
+    path.chmod(0o600)
+    with open(settings.home / ".tables.lock", "a") as lock:  # two processes on a new home: one makes the tables
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tables.create_all(engine)
     return engine
