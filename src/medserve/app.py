@@ -7,6 +7,8 @@ serve(settings, [Path("out/chest")], Address(port=8000))
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fastapi import APIRouter
+
 from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing
 from medserve.access.policy import Policy
@@ -15,10 +17,13 @@ from medserve.errors import Usage
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
+from medserve.serving.doors import Parts
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
+
+DOORS: tuple[Callable[[Parts], APIRouter], ...] = ()
 
 
 def build(
@@ -45,8 +50,10 @@ def build(
     trust = Trust.load(settings)
     models = [LoadedModel.open(folder, trust, threads=threads, max_pixels=settings.max_pixels) for folder in folders]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
-    policy = Policy.load(settings)
-    return Application(Registry(models), ring, policy=policy, recorder=Recorder(Ledger.open(settings)), limits=bounds)
+    policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
+    parts = Parts(settings, registry, ring, ledger, policy)
+    doors = [router(parts) for router in DOORS]
+    return Application(registry, ring, policy=policy, recorder=Recorder(ledger), limits=bounds, doors=doors)
 
 
 def serve(

@@ -201,7 +201,7 @@ def test_each_request_leaves_one_line_without_values(running, http):
     got = http.post(PREDICT, content=body, headers={"content-type": "application/dicom", "x-note": "Doe^Jane"})
     assert got.status_code == 422
     line = next(entry for entry in running.lines() if entry["trace"] == got.json()["trace"])
-    assert line["event"] == "request" and line["route"] == "predict" and line["status"] == 422
+    assert line["event"] == "request" and line["route"] == "models.predict" and line["status"] == 422
     assert line["code"] == "wrong-modality" and line["model"] == "tiny" and line["bytes"] == len(body)
     assert line["key"].startswith("k-") and line["ms"] > 0
     whole = running.log.getvalue()

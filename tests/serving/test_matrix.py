@@ -1,17 +1,20 @@
 """Every address x every principal, against a table written by hand; and every request stands in the audit log."""
 
 import json
+import re
 import socket
 import sqlite3
 import sys
 import time
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 import httpx2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_package import SMALL, png, ramp, serving, spec, write_package
 
@@ -19,6 +22,7 @@ from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing, new_key
 from medserve.app import build
 from medserve.serving.gate import asked_of
+from medserve.serving.routes import ROUTES
 from medserve.settings import Settings
 
 POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
@@ -87,16 +91,26 @@ def door(tmp_path_factory):
 
 
 def _ask(url, headers, address):
-    method, path = ADDRESSES[address]
+    """address: method, path and, where it is no picture, the body as JSON."""
+    method, path, *body = address
+    if body:
+        return httpx2.request(method, url + path, timeout=30, headers=headers, json=body[0])
     more = {"content": png(ramp()), "headers": headers | {"content-type": "image/png"}} if method == "POST" else {}
     return httpx2.request(method, url + path, timeout=30, **({"headers": headers} | more))
 
 
 @pytest.mark.parametrize("who", TABLE)
 def test_every_address_for_every_principal(door, who):
+    """Further blocks of addresses stand in files of their own, `matrix_*.py`: ADDRESSES and TABLE in the same form, and
+    a status for every principal of this one."""
     url, headers, settings = door
+    for name in sorted(path.stem for path in Path(__file__).parent.glob("matrix_*.py")):
+        block = import_module(name)
+        answers = [_ask(url, headers[who], block.ADDRESSES[address]) for address in block.ADDRESSES]
+        found = dict(zip(block.ADDRESSES, [a.status_code for a in answers], strict=True))
+        assert found == dict(zip(block.ADDRESSES, block.TABLE[who], strict=True)), name
     before = Ledger.open(settings).count()
-    answers = [_ask(url, headers[who], address) for address in ADDRESSES]
+    answers = [_ask(url, headers[who], ADDRESSES[address]) for address in ADDRESSES]
     assert dict(zip(ADDRESSES, [a.status_code for a in answers], strict=True)) == dict(
         zip(ADDRESSES, TABLE[who], strict=True)
     )
@@ -178,13 +192,18 @@ def test_a_hidden_model_looks_like_one_that_does_not_exist(door, who):
     assert "owned" not in httpx2.get(url + "/openapi.json", headers=headers[who]).text
 
 
-def test_every_address_of_the_service_is_named_in_the_gate(tmp_path):
-    """A new address without an action fails here, and is open to nobody's predictions."""
+def test_the_table_of_addresses_is_that_of_the_service(tmp_path):
+    """A new address without a line in the table, or a line without an address, fails here."""
     settings = Settings(home=tmp_path / "home")
     application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
-    paths = {route.path for route in application._control.routes}
-    for path in paths:
-        assert asked_of(path.replace("{name}", "tiny")).actions, f"{path} has no action"
+    served = {(method, route.path) for route in application._control.routes for method in route.methods - {"HEAD"}}
+    planned = {
+        (r.method, r.template) for r in ROUTES if r.action != "models.predict"
+    }  # those are not the control plane's
+    assert served == planned
+    for route in ROUTES:
+        path = re.sub(r"{\w+}", "tiny", route.template)
+        assert asked_of(route.method, path).actions == (route.action,)
     application.recorder.close()
     application.registry.close()
 

@@ -13,11 +13,12 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
+from fastapi import APIRouter
 from structlog.typing import FilteringBoundLogger
 
 from medserve.access.audit import AuditFault, Event
@@ -30,7 +31,7 @@ from medserve.runtime.model import new_id
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.control import control_plane, nowhere
-from medserve.serving.gate import PLAIN, Gate, Quota, asked_of
+from medserve.serving.gate import Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
 from medserve.serving.wire import (
@@ -77,6 +78,7 @@ class Application:
         keys: who may ask. policy: what they may do. recorder: where it is written down.
         limits: sizes, times and counts.
         log: see `logs.make_log`.
+        doors: addresses beside prediction, see `serving.doors`.
     """
 
     def __init__(
@@ -88,12 +90,13 @@ class Application:
         recorder: Recorder,
         limits: Limits | None = None,
         log: FilteringBoundLogger | None = None,
+        doors: Sequence[APIRouter] = (),
     ) -> None:
         self.registry, self.keys, self.limits = registry, keys, limits or Limits()
         self.gate, self.recorder = Gate(policy), recorder
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
-        self._control = control_plane(registry, self.admission)
+        self._control = control_plane(registry, self.admission, doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -134,25 +137,29 @@ class Application:
     async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
         """One event a request, on disk before its answer begins. Probes of health that everybody may send are none:
         they show nothing, and would let a stranger fill the disk."""
-        if PLAIN.get(scope["path"], "").startswith("health.") and not note.get("denied") and "caller" not in note:
+        asked = asked_of(scope["method"], scope["path"], explain=bool(note.get("explain")))
+        if asked.named.startswith("health.") and not note.get("denied") and "caller" not in note:
             return
+        if not note.get("written"):
+            await self.recorder.record(self.event(asked.named, note, trace, status))
+
+    def event(self, action: str, note: dict[str, Any], trace: str, status: int) -> Event:
+        """What the audit log keeps of a request."""
         caller: Principal | None = note.get("caller")
-        asked = asked_of(scope["path"], explain=bool(note.get("explain")))
-        await self.recorder.record(
-            Event(
-                action=asked.named,
-                outcome="deny" if note.get("denied") else "allow",
-                trace=trace,
-                principal=caller.id if caller else "anonymous",
-                tenant=caller.tenant if caller else "",
-                role=caller.role if caller else "",
-                purpose=note.get("purpose", ""),
-                resource=note.get("resource", ""),
-                model=note.get("digest", ""),
-                code=note.get("code", ""),
-                status=status,
-                policy=self.gate.policy.digest,
-            )
+        return Event(
+            action=action,
+            outcome="deny" if note.get("denied") else "allow",
+            trace=trace,
+            principal=caller.id if caller else "anonymous",
+            tenant=caller.tenant if caller else "",
+            role=caller.role if caller else "",
+            purpose=note.get("purpose", ""),
+            resource=note.get("resource", ""),
+            patient=note.get("patient", ""),
+            model=note.get("digest", ""),
+            code=note.get("code", ""),
+            status=status,
+            policy=self.gate.policy.digest,
         )
 
     async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
@@ -166,15 +173,17 @@ class Application:
     async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, Any]) -> None:
         path = scope["path"]
         target = parse_target(path)
-        note["route"] = "predict" if target else path if path in PLAIN else "other"
-        if PLAIN.get(path) not in self.gate.policy.said.anyone:
+        asked = asked_of(scope["method"], path, explain=target is not None and bool(scope.get("query_string")))
+        note["route"] = asked.named
+        scope["medserve.note"] = note
+        scope["medserve.event"] = lambda status: self.event(asked.named, note, trace, status)
+        if not (asked.open or asked.named in self.gate.policy.said.anyone):
             caller = await self._identify(scope)
             note["caller"], note["key"] = caller, caller.id
             said = header(scope, b"x-purpose")[:64]
             meant = self.gate.policy.purpose(caller, said)
             note["purpose"] = meant if meant in PURPOSES else "unknown"  # no text of a client in the log
             note["explain"] = target is not None and bool(scope.get("query_string"))  # the only thing to ask for there
-            asked = asked_of(path, explain=note["explain"])
             known = [service.model.name for service in self.registry.services]
             note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
             try:
@@ -186,6 +195,7 @@ class Application:
                 note["denied"] = True
                 raise nowhere()
             scope["medserve.visible"] = self.gate.visible(caller, known)
+            scope["medserve.caller"] = caller
         if target is None:
             await self._control(scope, receive, send)
         else:

@@ -3,10 +3,11 @@
 Reached only through `asgi.Application`, which has already decided who may ask.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -37,7 +38,7 @@ class WireResponse(Response):
         super().__init__(encode(content), status_code, {name.decode(): value.decode() for name, value in SAFE})
 
 
-def control_plane(registry: Registry, admission: Admission) -> FastAPI:
+def control_plane(registry: Registry, admission: Admission, doors: Sequence[APIRouter] = ()) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(MedServeError, _known)
     app.add_exception_handler(HTTPException, _http)
@@ -82,6 +83,8 @@ def control_plane(registry: Registry, admission: Admission) -> FastAPI:
         found = (s.model for s in registry.services if s.model.name in visible)
         return document(app, {model.name: model.spec for model in found if model.spec.is_record})
 
+    for router in doors:
+        app.include_router(router)
     return app
 
 

@@ -1,9 +1,7 @@
 """What a request asks to do, whether it may, and how much of it.
 
-    asked = asked_of("POST", "/v1/models/chest/predict", explain=True)      # Asked(["models.predict", ...], ...)
-    gate.check(principal, asked, purpose)                                   # Denied, NotFound, or Quota
-
-Every address of the service is named here; one that is not named is denied to everybody.
+asked = asked_of("POST", "/v1/models/chest/predict", explain=True)      # Asked(["models.predict", ...], ...)
+gate.check(principal, asked, purpose, known)                            # Denied, NotFound, or Quota
 """
 
 import time
@@ -12,13 +10,8 @@ from dataclasses import dataclass
 
 from medserve.access.policy import Policy, Principal, Resource
 from medserve.errors import Busy, Denied, NotFound
+from medserve.serving.routes import route_of
 
-PLAIN = {
-    "/v2/health/live": "health.live",
-    "/v2/health/ready": "health.ready",
-    "/openapi.json": "api.read",
-    "/v1/models": "models.list",
-}
 BURST_S = 2.0  # a principal may use this many seconds of its rate at once
 _MOST_BUCKETS = 10_000
 
@@ -37,28 +30,26 @@ class Quota(Busy):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """actions: all of them must be allowed. An unknown address asks for none."""
+    """actions: all of them must be allowed; an unknown address asks for none. open: its handler decides who may."""
 
     actions: tuple[str, ...]
     resource: Resource
+    open: bool = False
 
     @property
     def named(self) -> str:
         return self.actions[-1] if self.actions else "unknown"
 
 
-def asked_of(path: str, *, explain: bool = False) -> Asked:
+def asked_of(method: str, path: str, *, explain: bool = False) -> Asked:
     """Of an address of this service."""
-    if path in PLAIN:
-        return Asked((PLAIN[path],), Resource("service"))
-    steps = path.split("/")
-    if steps[:3] == ["", "v1", "models"] and "" not in steps[3:]:
-        model = Resource("model", steps[3])
-        if len(steps) == 4:
-            return Asked(("models.read",), model)
-        if steps[-1] == "predict" and (len(steps) == 5 or (len(steps) == 7 and steps[4] == "versions")):
-            return Asked(("models.predict", "models.explain") if explain else ("models.predict",), model)
-    return Asked((), Resource("service"))
+    match = route_of(method, path)
+    if match is None:
+        return Asked((), Resource("service"))
+    resource = Resource("model", match.named) if match.kind == "model" else Resource("service")
+    action = match.route.action
+    more = explain and action == "models.predict"
+    return Asked((action, "models.explain") if more else (action,), resource, open=match.route.open)
 
 
 class Gate:

@@ -1,0 +1,50 @@
+"""Addresses beside prediction, one module a door: `router(parts) -> APIRouter`; `app.build` opens them.
+
+    async def upload(request: Request) -> Response:
+        who = caller(request)                              # decided on before the handler runs
+        with parts.ledger.with_effect(event(request, 201)) as db:
+            ...                                            # the change and its event: both are kept, or neither is
+
+A handler reads its body with `bodies.read_body(request.receive, limit, timing)`, never unbounded; what blocks is done
+in a thread. Its address stands in `routes.ROUTES`. Errors are raised; the control plane words them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from medserve.access.audit import Event, Ledger
+from medserve.access.keys import KeyRing
+from medserve.access.policy import Policy, Principal
+from medserve.serving.registry import Registry
+from medserve.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What doors work with."""
+
+    settings: Settings
+    registry: Registry
+    keys: KeyRing
+    ledger: Ledger
+    policy: Policy
+
+
+def caller(request: Request) -> Principal:
+    """Who asks."""
+    who: Principal = request.scope["medserve.caller"]
+    return who
+
+
+def note(request: Request, **said: Any) -> None:
+    """Words for the audit event and the log line: resource, patient (a pseudonym), digest (of a model), code."""
+    request.scope["medserve.note"].update(said)
+
+
+def event(request: Request, status: int) -> Event:
+    """The audit event of this request, to be written with its effect; it is then not written again."""
+    request.scope["medserve.note"]["written"] = True
+    made: Event = request.scope["medserve.event"](status)
+    return made

@@ -1,0 +1,67 @@
+"""Every address of the service, and what a request to it asks to do.
+
+    route = route_of("POST", "/v1/cases")           # Route("POST", "/v1/cases", "cases.create")
+    route_of("GET", "/v1/models/chest").named       # "chest": what stands in the place of {name}
+
+An address that is not in `ROUTES` is denied to everybody; a test compares the table with the control plane.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """template: path with one {place} for each step that varies. open: answered without a key; its handler decides."""
+
+    method: str
+    template: str
+    action: str
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An address found in the table. named: the first varying step, "" without one."""
+
+    route: Route
+    named: str
+
+    @property
+    def kind(self) -> str:
+        """Of the resource: "model" for everything below /v1/models, else "service"."""
+        return "model" if self.route.template.startswith("/v1/models/") else "service"
+
+
+ROUTES = (
+    Route("GET", "/v2/health/live", "health.live"),
+    Route("GET", "/v2/health/ready", "health.ready"),
+    Route("GET", "/openapi.json", "api.read"),
+    Route("GET", "/v1/models", "models.list"),
+    Route("GET", "/v1/models/{name}", "models.read"),
+    Route("POST", "/v1/models/{name}/predict", "models.predict"),
+    Route("POST", "/v1/models/{name}/versions/{version}/predict", "models.predict"),
+)
+
+
+@cache
+def _by_length() -> dict[int, list[tuple[tuple[str, ...], Route]]]:
+    table: dict[int, list[tuple[tuple[str, ...], Route]]] = {}
+    for route in ROUTES:
+        steps = tuple(route.template.split("/"))
+        table.setdefault(len(steps), []).append((steps, route))
+    return table
+
+
+def route_of(method: str, path: str) -> Match | None:
+    """The address that `path` is; of several methods the one asked for, else the first, whose handler answers 405."""
+    steps = path.split("/")
+    found: Match | None = None
+    for wanted, route in _by_length().get(len(steps), ()):
+        if all(step == want or (want[:1] == "{" and step != "") for step, want in zip(steps, wanted, strict=True)):
+            if found is None or route.method == method:
+                named = next((s for s, want in zip(steps, wanted, strict=True) if want[:1] == "{"), "")
+                found = Match(route, named)
+            if route.method == method:
+                return found
+    return found
