@@ -1,22 +1,68 @@
-"""A package's graph as an executable: ONNX Runtime on this machine's processor.
+"""A package's graph as an executable on this machine's processor: one face, several engines behind it.
 
     engine = Engine(read_graph(path), shape=(1, 224, 224), width=1)
     scores = engine.score(images)              # images: (B, C, H, W) uint8; records: (B, F) float32
     scores = engine.score(images, cam=True)    # class activation maps of the same pass
+    faster = Engine(graph, shape=shape, width=1, choice=Choice(engine="openvino", precision="bf16"))
 
-Long batches run in several passes, so that memory stays bounded. No training framework is imported.
+ONNX Runtime is the default and always there; OpenVINO is an extra. Which one is fastest, and whether bfloat16 may be
+used, `medserve tune` finds out (see `tuner`). Long batches run in several passes, so that memory stays bounded. No
+training framework is imported.
 """
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from medserve.errors import BadPackage, Fault
 from medserve.types import Array, Scores
 
-INPUTS = {"image": ("tensor(uint8)", np.dtype(np.uint8)), "record": ("tensor(float)", np.dtype(np.float32))}
+EngineName = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16"]
+INPUTS = {"image": "uint8", "record": "float32"}
+TITLES: dict[str, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; attention over 512 pieces of a text takes 12 MB a layer
 PIXELS = 64 * 64 * 64  # of one pass: bounds the memory of its activations; 64 pictures of 64x64, 5 of 224x224
+
+
+class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How a graph is run.
+
+    streams: passes that run side by side, each on its share of the threads. batch: most cases of one pass; 0 leaves
+    it to the size of the input.
+    """
+
+    engine: EngineName = "onnxruntime"
+    precision: Precision = "fp32"
+    streams: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    batch: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+
+    def __str__(self) -> str:
+        return f"{TITLES[self.engine]} {self.precision}"
+
+
+DEFAULT = Choice()
+
+
+class Unfit(Fault):
+    """This engine, or this precision, cannot run this graph on this machine; another one can."""
+
+
+class Session(Protocol):
+    """What an engine must give. `run` may be called from several threads at once.
+
+    inputs: (name, numpy dtype) of each. outputs: their names. threads: of one pass.
+    """
+
+    inputs: list[tuple[str, str]]
+    outputs: tuple[str, ...]
+
+    def run(self, names: Sequence[str], feed: dict[str, Array]) -> list[Array]: ...
 
 
 class Engine:
@@ -27,36 +73,24 @@ class Engine:
             engine no folder to look for other files in.
         shape: (C, H, W) or (C, D, H, W) of one picture, (F,) of one record.
         width: columns of the logits.
-        threads: processor threads of one pass; 0 means all cores.
+        threads: processor threads of all streams together; 0 means all cores.
+
+    Raises: BadPackage "graph-broken", "graph-signature"; Unfit "engine-missing", "engine-precision", "engine-graph".
     """
 
-    def __init__(self, graph: bytes, *, shape: tuple[int, ...], width: int, threads: int = 0) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # a broken graph speaks through the error below
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores free
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the engine's own family of errors has no common public base
-            raise BadPackage(
-                "graph-broken",
-                f"The engine cannot load graph.onnx ({type(error).__name__}).",
-                hint="Train again, or update onnxruntime.",
-            ) from error
-        self.shape, self.width = tuple(shape), width
-        self.max_batch = max(1, min(64, PIXELS // max(1, int(np.prod(shape[1:])))))
-        if len(graph) > LARGE_GRAPH:
-            self.max_batch = min(self.max_batch, LARGE_BATCH)
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
-        inputs = self._session.get_inputs()
+    def __init__(
+        self, graph: bytes, *, shape: tuple[int, ...], width: int, threads: int = 0, choice: Choice = DEFAULT
+    ) -> None:
+        self.shape, self.width, self.choice = tuple(shape), width, choice
+        self.max_batch = choice.batch or default_batch(self.shape, len(graph))
+        self._session = _open(graph, threads or os.cpu_count() or 1, choice)
+        self.outputs = self._session.outputs
         self.input = "record" if len(self.shape) == 1 else "image"
-        wanted, self._dtype = INPUTS[self.input]
-        if [(i.name, i.type) for i in inputs] != [(self.input, wanted)] or "logits" not in self.outputs:
+        wanted = INPUTS[self.input]
+        self._dtype = np.dtype(wanted)
+        if self._session.inputs != [(self.input, wanted)] or "logits" not in self.outputs:
             raise BadPackage(
-                "graph-signature", f"graph.onnx must take one {wanted} named {self.input!r} and give 'logits'."
+                "graph-signature", f"graph.onnx must take one {wanted} tensor named {self.input!r} and give 'logits'."
             )
 
     @property
@@ -68,7 +102,7 @@ class Engine:
 
         Args:
             images: (B, *shape) as the package's transforms leave them: uint8 pictures or float32 records; long
-                batches run in several passes.
+                batches run in several passes, side by side where there are several streams.
             cam: also compute the class activation maps, where the graph has them.
 
         Raises: Fault "engine-failed": the engine broke on this batch, or a score is not finite.
@@ -76,7 +110,10 @@ class Engine:
         if images.dtype != self._dtype or images.shape[1:] != self.shape:
             raise Fault("engine-input", f"The engine takes (B, {', '.join(map(str, self.shape))}) {self._dtype}.")
         parts = [images[at : at + self.max_batch] for at in range(0, len(images), self.max_batch)] or [images]
-        return Scores.concat([self._pass(part, cam) for part in parts])
+        if min(len(parts), self.choice.streams) == 1:
+            return Scores.concat([self._pass(part, cam) for part in parts])
+        with ThreadPoolExecutor(self.choice.streams) as pool:
+            return Scores.concat(list(pool.map(lambda part: self._pass(part, cam), parts)))
 
     def _pass(self, images: Array, cam: bool) -> Scores:
         names = ["logits"]
@@ -93,3 +130,32 @@ class Engine:
         distance = found.get("distance")
         distance = None if distance is None else np.asarray(distance, np.float32).reshape(len(images))
         return Scores(logits, distance, found.get("cam"))
+
+
+def default_batch(shape: Sequence[int], graph_bytes: int = 0) -> int:
+    """Most cases of one pass, by the size of one input and of the graph."""
+    most = max(1, min(64, PIXELS // max(1, int(np.prod(shape[1:])))))
+    return min(most, LARGE_BATCH) if graph_bytes > LARGE_GRAPH else most
+
+
+def versions() -> dict[str, str]:
+    """The installed engines, and their versions."""
+    found = {}
+    for name in TITLES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _open(graph: bytes, threads: int, choice: Choice) -> Session:
+    if choice.engine == "openvino":
+        from medserve.runtime.engines.openvino import OpenVino
+
+        return OpenVino(graph, threads, choice.streams, choice.precision)
+    from medserve.runtime.engines.ort import OnnxRuntime
+
+    if choice.precision != "fp32":
+        raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32, not in {choice.precision}.")
+    return OnnxRuntime(graph, threads, choice.streams)

@@ -1,0 +1,1 @@
+"""The engines behind `runtime.engine.Engine`, one file each; imported when one is opened."""
