@@ -156,9 +156,14 @@ def check_tenant(tenant: str) -> str:
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that holds the write lock from its first statement, so that what it reads stays true."""
     with engine.begin() as db:
-        if engine.dialect.name == "sqlite":
-            db.exec_driver_sql("BEGIN IMMEDIATE")
+        at_once(db)
         yield db
+
+
+def at_once(db: sa.Connection) -> None:
+    """Take the write lock now. Call it before any other statement of the transaction."""
+    if db.dialect.name == "sqlite":
+        db.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _find(db: sa.Connection, tenant: str, kind: str, name: str) -> sa.Row[Any] | None:

@@ -16,6 +16,7 @@ before file and row are on disk.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from medserve.settings import Settings
 from medserve.store.database import database
 from medserve.store.erasure import Receipt, erase_patient, finish_erasures, truncate_log
 from medserve.store.fields import Fields
-from medserve.store.keyring import Keyring, PatientKey, check_tenant, writing
+from medserve.store.keyring import Keyring, PatientKey, at_once, check_tenant, writing
 from medserve.store.masters import FileSource, Masters, Source
 from medserve.store.object_files import Incoming, ObjectFiles, conflict
 from medserve.store.segments import (
@@ -42,6 +43,7 @@ from medserve.store.vault_tables import vault_keys, vault_masters, vault_objects
 from medserve.store.wrap import DESTROYED, LocalKey, binding, new_id, new_key
 
 T = TypeVar("T")
+Within = Callable[[], AbstractContextManager[sa.Connection]]  # a transaction to commit in, opened at the very end
 MAX_GET_BYTES = 512 * 2**20  # `get` holds the whole object; longer ones are streamed with `read`
 
 
@@ -54,11 +56,22 @@ class ObjectRef:
     size: int
 
 
-class Writing:
-    """An object on its way in; `ref` is set when the block of `Vault.write` has ended well."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is known of an object without opening it. patient: id of the patient's key, which may be logged. versions:
+    (version, bytes of plaintext, seconds since 1970), the newest last."""
 
-    def __init__(self, sink: SegmentWriter) -> None:
-        self._sink = sink
+    object: str
+    patient: str
+    versions: tuple[tuple[int, int, float], ...]
+
+
+class Writing:
+    """An object on its way in; `ref` is set when the block of `Vault.write` has ended well. object: the id that it will
+    have. patient: id of the patient's key, which may be logged."""
+
+    def __init__(self, sink: SegmentWriter, object: str, patient: str) -> None:
+        self._sink, self.object, self.patient = sink, object, patient
         self.ref: ObjectRef | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -103,26 +116,33 @@ class Vault:
         """Let the database's connections go."""
         self.engine.dispose()
 
-    def put(self, tenant: str, patient: str, data: bytes, *, object: str = "") -> ObjectRef:
+    def put(
+        self, tenant: str, patient: str | PatientKey, data: bytes, *, object: str = "", within: Within | None = None
+    ) -> ObjectRef:
         """Store an object, or with `object` its next version; returns when it is on disk. Raises as `write`."""
-        with self.write(tenant, patient, object=object) as out:
+        with self.write(tenant, patient, object=object, within=within) as out:
             out.write(data)
         assert out.ref is not None
         return out.ref
 
     @contextlib.contextmanager
-    def write(self, tenant: str, patient: str, *, object: str = "") -> Iterator[Writing]:
+    def write(
+        self, tenant: str, patient: str | PatientKey, *, object: str = "", within: Within | None = None
+    ) -> Iterator[Writing]:
         """Store a stream; durable and visible when the block has ended, absent when it raises.
 
         Args:
-            tenant, patient: whose it is; the patient's pseudonym is stored as a keyed blind index only.
+            tenant, patient: whose it is; the patient's pseudonym is stored as a keyed blind index only. Or his key, as
+                `owner` gave it.
             object: an object of the same patient, whose next version this is; else a new one.
+            within: a transaction of this database in which the object becomes visible, with what else belongs to it,
+                for instance `lambda: ledger.with_effect(event)`. It is opened once all bytes are on disk.
 
         Raises: Usage "bad-tenant", "object-conflict", "object-patient"; NotFound; Gone "erased": the patient was erased
             meanwhile; Fault "disk-full", "file-unwritable", "key-damaged".
         """
-        key = self.patient_key(tenant, patient, make=True)
-        assert key is not None
+        key = self.patient_key(tenant, patient, make=True) if isinstance(patient, str) else patient
+        assert key is not None and key.tenant == tenant
         version = self._next_version(tenant, key, object) if object else 1
         id, secret = object or new_id(), new_key()
         file = self.files.incoming(f"{id}.{version}")
@@ -130,11 +150,11 @@ class Vault:
             stream = SegmentWriter(
                 file.write, secret, _stream_of(tenant, id, version, self._segment), segment_bytes=self._segment
             )
-            out = Writing(stream)
+            out = Writing(stream, id, key.id)
             yield out
             stream.finish()
             ref = ObjectRef(id, version, stream.size)
-            self._commit(file, key, ref, secret)
+            self._commit(file, key, ref, secret, within)
         except BaseException:
             file.discard()
             raise
@@ -167,19 +187,51 @@ class Vault:
         """
         return erase_patient(self.engine, self.keys, self.files, tenant, patient)
 
-    def remove(self, tenant: str, object: str) -> None:
-        """Destroy the key and the file of every version of one object. Raises: NotFound."""
-        mine = (vault_objects.c.tenant == tenant, vault_objects.c.object == object)
-        with writing(self.engine) as db:
-            versions = list(
-                db.scalars(sa.select(vault_objects.c.version).where(*mine, vault_objects.c.wrapped != DESTROYED))
-            )
-            if not versions:
-                raise _no_object(object)
+    def remove(self, tenant: str, *objects: str, within: Within | None = None) -> None:
+        """Destroy the keys and the files of every version of these objects, all or none of them.
+
+        Args:
+            within: as for `write`.
+
+        Raises: NotFound: one of them is not there.
+        """
+        columns = vault_objects.c
+        mine = (columns.tenant == tenant, columns.object.in_(objects), columns.wrapped != DESTROYED)
+        with self._transaction(within) as db:
+            rows = list(db.execute(sa.select(columns.object, columns.version).where(*mine)))
+            for object in objects:
+                if object not in {row.object for row in rows}:
+                    raise _no_object(object)
             db.execute(vault_objects.update().where(*mine).values(wrapped=DESTROYED))
-        for version in versions:
+        for object, version in rows:
             self.files.remove(f"{object}.{version}")
         truncate_log(self.engine)
+
+    def look(self, tenant: str, object: str) -> Stored:
+        """What is stored under this id, unopened. Raises: NotFound, Gone "erased"."""
+        return self.settled(lambda db: self._look(db, tenant, object)[0])
+
+    def owner(self, tenant: str, object: str) -> PatientKey:
+        """The key of the patient whose object this is. Raises: NotFound; Gone "erased"; Fault "key-damaged"."""
+
+        def ask(db: sa.Connection) -> PatientKey:
+            found, patient = self._look(db, tenant, object)
+            return PatientKey(found.patient, tenant, self.keys.unwrap(db, patient))
+
+        return self.settled(ask)
+
+    def _look(self, db: sa.Connection, tenant: str, object: str) -> tuple[Stored, sa.Row[Any]]:
+        columns = vault_objects.c
+        mine = (columns.tenant == check_tenant(tenant), columns.object == object, columns.wrapped != DESTROYED)
+        rows = list(db.execute(sa.select(vault_objects).where(*mine).order_by(columns.version)))
+        if not rows or any(row.tenant != tenant for row in rows):
+            raise _no_object(object)
+        patient = db.execute(sa.select(vault_keys).where(vault_keys.c.id == rows[0].patient)).one_or_none()
+        if patient is None:
+            raise damaged()
+        if patient.wrapped == DESTROYED:
+            raise erased()
+        return Stored(object, patient.id, tuple((row.version, row.size, row.created_at) for row in rows)), patient
 
     def fields(self, tenant: str, column: str, *, patient: str | None = None) -> Fields:
         """Encryption and equality search for one identifying column.
@@ -296,7 +348,18 @@ class Vault:
             raise Usage("object-patient", "This object belongs to another patient.", hint="Store it as a new object.")
         return newest.version + 1
 
-    def _commit(self, file: Incoming, key: PatientKey, ref: ObjectRef, secret: bytes) -> None:
+    @contextlib.contextmanager
+    def _transaction(self, within: Within | None) -> Iterator[sa.Connection]:
+        """The caller's or a new one; either way it holds the write lock from here on."""
+        if within is None:
+            with writing(self.engine) as db:
+                yield db
+        else:
+            with within() as db:
+                at_once(db)
+                yield db
+
+    def _commit(self, file: Incoming, key: PatientKey, ref: ObjectRef, secret: bytes, within: Within | None) -> None:
         file.publish()
         bound = _key_of(key.tenant, key.id, ref.object, ref.version, ref.size, self._segment)
         row = {
@@ -304,14 +367,14 @@ class Vault:
             "wrapped": LocalKey(key.key).wrap(secret, bound), "size": ref.size, "segment_bytes": self._segment,
             "created_at": time.time(),
         }  # fmt: skip
-        try:
-            with writing(self.engine) as db:
-                wrapped = db.scalar(sa.select(vault_keys.c.wrapped).where(vault_keys.c.id == key.id))
-                if wrapped == DESTROYED:
-                    raise erased()
+        with self._transaction(within) as db:
+            wrapped = db.scalar(sa.select(vault_keys.c.wrapped).where(vault_keys.c.id == key.id))
+            if wrapped == DESTROYED:
+                raise erased()
+            try:
                 db.execute(vault_objects.insert().values(**row))
-        except sa.exc.IntegrityError:
-            raise conflict() from None
+            except sa.exc.IntegrityError:
+                raise conflict() from None
 
     def _opened(self, tenant: str, object: str, version: int | None) -> tuple[sa.Row[Any], bytes]:
         query = sa.select(vault_objects).where(
