@@ -20,6 +20,7 @@ class Settings:
     home: Path
     data: Path | None = None  # MEDSERVE_DATA, the demo's image set
     audit_mirror: Path | None = None  # MEDSERVE_AUDIT_MIRROR, a file on another disk
+    public_url: str = ""  # MEDSERVE_PUBLIC_URL, how clients reach the service where that is not its own address
     max_upload_bytes: int = 64 * 2**20
     max_pixels: int = 64 * 10**6
 
@@ -33,6 +34,7 @@ class Settings:
             home=root.expanduser().absolute(),
             data=Path(data) if data else None,
             audit_mirror=Path(mirror) if mirror else None,
+            public_url=env.get("MEDSERVE_PUBLIC_URL", "").rstrip("/"),
         )
 
     def folder(self, name: str = "") -> Path:

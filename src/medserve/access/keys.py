@@ -42,6 +42,14 @@ _ALL = sa.select(
 ).select_from(api_keys.outerjoin(key_grants, key_grants.c.key_id == api_keys.c.id))
 
 
+class Ended(Denied):
+    """It was somebody's, and is no longer good. who: whose; named in the audit log, never in the answer."""
+
+    def __init__(self, code: str, message: str, who: Principal, *, hint: str = "") -> None:
+        super().__init__(code, message, hint=hint)
+        self.who = who
+
+
 @dataclass(frozen=True, slots=True)
 class KeyRow:
     """What is kept of a key. Times are seconds since 1970."""
@@ -121,7 +129,7 @@ class KeyRing:
         if not TENANT.fullmatch(tenant):
             raise Usage("key-tenant", "A tenant is named by 1 to 64 of a-z, 0-9, - and _.", hint="--tenant clinic-a")
         self._policy.check_grant(role, tuple(duties))
-        key, now = new_key(), time.time()
+        key, now = fresh_secret(PREFIX), time.time()
         expires = None if days is None else now + days * 86400
         row = KeyRow(f"k-{secrets.token_hex(6)}", name, now, expires, None, tenant, role, tuple(duties), tuple(models))
         with self._ledger.with_effect(self._event(row, "created")) as db:
@@ -170,7 +178,7 @@ class KeyRing:
     def verify(self, key: str) -> Principal:
         """Who holds this key.
 
-        Raises: Denied "key-missing", "key-invalid", "key-expired", "key-revoked"; the last two only to one who held it.
+        Raises: Denied "key-missing", "key-invalid"; Ended "key-expired", "key-revoked", only to one who held it.
         """
         if not key:
             raise Denied(
@@ -184,8 +192,11 @@ class KeyRing:
         row = self._cached(digest) or self._read(digest)
         state = row.state(time.time())
         if state != "active":
-            raise Denied(
-                f"key-{state}", f"This API key is {state}.", hint="Make a new one with `medserve keys create`."
+            raise Ended(
+                f"key-{state}",
+                f"This API key is {state}.",
+                row.principal,
+                hint="Make a new one with `medserve keys create`.",
             )
         return row.principal
 
@@ -222,16 +233,21 @@ def _row(found: Any) -> KeyRow:
 
 
 def new_key() -> str:
+    return fresh_secret(PREFIX)
+
+
+def fresh_secret(prefix: str) -> str:
+    """256 random bits behind a prefix, with a checksum."""
     secret = _base62(int.from_bytes(secrets.token_bytes(32)), _SECRET_DIGITS)
-    return PREFIX + secret + _check(secret)
+    return prefix + secret + _check(secret)
 
 
-def well_formed(key: str) -> bool:
-    """The prefix, the length and the checksum are right; says nothing of whether the key exists."""
-    secret, check = key[len(PREFIX) : -_CHECK_DIGITS], key[-_CHECK_DIGITS:]
+def well_formed(key: str, prefix: str = PREFIX) -> bool:
+    """The prefix, the length and the checksum are right; says nothing of whether it exists."""
+    secret, check = key[len(prefix) : -_CHECK_DIGITS], key[-_CHECK_DIGITS:]
     return (
-        key.startswith(PREFIX)
-        and len(key) == len(PREFIX) + _SECRET_DIGITS + _CHECK_DIGITS
+        key.startswith(prefix)
+        and len(key) == len(prefix) + _SECRET_DIGITS + _CHECK_DIGITS
         and key.isascii()
         and hmac.compare_digest(check, _check(secret))
     )

@@ -31,11 +31,13 @@ DEFAULT_TENANT = "default"
 
 
 class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """purposes: the first one is meant where a request says none. requests_per_s: of each principal."""
+    """purposes: the first one is meant where a request says none. requests_per_s: of each principal. compute_s_per_s:
+    seconds of a model's work that each principal may use in one second; None: no limit."""
 
     actions: list[str]
     purposes: list[str]
     requests_per_s: float = 20.0
+    compute_s_per_s: float | None = None
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +52,12 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks; `id` may be logged. models: names it is limited to; empty: no limit."""
+    """Who asks; `id` may be logged.
+
+    models: names it is limited to; empty: no limit. actions: what its token narrows the role to; empty: the whole role.
+    strong: a second factor was shown. session: id of the session or token, "" for a key. glass: id of the broken glass
+    that shows it more models now, see `glass`.
+    """
 
     id: str
     name: str
@@ -58,6 +65,10 @@ class Principal:
     role: str = "service"
     duties: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    strong: bool = False
+    session: str = ""
+    glass: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,8 @@ class Policy:
             _known("purpose", role.purposes, PURPOSES, name)
             if not role.purposes or not (math.isfinite(role.requests_per_s) and role.requests_per_s > 0):
                 raise _invalid(f"role {name} needs a purpose and a positive requests_per_s")
+            if role.compute_s_per_s is not None and not 0 < role.compute_s_per_s < math.inf:
+                raise _invalid(f"role {name}: compute_s_per_s is a positive number")
         for name, actions in said.duties.items():
             _known("action", actions, ACTIONS, name)
         _known("action", said.anyone, HEALTH, "anyone")
@@ -124,12 +137,19 @@ class Policy:
             return Decision(False, "role-unknown")
         if resource.kind == "model" and resource.name and not self.sees(principal, resource.name):
             return Decision(False, "hidden")
-        granted = {a for duty in principal.duties for a in self.said.duties.get(duty, ())}
-        if action not in role.actions and action not in granted:
+        if action not in self.granted(principal.role, principal.duties):
             return Decision(False, "action-not-allowed")
+        if principal.actions and action not in principal.actions:
+            return Decision(False, "scope-not-allowed")
         if purpose and purpose not in role.purposes:
             return Decision(False, "purpose-not-allowed")
         return ALLOW
+
+    def granted(self, role: str, duties: tuple[str, ...]) -> set[str]:
+        """All actions of a role with its duties."""
+        found = self.said.roles.get(role)
+        actions = set(found.actions) if found else set()
+        return actions.union(*(self.said.duties.get(duty, ()) for duty in duties))
 
     def sees(self, principal: Principal, model: str) -> bool:
         """Whether the model exists for this principal."""
