@@ -1,0 +1,40 @@
+"""Who asks, whatever was shown: an API key, an access token, a session.
+
+identity = Identity(keys, sessions)
+identity.verify("msk_...")          # Principal; raises Denied, or Ended with whose it was
+identity.cached("mst_...")          # True: `verify` would not touch the database now
+"""
+
+from dataclasses import dataclass
+
+from medserve.access import sessions as tokens
+from medserve.access.keys import PREFIX, KeyRing
+from medserve.access.policy import Principal
+from medserve.access.sessions import Sessions
+from medserve.errors import Denied
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Both kinds of secrets of one MEDSERVE_HOME. Safe to use from several threads."""
+
+    keys: KeyRing
+    sessions: Sessions
+
+    def verify(self, shown: str) -> Principal:
+        """Raises: Denied "key-missing", "key-invalid", "token-invalid"; Ended "key-...", "session-..."."""
+        if not shown or shown.startswith(PREFIX):
+            return self.keys.verify(shown)
+        if shown.startswith(tokens.PREFIX):
+            return self.sessions.verify(shown)
+        raise Denied(
+            "token-invalid",
+            "This is neither a key nor a token of this service.",
+            hint="Keys begin with msk_, tokens with mst_; a client's assertion is exchanged at /oauth/token.",
+        )
+
+    def cached(self, shown: str) -> bool:
+        """True when `verify` would not touch the database now."""
+        if shown.startswith(tokens.PREFIX):
+            return self.sessions.cached(shown)
+        return not shown.startswith(PREFIX) or self.keys.cached(shown)
