@@ -13,17 +13,20 @@ from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing
 from medserve.access.policy import Policy
 from medserve.access.recorder import Recorder
+from medserve.access.witness import Witness
 from medserve.errors import Usage
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.doors import Parts
+from medserve.serving.doors import cases as cases_door
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
+from medserve.store.cases import Cases
 
-DOORS: tuple[Callable[[Parts], APIRouter], ...] = ()
+DOORS: tuple[Callable[[Parts], APIRouter], ...] = (cases_door.router,)
 
 
 def build(
@@ -51,9 +54,13 @@ def build(
     models = [LoadedModel.open(folder, trust, threads=threads, max_pixels=settings.max_pixels) for folder in folders]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
-    parts = Parts(settings, registry, ring, ledger, policy)
+    cases = Cases(settings)
+    parts = Parts(settings, registry, ring, ledger, policy, cases)
     doors = [router(parts) for router in DOORS]
-    return Application(registry, ring, policy=policy, recorder=Recorder(ledger), limits=bounds, doors=doors)
+    return Application(
+        registry, ring, policy=policy, recorder=Recorder(ledger), ledger=ledger, cases=cases,
+        witness=Witness.open(settings), limits=bounds, doors=doors,
+    )  # fmt: skip
 
 
 def serve(

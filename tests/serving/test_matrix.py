@@ -192,11 +192,18 @@ def test_a_hidden_model_looks_like_one_that_does_not_exist(door, who):
     assert "owned" not in httpx2.get(url + "/openapi.json", headers=headers[who]).text
 
 
+def _all(routes):
+    """Those of included routers too."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        yield from [route] if inner is None else _all(inner.routes)
+
+
 def test_the_table_of_addresses_is_that_of_the_service(tmp_path):
     """A new address without a line in the table, or a line without an address, fails here."""
     settings = Settings(home=tmp_path / "home")
     application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
-    served = {(method, route.path) for route in application._control.routes for method in route.methods - {"HEAD"}}
+    served = {(method, route.path) for route in _all(application._control.routes) for method in route.methods - {"HEAD"}}
     planned = {
         (r.method, r.template) for r in ROUTES if r.action != "models.predict"
     }  # those are not the control plane's

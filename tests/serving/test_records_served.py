@@ -177,7 +177,7 @@ def test_the_document_has_the_schema_of_this_model(http):
     """/openapi.json: an address of the model's own, its inputs with their words, units and ranges, and no more."""
     document = http.get("/openapi.json").json()
     operation = document["paths"]["/v1/models/ward/predict"]["post"]
-    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"][0]
     inputs = schema["properties"]["inputs"]
     assert inputs["properties"].keys() == CASE.keys() and inputs["additionalProperties"] is False
     assert set(inputs["properties"]["ward"]["enum"]) == {"icu", "general", "surgery", None}

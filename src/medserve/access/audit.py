@@ -55,6 +55,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     at: seconds since 1970. principal: its id, or "anonymous". resource: for instance a model's name. patient: a
     pseudonym. model: digest. outcome: "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
+    input, answer: of a prediction, a keyed digest (`witness`), or `vault:OBJECT` where it is kept.
     """
 
     action: str
@@ -71,6 +72,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""
     status: int = 0
     policy: str = ""
+    input: str = ""
+    answer: str = ""
 
 
 class State(msgspec.Struct, forbid_unknown_fields=True):
@@ -145,11 +148,7 @@ class Ledger:
                     self.append(db, events)
                 self._let_go()
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            raise AuditFault(
-                "audit-unwritable",
-                "The audit log cannot be written, so nothing is done.",
-                hint="Free some space, or check the disk under MEDSERVE_HOME.",
-            ) from error
+            raise unwritable() from error
 
     @contextlib.contextmanager
     def with_effect(self, event: Event) -> Iterator[sa.Connection]:
@@ -366,6 +365,14 @@ class Ledger:
                 return
             yield from rows
             after = rows[-1].seq
+
+
+def unwritable() -> AuditFault:
+    return AuditFault(
+        "audit-unwritable",
+        "The audit log cannot be written, so nothing is done.",
+        hint="Free some space, or check the disk under MEDSERVE_HOME.",
+    )
 
 
 def _last(db: sa.Connection) -> Any:

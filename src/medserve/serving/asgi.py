@@ -19,19 +19,23 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 from structlog.typing import FilteringBoundLogger
 
-from medserve.access.audit import AuditFault, Event
+from medserve.access.audit import AuditFault, Event, Ledger, unwritable
 from medserve.access.keys import KeyRing
-from medserve.access.policy import PURPOSES, Policy, Principal
+from medserve.access.policy import PURPOSES, Policy, Principal, Resource
 from medserve.access.recorder import Recorder
+from medserve.access.witness import Witness
 from medserve.errors import Fault, MedServeError, NotFound, Usage
 from medserve.runtime.batcher import Late
-from medserve.runtime.model import new_id
+from medserve.runtime.model import LoadedModel, new_id
+from medserve.runtime.replay import canonical
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.control import control_plane, nowhere
-from medserve.serving.gate import Gate, Quota, asked_of
+from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
 from medserve.serving.wire import (
@@ -43,12 +47,15 @@ from medserve.serving.wire import (
     Scope,
     Send,
     WrongMethod,
+    encode,
     header,
     send_error,
     send_json,
 )
+from medserve.store.cases import Case, Cases
 
 T = TypeVar("T")
+INLINE_BYTES = 64 * 1024  # a longer body is digested in a thread
 LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
 
 
@@ -75,7 +82,9 @@ class Application:
 
     Args:
         registry: the services; closed when the server stops.
-        keys: who may ask. policy: what they may do. recorder: where it is written down.
+        keys: who may ask. policy: what they may do. recorder: where it is written down; ledger: what it writes to, for
+            an effect and its event in one transaction.
+        cases: stored inputs, and what was answered about them. witness: digests of those that are not stored.
         limits: sizes, times and counts.
         log: see `logs.make_log`.
         doors: addresses beside prediction, see `serving.doors`.
@@ -88,12 +97,16 @@ class Application:
         *,
         policy: Policy,
         recorder: Recorder,
+        ledger: Ledger,
+        cases: Cases,
+        witness: Witness,
         limits: Limits | None = None,
         log: FilteringBoundLogger | None = None,
         doors: Sequence[APIRouter] = (),
     ) -> None:
         self.registry, self.keys, self.limits = registry, keys, limits or Limits()
-        self.gate, self.recorder = Gate(policy), recorder
+        self.gate, self.recorder, self._ledger = Gate(policy), recorder, ledger
+        self._cases, self._witness = cases, witness
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
         self._control = control_plane(registry, self.admission, doors)
@@ -140,7 +153,7 @@ class Application:
         asked = asked_of(scope["method"], scope["path"], explain=bool(note.get("explain")))
         if asked.named.startswith("health.") and not note.get("denied") and "caller" not in note:
             return
-        if not note.get("written"):
+        if note.get("written") != status:
             await self.recorder.record(self.event(asked.named, note, trace, status))
 
     def event(self, action: str, note: dict[str, Any], trace: str, status: int) -> Event:
@@ -160,6 +173,8 @@ class Application:
             code=note.get("code", ""),
             status=status,
             policy=self.gate.policy.digest,
+            input=note.get("input", ""),
+            answer=note.get("said", ""),
         )
 
     async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
@@ -220,20 +235,65 @@ class Application:
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)
         limit = bodies.body_limit(media, self.limits.max_upload_bytes)
-        with self.admission.admit(bodies.expected_bytes(scope, limit)):
+        caller: Principal = note["caller"]
+        case: Case | None = None
+        with contextlib.ExitStack() as room:
+            room.enter_context(self.admission.admit(bodies.expected_bytes(scope, limit)))
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
             read = time.perf_counter() - began
             note["bytes"] = len(body)
+            if named := bodies.case_named(body, media, model.spec):
+                case = await self._case(named, caller, model, note)
+                room.enter_context(self.admission.admit(case.size))
+                media = case.media_type
+                body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
             data = bodies.case_bytes(body, media, model.spec)
+            if case is None:
+                note["input"] = await self._digest("input", caller, trace, data)
             deadline = time.monotonic() + _deadline(scope, self.limits.deadline_s)
             work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
             answer, stages = await _while_client_waits(work, receive, deadline)
         note["answer"] = answer["status"]
+        if case is None:
+            note["said"] = await self._digest("answer", caller, trace, canonical(answer))
+        else:
+            await asyncio.to_thread(self._keep, case, answer, scope, note)
         spent = f"read;dur={read * 1e3:.2f}, decode;dur={stages.decode * 1e3:.2f}, infer;dur={stages.infer * 1e3:.2f}"
         if explain is not None:
             spent += f", explain;dur={stages.explain * 1e3:.2f}"
         await send_json(send, 200, answer, trace, ((b"server-timing", spent.encode()),))
+
+    async def _digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str:
+        if len(data) <= INLINE_BYTES:
+            return self._witness.of(what, caller.tenant, trace, data)
+        return await asyncio.to_thread(self._witness.of, what, caller.tenant, trace, data)
+
+    async def _case(self, named: str, caller: Principal, model: LoadedModel, note: dict[str, Any]) -> Case:
+        """A stored case, for whoever may read cases too.
+
+        Raises: Forbidden, NotFound "unknown-case", Gone "erased", WrongMedia.
+        """
+        decision = self.gate.policy.decide(caller, "cases.read", Resource("service"))
+        if not decision.allowed:
+            raise Forbidden(decision.reason, f"The role {caller.role} may not do this (cases.read).")
+        case = await asyncio.to_thread(self._cases.look, caller.tenant, named)
+        note["patient"], note["input"] = case.stored.patient, f"vault:{case.id}"
+        bodies.check_media(case.media_type, model.spec)
+        return case
+
+    def _keep(self, case: Case, answer: dict[str, Any], scope: Scope, note: dict[str, Any]) -> None:
+        """The answer beside its case, visible with the event that names it. Blocks."""
+
+        def within() -> contextlib.AbstractContextManager[Connection]:
+            note["said"], note["written"] = f"vault:{out.object}", 200
+            return self._ledger.with_effect(scope["medserve.event"](200))
+
+        try:
+            with self._cases.answering(case, within=within) as out:
+                out.write(encode(answer))
+        except (OSError, SQLAlchemyError) as error:
+            raise unwritable() from error
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -244,6 +304,7 @@ class Application:
                 self.admission.draining = True
                 await asyncio.to_thread(self.registry.close)
                 await asyncio.to_thread(self.recorder.close)
+                await asyncio.to_thread(self._cases.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -1,12 +1,13 @@
 """What enters the service: a body of known size, in bounded time, of the kind that its header says.
 
 need  = expected_bytes(scope, limit)          # refused here, before the first byte
-body  = await read_body(receive, limit, timing)
+body  = await read_body(receive, limit, timing)          # or: async for part in parts_of(receive, limit, timing)
 data  = picture_bytes(body, media, spec)      # the raw file, out of JSON where it was wrapped
 """
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from medserve.data.readers import HEAD_BYTES, sniff
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
-from medserve.serving.schema import Predict
+from medserve.serving.schema import Predict, PredictCase
 from medserve.serving.wire import JSON, ClientLeft, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
 
 JSON_TYPE = JSON.decode()
@@ -28,7 +29,8 @@ class BodyTiming:
     least_rate: float = 16 * 1024
 
 
-_decoder = msgspec.json.Decoder(Predict)
+_decoder, _case_decoder = msgspec.json.Decoder(Predict), msgspec.json.Decoder(PredictCase)
+MOST_CASE_BYTES = 256  # of a body that names a stored case
 
 
 def media_type(scope: Scope, spec: ModelSpec) -> str:
@@ -36,7 +38,16 @@ def media_type(scope: Scope, spec: ModelSpec) -> str:
 
     Raises: WrongMedia "media-type" (415): the model does not take it.
     """
-    media = header(scope, b"content-type").partition(";")[0].strip().lower()
+    return check_media(declared_media(scope), spec)
+
+
+def declared_media(scope: Scope) -> str:
+    """In lower case, without parameters; "" without the header."""
+    return header(scope, b"content-type").partition(";")[0].strip().lower()
+
+
+def check_media(media: str, spec: ModelSpec) -> str:
+    """Raises: WrongMedia "media-type" (415): the model does not take it."""
     if media != JSON_TYPE and media not in spec.media_types:
         taken = [kind for kind in spec.media_types if kind != JSON_TYPE]
         raise WrongMedia(
@@ -68,11 +79,16 @@ def expected_bytes(scope: Scope, limit: int) -> int:
 
 
 async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
-    """The whole body.
+    """The whole body. Raises as `parts_of`."""
+    chunks = [chunk async for chunk in parts_of(receive, limit, timing)]
+    return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+
+
+async def parts_of(receive: Receive, limit: int, timing: BodyTiming) -> AsyncGenerator[bytes, None]:
+    """The body as it comes; the next part is asked for when the one before has been dealt with.
 
     Raises: TooLarge (413), SlowBody "body-slow" (408), ClientLeft.
     """
-    chunks: list[bytes] = []
     size, started = 0, time.monotonic()
     while True:
         try:
@@ -82,12 +98,13 @@ async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientLeft("client-left", "The client closed the connection before its request was complete.")
         chunk = message.get("body", b"")
-        chunks.append(chunk)
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
+        if chunk:
+            yield chunk
         if not message.get("more_body", False):
-            return b"".join(chunks) if len(chunks) > 1 else chunk
+            return
         waited = time.monotonic() - started - timing.stall_s
         if waited > 0 and size < waited * timing.least_rate:
             raise _slow()
@@ -96,6 +113,25 @@ async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
 def case_bytes(body: bytes, media: str, spec: ModelSpec) -> bytes:
     """What the model reads: the picture inside the body, or the body itself for a model of records."""
     return body if spec.is_record else picture_bytes(body, media, spec.inputs[0])
+
+
+def case_named(body: bytes, media: str, spec: ModelSpec) -> str | None:
+    """The stored case that a body asks about, `{"case": ID}`; None for a body that is the case itself."""
+    if media != JSON_TYPE or len(body) > MOST_CASE_BYTES or b'"case"' not in body:
+        return None
+    if spec.is_record and any(want.name == "case" for want in spec.inputs):  # its own word
+        return None
+    try:
+        return _case_decoder.decode(body).case
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def check_kind(head: bytes, media: str) -> None:
+    """Raises: WrongMedia "media-type-mismatch" (415): the first bytes are of another known kind than is declared."""
+    found = sniff(head[:HEAD_BYTES])
+    if found and media not in (JSON_TYPE, found):
+        raise _mismatch(media, found)
 
 
 def picture_bytes(body: bytes, media: str, want: InputSpec) -> bytes:
@@ -111,12 +147,16 @@ def picture_bytes(body: bytes, media: str, want: InputSpec) -> bytes:
             "media-type", f"The bytes are {found}; the model takes {', '.join(want.media_types)}.", hint="Convert them."
         )
     if found and media not in (JSON_TYPE, found):
-        raise WrongMedia(
-            "media-type-mismatch",
-            f"The header says {media}; the bytes are {found}.",
-            hint=f"Send them with 'Content-Type: {found}'.",
-        )
+        raise _mismatch(media, found)
     return data
+
+
+def _mismatch(media: str, found: str) -> WrongMedia:
+    return WrongMedia(
+        "media-type-mismatch",
+        f"The header says {media}; the bytes are {found}.",
+        hint=f"Send them with 'Content-Type: {found}'.",
+    )
 
 
 def _from_json(body: bytes, want: InputSpec) -> bytes:
@@ -126,7 +166,7 @@ def _from_json(body: bytes, want: InputSpec) -> bytes:
         raise Usage(
             "json-invalid",
             f'The body is not {{"inputs": {{"{want.name}": BASE64}}}}.',
-            hint="Or send the file itself with its own Content-Type.",
+            hint='Or send the file itself with its own Content-Type, or {"case": ID} for a stored one.',
         ) from error
     if set(inputs) != {want.name}:
         raise Refusal("inputs-mismatch", f"The model takes exactly one input, {want.name!r}.")

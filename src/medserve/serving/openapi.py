@@ -15,7 +15,7 @@ from medserve.runtime.inputs import schema_of
 from medserve.serving import schema
 
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
-           schema.Predict)  # fmt: skip
+           schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage)  # fmt: skip
 _REF = "#/components/schemas/{name}"
 OPEN_TAG = "health"  # routes that answer without a key
 
@@ -57,7 +57,8 @@ def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict
     paths["/v1/models/{name}/versions/{version}/predict"] = _predict("predict_version", ("name", "version"))
     for name, spec in (specs or {}).items():
         own = _predict(f"predict_{re.sub(r'[^A-Za-z0-9]', '_', name)}", ())
-        content: dict[str, Any] = {"application/json": {"schema": schema_of(spec)}}
+        forms = [schema_of(spec), {"$ref": _REF.format(name="PredictCase")}]
+        content: dict[str, Any] = {"application/json": {"schema": {"anyOf": forms}}}
         content |= {media: {"schema": {}} for media in spec.media_types if media != "application/json"}
         own["post"]["requestBody"]["content"] = content
         own["post"]["summary"] = f"One case in, one calibrated answer out: {', '.join(spec.output.labels)}."
@@ -68,7 +69,8 @@ def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict
 def _predict(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
     binary: dict[str, Any] = {"schema": {}}  # OpenAPI 3.1: raw bytes have no schema
     media = {kind: binary for kind in ("image/png", "image/jpeg", "application/dicom")}
-    as_json = {"application/json": {"schema": {"$ref": _REF.format(name="Predict")}}}
+    forms = [{"$ref": _REF.format(name=name)} for name in ("Predict", "PredictCase")]
+    as_json = {"application/json": {"schema": {"anyOf": forms}}}
     path = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
     explain = {"name": "explain", "in": "query", "schema": {"type": "string"},
                "description": "An explanation method that the model's page offers."}  # fmt: skip

@@ -41,6 +41,9 @@ ROUTES = (
     Route("GET", "/v1/models/{name}", "models.read"),
     Route("POST", "/v1/models/{name}/predict", "models.predict"),
     Route("POST", "/v1/models/{name}/versions/{version}/predict", "models.predict"),
+    Route("POST", "/v1/cases", "cases.create"),
+    Route("GET", "/v1/cases/{case}", "cases.read"),
+    Route("DELETE", "/v1/cases/{case}", "cases.delete"),
 )
 
 

@@ -126,6 +126,13 @@ class InputInfo(msgspec.Struct):
     words: list[str] | None = None
 
 
+class EngineInfo(msgspec.Struct):
+    """What runs the model; "bf16" only after `medserve tune` measured that it answers alike."""
+
+    name: str
+    precision: str
+
+
 class ModelInfo(msgspec.Struct):
     name: str
     version: str
@@ -137,6 +144,7 @@ class ModelInfo(msgspec.Struct):
     calibrated: bool
     explanations: list[Offered]
     inputs: list[InputInfo] = []
+    engine: EngineInfo | None = None
 
 
 class ModelList(msgspec.Struct):
@@ -176,3 +184,35 @@ class Predict(msgspec.Struct, forbid_unknown_fields=True):
     a model of records is documented at its own address."""
 
     inputs: dict[str, bytes]
+
+
+class PredictCase(msgspec.Struct, forbid_unknown_fields=True):
+    """Ask about a stored case: its id, as `POST /v1/cases` answered it."""
+
+    case: str
+
+
+class CaseStored(msgspec.Struct):
+    """A case that is on disk."""
+
+    case: str
+    version: int
+    bytes: int
+
+
+class CaseVersion(msgspec.Struct):
+    """created: seconds since 1970."""
+
+    version: int
+    bytes: int
+    created: float
+
+
+class CasePage(msgspec.Struct):
+    """What is known of a stored case; not whose it is. bytes, created: of its newest version."""
+
+    case: str
+    media_type: str
+    bytes: int
+    created: float
+    versions: list[CaseVersion]

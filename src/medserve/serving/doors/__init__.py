@@ -19,6 +19,7 @@ from medserve.access.keys import KeyRing
 from medserve.access.policy import Policy, Principal
 from medserve.serving.registry import Registry
 from medserve.settings import Settings
+from medserve.store.cases import Cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Parts:
     keys: KeyRing
     ledger: Ledger
     policy: Policy
+    cases: Cases
 
 
 def caller(request: Request) -> Principal:
@@ -45,6 +47,6 @@ def note(request: Request, **said: Any) -> None:
 
 def event(request: Request, status: int) -> Event:
     """The audit event of this request, to be written with its effect; it is then not written again."""
-    request.scope["medserve.note"]["written"] = True
+    request.scope["medserve.note"]["written"] = status  # of any other status it is written, as one that failed
     made: Event = request.scope["medserve.event"](status)
     return made
