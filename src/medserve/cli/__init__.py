@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": "Step 4: the numbers again, here or on other data.",
     "explain": "Draw the evidence for one answer.",
     "predict": "One answer, as the network would give it.",
+    "tune": "The fastest engine here that answers alike.",
     "serve": "Step 5: answer over HTTP.",
     "keys": "Make, list and revoke API keys.",
     "audit": "Who did what, and whether the log is unchanged.",

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from medserve.cli._answer import Answer
 from medserve.errors import Usage
+from medserve.progress import Progress
 from medserve.settings import Settings
 
 
@@ -41,9 +42,11 @@ def predict(
     from medserve.runtime.model import LoadedModel
 
     settings = Settings.from_environment(home)
-    loaded = LoadedModel.open(model, Trust.load(settings), max_pixels=settings.max_pixels)
+    loaded = LoadedModel.open(
+        model, Trust.load(settings), max_pixels=settings.max_pixels, tuned=settings.home / "tuned", warn=Progress().say
+    )
     answer = loaded.predict(read_input(input, settings.max_upload_bytes), explain, name=input.name)
-    return Answer(answer, _shown(answer))
+    return Answer(answer, _shown(answer, str(loaded.engine.choice)))
 
 
 def read_input(path: Path, max_bytes: int) -> bytes:
@@ -55,7 +58,7 @@ def read_input(path: Path, max_bytes: int) -> bytes:
     return path.read_bytes()
 
 
-def _shown(answer: dict[str, Any]) -> Table:
+def _shown(answer: dict[str, Any], engine: str) -> Table:
     model, decision = answer["model"], answer["decision"]
     out = Table(title=f"{model['name']} {model['version']}: {answer['status']}", title_justify="left", show_edge=False)
     out.add_column("")
@@ -82,4 +85,5 @@ def _shown(answer: dict[str, Any]) -> Table:
     if answer["explanation"] is not None:
         note = answer["explanation"]["note"]
         out.add_row(answer["explanation"]["method"], f"{note} Use --json, or medserve explain, for the picture.")
+    out.add_row("engine", engine)
     return out

@@ -24,7 +24,7 @@ from medserve.data.split import PartView, has_label
 from medserve.errors import BadData, BadPackage
 from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import write_report
-from medserve.models.package import ALTERNATIVE
+from medserve.models.package import ALTERNATIVE, Package
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
@@ -64,17 +64,11 @@ def evaluate_package(
     """
     model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels)
     spec = model.spec
-    listing = list_data(data, settings)
     with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
-        cohort = read_data(listing, spec.transforms, spec.shape, Path(work), progress)
-        if spec.is_record:
-            cohort = encode(cohort, check_inputs(cohort, spec), Path(work), progress=progress)
-        cohort = _relabel(cohort, spec)
-        known = parts_by_hash(model.package.split)
+        cohort, of = read_parts(model.package, data, Path(work), settings, progress)
         key = pseudonym_key(settings)
         trained_on = frozenset(model.package.split.get("trained_on", ()))
-        of = [known.get(case_hash(key, case)) for case in cohort.cases]
-        view, refused = _view(cohort, of, part, spec, data)
+        view, refused = view_of(cohort, of, part, spec, data)
         sealed = [r for r, p in enumerate(of) if p == "test" and has_label(cohort.cases[r])]
         openings = None
         if sealed and part in ("test", "all"):  # the whole part, as training knew it, whatever is refused of it
@@ -111,6 +105,21 @@ def evaluate_package(
     return result
 
 
+def read_parts(
+    package: Package, data: Path, work: Path, settings: Settings, progress: Progress
+) -> tuple[Cohort, list[str | None]]:
+    """The cases of `data` as the package reads them, and the part of its training that each stood in, if any.
+
+    Raises: BadData "labels-differ", and those of reading.
+    """
+    spec = package.spec
+    cohort = read_data(list_data(data, settings), spec.transforms, spec.shape, work, progress)
+    if spec.is_record:
+        cohort = encode(cohort, check_inputs(cohort, spec), work, progress=progress)
+    known, key = parts_by_hash(package.split), pseudonym_key(settings)
+    return _relabel(cohort, spec), [known.get(case_hash(key, case)) for case in cohort.cases]
+
+
 def _beside(
     model: LoadedModel,
     cohort: Cohort,
@@ -140,7 +149,7 @@ def _beside(
     return found
 
 
-def _view(
+def view_of(
     cohort: Cohort, of: list[str | None], part: str, spec: ModelSpec, data: Path
 ) -> tuple[PartView, dict[str, int]]:
     """The cases of the part that the model can be asked about, and how many were refused by code."""

@@ -7,14 +7,16 @@
     scores = model.score(tensor[None])                    # read, check and transform; score; answer; explain
     answer = model.answer(scores)
 
-Opening verifies the package and reproduces its stored self-check before anything is answered.
+Opening verifies the package and reproduces its stored self-check before anything is answered. Where `medserve tune`
+left a verdict for this machine, the engine that it chose answers.
 """
 
 import base64
+import math
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,10 @@ from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
-from medserve.runtime.engine import Engine
+from medserve.runtime.engine import DEFAULT, Engine, Unfit
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import raw_inputs
+from medserve.runtime.tuned import EXACT, Verdict, find_verdict
 from medserve.types import Array, Picture, Scores
 
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
@@ -49,11 +52,24 @@ class LoadedModel:
         package: opened and verified.
         threads: processor threads of one pass; 0 means all cores.
         max_pixels: largest picture that is decoded, declared or real.
+        verdict: what the tuner found for this model and machine; its engine is used if it passes the self-check too.
+        warn: gets one line where the verdict could not be followed.
+
+    `engine` scores what is asked. `reference` draws the explanations: the audit judged them in full precision, so it
+    is another engine than `engine` where that one is of reduced precision.
 
     Raises: BadPackage "package-selfcheck": this machine does not reproduce the stored outputs.
     """
 
-    def __init__(self, package: Package, *, threads: int = 0, max_pixels: int = 64_000_000) -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        threads: int = 0,
+        max_pixels: int = 64_000_000,
+        verdict: Verdict | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.package, self.max_pixels = package, max_pixels
         self.spec: ModelSpec = package.spec
         self.digest = package.digest
@@ -64,16 +80,46 @@ class LoadedModel:
             if not _NAME.fullmatch(text):
                 raise BadPackage("package-name", "A model's name and version must fit one step of a web address.")
         self._shape = self.spec.shape
-        self._records = Records.build(self.spec.transforms).within(max_pixels) if self.spec.is_record else None
-        self._pipeline = None if self.spec.is_record else transforms.build(self.spec.transforms)
+        self._records, self._pipeline = _steps(self.spec, max_pixels)
         graph = read_graph(package.path(GRAPH))
-        self.engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
+        self.engine = self.reference = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
         self.item_s = self.self_check()
+        if verdict is not None and verdict.chosen != DEFAULT:
+            self._follow(verdict, graph, threads, warn)
 
     @classmethod
-    def open(cls, folder: Path, trust: Trust, *, threads: int = 0, max_pixels: int = 64_000_000) -> "LoadedModel":
-        """Verify, load and self-check the package in `folder`."""
-        return cls(open_package(folder, trust), threads=threads, max_pixels=max_pixels)
+    def open(
+        cls,
+        folder: Path,
+        trust: Trust,
+        *,
+        threads: int = 0,
+        max_pixels: int = 64_000_000,
+        tuned: Path | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> "LoadedModel":
+        """Verify, load and self-check the package in `folder`.
+
+        Args:
+            tuned: folder of the tuner's verdicts; None runs ONNX Runtime, the reference.
+        """
+        package = open_package(folder, trust)
+        verdict = None if tuned is None else find_verdict(tuned, package.digest, threads=threads, warn=warn)
+        return cls(package, threads=threads, max_pixels=max_pixels, verdict=verdict, warn=warn)
+
+    def _follow(self, verdict: Verdict, graph: bytes, threads: int, warn: Callable[[str], None]) -> None:
+        """Take the engine that the tuner chose, unless it does not run or does not reproduce what was measured."""
+        choice = verdict.chosen
+        try:
+            engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice)
+            self.item_s = self.self_check(engine, verdict.tolerance)
+        except (Unfit, BadPackage) as error:
+            code = "tuned-selfcheck" if isinstance(error, BadPackage) else error.code
+            warn(f"warning {code}: {choice} was chosen for {self.name}: {error.message} ONNX Runtime runs it.")
+            return
+        self.engine = engine
+        if choice.precision == EXACT:
+            self.reference = engine
 
     @property
     def offered(self) -> dict[str, str]:
@@ -86,33 +132,31 @@ class LoadedModel:
             return method in RECORD_METHODS
         if method not in EXPLAINERS or EXPLAINERS[method].needs_torch:
             return False
-        return method != "cam" or self.engine.has_cam
+        return method != "cam" or self.reference.has_cam
 
-    def self_check(self) -> float:
+    def self_check(self, engine: Engine | None = None, tolerance: Mapping[str, float] | None = None) -> float:
         """Run the stored inputs and compare with the stored outputs.
+
+        Args:
+            engine: another one than the reference.
+            tolerance: output -> largest difference, as a share of its size; never less than `TOLERANCE`.
 
         Returns: seconds for one item, a first guess of what work costs here.
         """
-        stored = self.package.tensors(SELFCHECK)
-        if not {self.engine.input, "logits"} <= set(stored) or not len(stored[self.engine.input]):
+        stored, engine = self.package.tensors(SELFCHECK), engine or self.reference
+        if not {engine.input, "logits"} <= set(stored) or not len(stored[engine.input]):
             raise _check_failed("it holds no stored input and output")
-        images = np.asarray(stored[self.engine.input])
+        images = np.asarray(stored[engine.input])
         try:
-            self.engine.score(images[:1])  # the first pass pays for memory and threads
+            engine.score(images[:1])  # the first pass pays for memory and threads
             started = time.perf_counter()
-            scores = self.engine.score(images, cam="cam" in stored)
+            scores = engine.score(images, cam="cam" in stored)
             seconds = (time.perf_counter() - started) / len(images)
         except Fault as error:
             raise _check_failed("the engine does not run it") from error
-        for name in ("logits", "distance", "cam"):
-            if name not in stored:
-                continue
-            here, wanted = getattr(scores, name), stored[name]
-            if here is None or here.shape != wanted.shape:
-                raise _check_failed(f"{name} has another shape")
-            gap = float(np.abs(here - wanted).max())
-            if not gap <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-                raise _check_failed(f"{name} differs by {gap:.2g}")
+        for name, (gap, share) in gaps(scores, stored).items():
+            if not share <= max(TOLERANCE, (tolerance or {}).get(name, 0.0)):
+                raise _check_failed(f"{name} has another shape" if np.isnan(gap) else f"{name} differs by {gap:.2g}")
         return seconds
 
     # -- the way of one picture ------------------------------------------------------------------------------------
@@ -257,7 +301,7 @@ class LoadedModel:
                 "total": told.total,
                 "note": f"{said} {RECORD_NOTE}",
             }
-        heat = explain(method, self, tensor, target.column)
+        heat = explain(method, self.reference, tensor, target.column)
         return {
             "method": method,
             "verdict": audit.verdict,
@@ -276,7 +320,7 @@ class LoadedModel:
         background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
 
         def score(rows: Array) -> Array:
-            return self.engine.score(np.ascontiguousarray(rows, np.float32)).logits
+            return self.reference.score(np.ascontiguousarray(rows, np.float32)).logits
 
         blocks = self._records.blocks
         return explain_record(method, score, record, background, blocks, target.column, label=target.label)
@@ -303,9 +347,50 @@ class LoadedModel:
         ]
 
 
+def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
+    """Output -> (largest difference, that as a share of the output's own size where it is above 1).
+
+    Both are NaN where an output is missing or of another shape.
+    """
+    found = {}
+    for name in ("logits", "distance", "cam"):
+        if name not in stored:
+            continue
+        here, wanted = getattr(scores, name), stored[name]
+        if here is None or here.shape != wanted.shape:
+            found[name] = (float("nan"), float("nan"))
+            continue
+        gap = float(np.abs(here - wanted).max())
+        found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
+    return found
+
+
 def new_id() -> str:
     """A name for one answer or one request: 48 bits of time, 80 random bits, in hex; sorts by time."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def _steps(spec: ModelSpec, max_pixels: int) -> tuple[Records | None, transforms.Pipeline | None]:
+    """The transforms of a package: fields for a model of records, else a pipeline.
+
+    Raises: BadPackage "package-spec": a name or a parameter that is none of ours, or another shape than the signature.
+    """
+    try:
+        if not spec.is_record:
+            return None, transforms.build(spec.transforms)
+        records = Records.build(spec.transforms).within(max_pixels)
+        if sum(math.prod(block.shape) for block in records.blocks) == spec.shape[0]:
+            return records, None
+        why = "its transforms do not give the shape of its signature"
+    except Usage as error:
+        why = error.message
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise _unknown_steps(f"a parameter of a transform has the wrong type ({type(error).__name__})") from error
+    raise _unknown_steps(why)
+
+
+def _unknown_steps(why: str) -> BadPackage:
+    return BadPackage("package-spec", f"model.json asks for what is not here: {why}", hint="Update MedServe.")
 
 
 def _check_failed(why: str) -> BadPackage:

@@ -18,6 +18,7 @@ from medserve.runtime.engine import Precision, Unfit
 from medserve.types import Array
 
 _HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}  # OpenVINO's words: the hint, the capability
+_NAMES = {"image", "record", "logits", "distance", "cam"}
 
 
 class OpenVino:
@@ -39,20 +40,22 @@ class OpenVino:
             "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding and with other models
         }
         try:
-            compiled = core.compile_model(core.read_model(graph), "CPU", wanted)
+            model = core.read_model(graph)
+            compiled = core.compile_model(model, "CPU", wanted)
             self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
             for _ in range(streams):
                 self._free.put(compiled.create_infer_request())
         except RuntimeError as error:
             raise Unfit("engine-graph", f"OpenVINO cannot run this graph: {_reason(str(error))}.") from error
-        self.inputs = [(i.get_any_name(), i.get_element_type().to_dtype().name) for i in compiled.inputs]
-        self.outputs = tuple(output.get_any_name() for output in compiled.outputs)
+        self.inputs = [(_name(i.names), i.get_element_type().to_dtype().name) for i in model.inputs]
+        self.outputs = tuple(_name(output.names) for output in model.outputs)
 
     def run(self, names: Sequence[str], feed: dict[str, Array]) -> list[Array]:
         request = self._free.get()
         try:
-            request.infer(feed, share_inputs=True, share_outputs=True)
-            return [np.array(request.get_tensor(name).data) for name in names]  # the next pass writes over them
+            request.infer([feed[name] for name, _ in self.inputs], share_inputs=True, share_outputs=True)
+            found = [request.get_output_tensor(self.outputs.index(name)) for name in names]
+            return [np.array(tensor.data) for tensor in found]  # the next pass writes over them
         finally:
             self._free.put(request)
 
@@ -66,6 +69,11 @@ def _import() -> Any:
             "engine-missing", "OpenVINO is not installed.", hint="Install it: pip install 'medserve[openvino]'"
         ) from error
     return openvino
+
+
+def _name(names: set[str]) -> str:
+    """Ours, of the several that one tensor may have."""
+    return next((name for name in sorted(names) if name in _NAMES), min(names))
 
 
 def _reason(text: str) -> str:

@@ -1,0 +1,88 @@
+"""`medserve tune`: which engine serves a model fastest on this machine without changing its answers."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group, RenderableType
+
+from medserve.cli._answer import Answer, table
+from medserve.progress import Progress
+from medserve.runtime.engine import TITLES
+from medserve.settings import Settings
+
+
+def tune(
+    package: Path,
+    /,
+    *,
+    data: Path | None = None,
+    threads: int = 0,
+    home: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> Answer:
+    """Measure engines, precisions, streams and batch sizes, and keep the fastest that answers alike.
+
+    Serve and predict use what was found, on this machine alone; the package is not touched. bfloat16 has to pass an
+    accuracy gate on the calibration part of the data that the model was trained on, of 100 cases or more: AUROC drop
+    at most 0.005, calibration error at most 0.01 higher, at most 0.5 % other answers, in every declared subgroup too.
+    The test part is not opened. Run it while the machine has nothing else to do.
+
+        medserve tune models/chest --data chest.npz
+
+    Parameters
+    ----------
+    package
+        A folder that `medserve train` wrote.
+    data
+        What it was trained on. Without it only full precision (fp32) can be chosen.
+    threads
+        Processor threads that the service will use (serve --threads); 0 means all cores.
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print one JSON object.
+    """
+    from medserve.road.tune import tune_package
+
+    settings = Settings.from_environment(home)
+    with Progress(quiet=json) as progress:
+        result = tune_package(package, data, settings=settings, threads=threads, progress=progress)
+    return Answer(result, _shown(result))
+
+
+def _shown(result: dict[str, Any]) -> RenderableType:
+    verdict = result["verdict"]
+    chosen = verdict["chosen"]
+    rows = [_row(row, row["choice"] == chosen) for row in verdict["rows"]]
+    judged = f", gate on {verdict['cases']} calibration cases" if verdict["cases"] else ""
+    engine = f"{TITLES[chosen['engine']]} {chosen['precision']}"
+    lines = [
+        f"chosen:   {engine}, {chosen['streams']} stream(s), batch {chosen['batch']}",
+        f"verdict:  {result['record']}",
+        f"picture:  {result['picture'] or 'not drawn: matplotlib is not installed'}",
+    ]
+    lines += [f"note:     {verdict['note']}"] if verdict["note"] else []
+    lines += [f"note:     {name} is not installed: pip install 'medserve[openvino]'" for name in result["missing"]]
+    title = f"{result['model']['name']} on {verdict['processor']}, {verdict['cores']} threads{judged}"
+    columns = ("", "engine", "streams", "batch", "cases/s", "lone ms", "off", "flipped", "verdict")
+    why = {f"{TITLES[r['choice']['engine']]} {r['choice']['precision']}: {r['reason']}": None
+           for r in verdict["rows"] if r["code"]}  # fmt: skip
+    return Group(table(title, *columns, rows=rows), "", *lines, *(f"kept out: {reason}" for reason in why))
+
+
+def _row(row: dict[str, Any], chosen: bool) -> tuple[str, ...]:
+    choice, gate = row["choice"], row["gate"] or {}
+    flipped = gate.get("figures", {}).get("flipped")
+    speed, wait, gap = row["images_per_s"], row["lone_ms"], row["gap"].get("logits")
+    return (
+        "*" if chosen else "",
+        f"{TITLES[choice['engine']]} {choice['precision']}",
+        str(choice["streams"]),
+        str(choice["batch"] or "-"),
+        "-" if speed is None else f"{speed:.0f}",
+        "-" if wait is None else f"{wait:.2f}",
+        "-" if gap is None else f"{gap:.0e}",
+        "-" if flipped is None else f"{flipped['value']:.2%}",
+        row["code"] or "ok",
+    )

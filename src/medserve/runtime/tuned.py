@@ -1,0 +1,128 @@
+"""The tuner's verdict: which engine runs this model fastest on this machine, and what was measured to say so.
+
+    path = write_verdict(settings.folder("tuned"), verdict)
+    verdict = find_verdict(settings.home / "tuned", digest, threads=2, warn=print)      # None: ONNX Runtime
+
+One JSON file a model and machine, under MEDSERVE_HOME/tuned: it belongs to the machine and never travels with the
+package. It is read as data with bounds. A file that is damaged, or was measured on another machine, for another model
+or with other versions of the engines, is ignored with a coded warning.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from medserve.runtime.engine import Choice, versions
+from medserve.runtime.gate import Gate
+from medserve.store.files import write_bytes
+
+EXACT = "fp32"
+MOST_TOLERANCE = 0.1  # share of an output's size by which any engine may ever leave the self-check
+_MOST_BYTES = 2**20
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=MOST_TOLERANCE)]
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """One choice: its speed, how far it leaves the self-check, and what keeps it out ("" where nothing does).
+
+    lone_ms: one case alone, all streams idle. gap: output -> largest difference as a share of that output's size.
+    """
+
+    choice: Choice
+    images_per_s: float | None = None
+    lone_ms: float | None = None
+    gap: dict[str, float] = {}
+    gate: Gate | None = None
+    code: str = ""
+    reason: str = ""
+
+
+class Verdict(msgspec.Struct, forbid_unknown_fields=True):
+    """tolerance: output -> what the chosen engine's self-check may differ by. cases: of the gate; 0 without data."""
+
+    format: Literal["medserve-tuned/1"]
+    digest: str
+    processor: str
+    cores: int
+    versions: dict[str, str]
+    chosen: Choice
+    tolerance: dict[str, Share]
+    rows: list[Row]
+    cases: int = 0
+    data: str = ""
+    note: str = ""
+    at: str = ""
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name and a mark of its instructions, which decide both speed and the last bits."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    facts = {key: m[1].strip() for key in ("model name", "cpu family", "model", "flags", "Features")
+             if (m := re.search(rf"^{key}\s*:(.*)$", text, re.MULTILINE))}  # fmt: skip
+    name = facts.pop("model name", "") or platform.processor() or platform.machine()
+    mark = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8]
+    return f"{name} {mark}"
+
+
+def verdict_path(folder: Path, digest: str, threads: int = 0) -> Path:
+    """DIGEST-PROCESSOR-CORES.json. threads: 0 means all cores."""
+    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:80]
+    return folder / f"{digest.removeprefix('sha256:')[:16]}-{slug}-{threads or cores()}.json"
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
+
+
+def write_verdict(folder: Path, verdict: Verdict) -> Path:
+    """Raises: Fault "disk-full" or "file-unwritable"."""
+    path = verdict_path(folder, verdict.digest, verdict.cores)
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(verdict), indent=1), mode=0o600)
+    return path
+
+
+def find_verdict(folder: Path, digest: str, *, threads: int = 0, warn: Callable[[str], None]) -> Verdict | None:
+    """What was measured for this model, processor and number of cores; None where nothing that can be used was."""
+    path = verdict_path(folder, digest, threads)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError:
+        return None
+    try:
+        verdict = msgspec.json.decode(data[:_MOST_BYTES], type=Verdict)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        verdict = None
+    code, why = _unusable(verdict, digest, threads or cores())
+    if not code:
+        return verdict
+    warn(f"warning {code}: {path.name} {why}; ONNX Runtime runs the model. Measure again: medserve tune DIR")
+    return None
+
+
+def _unusable(verdict: Verdict | None, digest: str, threads: int) -> tuple[str, str]:
+    """Code and reason, both empty where the verdict holds here and now."""
+    if verdict is None:
+        return "tuned-damaged", "is no verdict of the tuner"
+    if (verdict.digest, verdict.processor, verdict.cores) != (digest, processor(), threads):
+        return "tuned-foreign", "was measured for another model or machine"
+    chosen, here = verdict.chosen, versions()
+    if chosen.engine not in here:
+        return "tuned-engine", f"chose {chosen.engine}, which is not installed"
+    if verdict.versions.get(chosen.engine) != here[chosen.engine]:
+        return "tuned-stale", f"was measured with another version of {chosen.engine}"
+    gated = any(row.choice == chosen and row.gate is not None and row.gate.passed for row in verdict.rows)
+    if chosen.streams > verdict.cores or (chosen.precision != EXACT and not gated):
+        return "tuned-damaged", "chooses what the tuner would not"
+    return "", ""

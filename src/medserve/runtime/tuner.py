@@ -1,0 +1,257 @@
+"""The tuner: every engine, precision, number of streams and batch size, measured on this machine on this model.
+
+    verdict = tune(package, threads=2, evidence=Evidence(part, patients, groups), progress=progress)
+    verdict.chosen, verdict.rows
+
+The reference is ONNX Runtime in fp32, which made every figure of the package. A choice is kept if it reproduces the
+self-check and passes the accuracy gate on the calibration part; without such cases only fp32 can be kept. Of those the
+fastest wins; of choices as fast within 3 %, the one with the shorter wait of a lone case. Choices take turns, round by
+round, and the median of the rounds counts, so that a slow moment of the machine hits all of them alike.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medserve.errors import BadPackage, Fault
+from medserve.models.package import GRAPH, SELFCHECK, Package
+from medserve.models.spec import ModelSpec
+from medserve.progress import SILENT, Progress
+from medserve.runtime.engine import DEFAULT, TITLES, Choice, Engine, Precision, Unfit, default_batch, versions
+from medserve.runtime.gate import gate
+from medserve.runtime.graphfile import read_graph
+from medserve.runtime.model import TOLERANCE, gaps
+from medserve.runtime.tuned import EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
+from medserve.types import Array, Samples, Scores
+
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+ROUNDS = 5
+BLOCK_S, LONE_S = 0.15, 0.05  # least time of one measurement
+ALIKE = 0.03
+MARGIN = 2.0  # the tolerance that is written down, in differences that were measured
+_STEP = 4  # batch sizes: a quarter of the usual one, it, four times it
+Opener = Callable[..., Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Labelled cases for the gate, never of the test part.
+
+    patients: (N,) keys, None where every case is a patient of its own. groups: subgroup column -> (N,) values.
+    """
+
+    samples: Samples
+    patients: Array | None = None
+    groups: Mapping[str, Array] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An engine under test; its batch size is a matter of each measurement."""
+
+    engine: Engine
+    row: Row
+    lone_s: list[float]
+    block_s: dict[int, list[float]]  # seconds a case, by batch
+
+
+def choices(threads: int) -> list[Choice]:
+    """What is tried, without batch sizes: one stream on all threads, and a stream a thread."""
+    streams = sorted({1, threads})
+    return [Choice(engine, precision, n) for engine in TITLES for precision in PRECISIONS[engine] for n in streams]  # type: ignore[arg-type]
+
+
+def tune(
+    package: Package,
+    *,
+    threads: int = 0,
+    evidence: Evidence | None = None,
+    progress: Progress = SILENT,
+    tried: Sequence[Choice] | None = None,
+    rounds: int = ROUNDS,
+    opener: Opener = Engine,
+) -> Verdict:
+    """Measure everything and choose.
+
+    Args:
+        threads: processor threads of the service; 0 means all cores.
+        evidence: of the calibration part; without it no reduced precision can be chosen.
+        tried: instead of `choices`; the reference is always among them.
+        opener: what opens an engine.
+
+    Raises: BadPackage "package-selfcheck": not even the reference reproduces the self-check.
+    """
+    spec, graph, stored = package.spec, read_graph(package.path(GRAPH)), package.tensors(SELFCHECK)
+    threads = threads or cores()
+    wanted = [DEFAULT, *(c for c in (choices(threads) if tried is None else tried) if c != DEFAULT)]
+    batches = _batches(spec.shape, len(graph))
+    rows: list[Row] = []
+    opened: list[_Open] = []
+    truth: Scores | None = None
+    for choice in progress.track(wanted, "Checking"):
+        try:
+            engine = opener(graph, shape=spec.shape, width=spec.output.width, threads=threads, choice=choice)
+            row = Row(choice, gap=_selfcheck(engine, stored))
+            scores = None if evidence is None else _score(engine, evidence.samples)
+        except (Fault, BadPackage) as error:
+            if choice == DEFAULT:
+                raise
+            rows.append(Row(choice, code=error.code, reason=error.message))
+            continue
+        if choice == DEFAULT:
+            truth = scores
+        _judge(row, spec, evidence, truth, scores)
+        if choice == DEFAULT and row.code:
+            raise BadPackage(
+                "package-selfcheck",
+                f"This machine does not reproduce the package's self-check: {row.reason}",
+                hint="Update onnxruntime to the version in the package's card, or train again here.",
+            )
+        opened.append(_Open(engine, row, [], {batch: [] for batch in batches}))
+    _time(opened, _examples(evidence, stored, batches[-1]), rounds, progress)
+    for one in opened:
+        rows += _rows(one)
+    chosen = choose(rows)
+    gap = next(row.gap for row in rows if row.choice == chosen)
+    n = 0 if evidence is None else len(evidence.samples)
+    return Verdict(
+        format="medserve-tuned/1",
+        digest=package.digest,
+        processor=processor(),
+        cores=threads,
+        versions=versions(),
+        chosen=chosen,
+        tolerance={name: min(MOST_TOLERANCE, MARGIN * share) for name, share in gap.items()},
+        rows=rows,
+        cases=n,
+        data="" if evidence is None else evidence.name,
+        note="" if n else "No calibration cases were given: only fp32, which needs no gate, could be chosen.",
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def choose(rows: Sequence[Row]) -> Choice:
+    """The fastest of what nothing keeps out; among equals the shorter wait of a lone case, then the smaller batch."""
+    good = [(row.images_per_s, row) for row in rows if not row.code and row.images_per_s is not None]
+    best = max(speed for speed, _ in good)
+    near = [row for speed, row in good if speed >= best * (1 - ALIKE)]
+    return min(near, key=lambda row: (row.lone_ms, row.choice.batch)).choice
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The Pareto front: nothing that may be chosen is both faster and quicker with a lone case. By rising wait."""
+    good = [r for r in rows if not r.code and r.images_per_s is not None and r.lone_ms is not None]
+    found: list[Row] = []
+    for row in sorted(good, key=lambda r: (r.lone_ms or 0, -(r.images_per_s or 0))):
+        if not found or (row.images_per_s or 0) > (found[-1].images_per_s or 0):
+            found.append(row)
+    return found
+
+
+def _selfcheck(engine: Engine, stored: Mapping[str, Array]) -> dict[str, float]:
+    if not {engine.input, "logits"} <= set(stored):
+        raise BadPackage("package-selfcheck", "The package holds no stored input and output.")
+    scores = engine.score(np.asarray(stored[engine.input]), cam="cam" in stored)
+    shares = {name: share for name, (_, share) in gaps(scores, stored).items()}
+    if not all(np.isfinite(share) for share in shares.values()):
+        raise Unfit("selfcheck-shape", "An output is missing, of another shape, or not finite.")
+    return shares
+
+
+def _judge(row: Row, spec: ModelSpec, evidence: Evidence | None, truth: Scores | None, scores: Scores | None) -> None:
+    """Write into the row what keeps it out: the self-check, the lack of cases, or the gate."""
+    exact = row.choice.precision == EXACT
+    limit, far = (TOLERANCE if exact else MOST_TOLERANCE), max(row.gap, key=lambda name: row.gap[name])
+    if row.gap[far] > limit:
+        row.code, row.reason = "selfcheck", f"{far} differs by {row.gap[far]:.2g} of its size, more than {limit:g}."
+        return
+    if evidence is None or truth is None or scores is None:
+        if not exact:
+            row.code, row.reason = "gate-no-data", "Without --data nothing shows that it answers alike."
+        return
+    if row.choice == DEFAULT:
+        return
+    row.gate = gate(spec, truth, scores, evidence.samples.targets, evidence.patients, evidence.groups)
+    unknown = {"gate-few-cases", "gate-no-rule", "gate-undefined"}  # fp32 needs no proof where none can be had
+    if row.gate.codes and not (exact and set(row.gate.codes) <= unknown):
+        row.code, row.reason = row.gate.codes[0], f"The accuracy gate says: {', '.join(row.gate.codes)}."
+
+
+def _score(engine: Engine, samples: Samples, batch: int = 64) -> Scores:
+    starts = range(0, len(samples), batch)
+    return Scores.concat([engine.score(samples.take(np.arange(s, min(s + batch, len(samples))))) for s in starts])
+
+
+def _batches(shape: Sequence[int], graph_bytes: int) -> list[int]:
+    usual = default_batch(shape, graph_bytes)
+    return sorted({max(1, usual // _STEP), usual, usual * _STEP})
+
+
+def _examples(evidence: Evidence | None, stored: Mapping[str, Array], n: int) -> Array:
+    """n inputs: calibration cases, else the stored ones, over and over."""
+    if evidence is None:
+        some = np.asarray(stored["record" if "record" in stored else "image"])
+    else:
+        some = evidence.samples.take(np.arange(min(n, len(evidence.samples))))
+    return np.ascontiguousarray(some[np.arange(n) % len(some)])
+
+
+def _time(opened: Sequence[_Open], images: Array, rounds: int, progress: Progress) -> None:
+    """Fill in the seconds; the order turns round every time."""
+    jobs = [(one, batch) for one in opened for batch in (0, *one.block_s)]  # 0: a lone case
+    repeats = [_repeats(one, batch, images) for one, batch in jobs]
+    bar = progress.start("Measuring", rounds * len(jobs))
+    for turn in range(rounds):
+        for at in range(len(jobs))[:: -1 if turn % 2 else 1]:
+            one, batch = jobs[at]
+            (one.block_s[batch] if batch else one.lone_s).append(_seconds(one, batch, images, repeats[at]))
+            progress.step(bar, note=str(one.engine.choice))
+    progress.end(bar)
+
+
+def _seconds(one: _Open, batch: int, images: Array, repeats: int) -> float:
+    """Seconds a case: a lone one, or full batches on every stream at once, as the service's threads would send them."""
+    engine, streams = one.engine, one.engine.choice.streams if batch else 1
+    engine.max_batch, some = max(1, batch), images[: max(1, batch)]
+
+    def work(_: int) -> None:
+        for _ in range(repeats):
+            engine.score(some)
+
+    started = time.perf_counter()
+    if streams == 1:
+        work(0)
+    else:
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(work, range(streams)))
+    return (time.perf_counter() - started) / (repeats * streams * len(some))
+
+
+def _repeats(one: _Open, batch: int, images: Array) -> int:
+    """How often, so that one measurement is long enough; the passes before it warm the engine up."""
+    _seconds(one, batch, images, 1)
+    streams = one.engine.choice.streams if batch else 1
+    took = _seconds(one, batch, images, 2) * max(1, batch) * streams
+    return int(np.clip(np.ceil((BLOCK_S if batch else LONE_S) / max(1e-6, took)), 1, 1000))
+
+
+def _rows(one: _Open) -> list[Row]:
+    """One row a batch size, with the medians."""
+    base, choice = one.row, one.row.choice
+    return [
+        Row(
+            Choice(choice.engine, choice.precision, choice.streams, batch),
+            1 / statistics.median(seconds),
+            1000 * statistics.median(one.lone_s),
+            base.gap,
+            base.gate,
+            base.code,
+            base.reason,
+        )
+        for batch, seconds in one.block_s.items()
+    ]
