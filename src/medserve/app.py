@@ -36,6 +36,7 @@ def build(
     keys: KeyRing | None = None,
     limits: Limits | None = None,
     threads: int = 0,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Application:
     """Open the keys and every package; nothing is served unless all of them are sound.
 
@@ -43,6 +44,7 @@ def build(
         folders: model packages; of two versions of one name, the later one answers under the bare name.
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
+        warn: gets a line where a verdict of the tuner could not be followed.
 
     Raises: BadPackage, naming the folder; Usage "models-missing", "service-taken", "policy-invalid"; Fault
         "key-exposed", and those of the audit log.
@@ -51,7 +53,8 @@ def build(
         raise Usage("models-missing", "There is no model to serve.", hint="Name package folders: --models DIR")
     ring = KeyRing.open(settings) if keys is None else keys
     trust = Trust.load(settings)
-    models = [LoadedModel.open(folder, trust, threads=threads, max_pixels=settings.max_pixels) for folder in folders]
+    found = {"threads": threads, "max_pixels": settings.max_pixels, "tuned": settings.home / "tuned", "warn": warn}
+    models = [LoadedModel.open(folder, trust, **found) for folder in folders]  # type: ignore[arg-type]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
     cases = Cases(settings)
@@ -90,6 +93,9 @@ def serve(
             warn(tls.warning)
         if not ring.active():
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
-        run(build(settings, folders, keys=ring, threads=threads), address, tls=tls, on_ready=on_ready)
+        application = build(settings, folders, keys=ring, threads=threads, warn=warn)
+        for service in application.registry.services:
+            warn(f"{service.model.name} {service.model.version} runs on {service.model.engine.choice}.")
+        run(application, address, tls=tls, on_ready=on_ready)
     finally:
         ring.close()

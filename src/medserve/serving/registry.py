@@ -75,6 +75,7 @@ class Service:
         self._batcher: Batcher[Array, Scores] = Batcher(
             self._run,
             max_batch=model.engine.max_batch,
+            threads=model.engine.choice.streams,
             horizon_s=horizon_s,
             item_s=model.item_s,
             name=f"engine-{model.name}",
@@ -150,6 +151,7 @@ class Service:
             "input": inputs[0],
             "inputs": inputs,
             "calibrated": spec.calibration.method != "none",
+            "engine": {"name": model.engine.choice.engine, "precision": model.engine.choice.precision},
             "explanations": [{"name": name, "verdict": verdict} for name, verdict in model.offered.items()],
         }
 
