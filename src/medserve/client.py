@@ -3,12 +3,15 @@
     with Client("http://127.0.0.1:8000", key) as client:
         answer = client.predict("film.dcm", model="chest", explain="occlusion")
         answer.decision, answer.outputs[1].probability, answer.explanation.verdict
+        stored = client.upload("film.dcm", patient="p-8c1f")          # encrypted there, until it is deleted or erased
+        answer = client.predict(case=stored.case, model="chest")
 
 Errors of the service come back as the same classes that the service raised: `Refusal` for a picture out of scope,
 `Denied` without a valid key, `Busy` (with `retry_after_s`) when it is full. Each carries the service's stable `code`
 and the `trace` to quote to whoever runs it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -18,7 +21,7 @@ import httpx2
 import msgspec
 
 from medserve.errors import Busy, Denied, Fault, MedServeError, Refusal, Usage
-from medserve.serving.schema import Answer, ErrorAnswer, ModelInfo, ModelList, ModelPage
+from medserve.serving.schema import Answer, CasePage, CaseStored, ErrorAnswer, ModelInfo, ModelList, ModelPage
 
 T = TypeVar("T")
 KINDS: dict[str, type[MedServeError]] = {
@@ -53,23 +56,27 @@ class Client:
 
     def predict(
         self,
-        picture: Path | str | bytes,
+        picture: Path | str | bytes | None = None,
         *,
         model: str,
+        case: str | None = None,
         version: str | None = None,
         explain: str | None = None,
         media_type: str | None = None,
     ) -> Answer:
-        """The answer for one picture.
+        """The answer for one picture, or for a stored case.
 
         Args:
             picture: a file, or its bytes.
+            case: what `upload` answered, instead of a picture.
             model: a name from `models()`.
             version: None: the one that answers under the bare name.
             explain: a method that the model offers.
             media_type: of bytes that do not show it themselves (PNG, JPEG, DICOM and NIfTI do).
         """
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        if (picture is None) == (case is None):
+            raise Usage("case-or-file", "A prediction is about one file or one stored case.", hint="Give one of them.")
+        data = msgspec.json.encode({"case": case}) if picture is None else _bytes(picture)
         which = "" if version is None else f"/versions/{quote(version, safe='')}"
         return self._call(
             Answer,
@@ -79,6 +86,26 @@ class Client:
             headers={"content-type": media_type or _media_type(data)},
             params={} if explain is None else {"explain": explain},
         )
+
+    def upload(self, file: Path | str | bytes, *, patient: str, media_type: str | None = None) -> CaseStored:
+        """Store one input of a patient, encrypted; returns once it is on disk.
+
+        Args:
+            file: a file, or its bytes.
+            patient: his pseudonym, 1 to 128 printable characters.
+            media_type: as for `predict`.
+        """
+        data = _bytes(file)
+        headers = {"content-type": media_type or _media_type(data), "x-patient": patient.encode()}
+        return self._call(CaseStored, "POST", "/v1/cases", content=data, headers=headers)
+
+    def case(self, case: str) -> CasePage:
+        """What is known of a stored case; not whose it is."""
+        return self._call(CasePage, "GET", f"/v1/cases/{quote(case, safe='')}")
+
+    def delete(self, case: str) -> None:
+        """Destroy a stored case and the answers about it."""
+        self._call(None, "DELETE", f"/v1/cases/{quote(case, safe='')}")
 
     def models(self) -> list[ModelInfo]:
         return self._call(ModelList, "GET", "/v1/models").models
@@ -105,12 +132,12 @@ class Client:
 
     def _call(
         self,
-        wanted: type[T],
+        wanted: type[T] | None,
         method: str,
         path: str,
         *,
         content: bytes | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         params: dict[str, str] | None = None,
     ) -> T:
         try:
@@ -121,12 +148,18 @@ class Client:
             raise Fault(
                 "unreachable", f"Cannot reach the service ({type(error).__name__}).", hint="Is it running at this url?"
             ) from error
-        if response.status_code != 200:
+        if response.status_code not in (200, 201, 204):
             raise _error(response)
+        if wanted is None:
+            return None  # type: ignore[return-value]
         try:
             return msgspec.json.decode(response.content, type=wanted)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise _foreign(response) from error
+
+
+def _bytes(file: Path | str | bytes) -> bytes:
+    return file if isinstance(file, bytes) else Path(file).read_bytes()
 
 
 def _error(response: httpx2.Response) -> MedServeError:

@@ -11,9 +11,9 @@ import pytest
 from tiny_package import dicom, png, ramp
 
 from medserve.serving import schema
-from medserve.serving.routes import ROUTES
 from medserve.serving.asgi import parse_target
 from medserve.serving.logs import where
+from medserve.serving.routes import ROUTES
 
 PREDICT = "/v1/models/tiny/predict"
 PNG = {"content-type": "image/png"}

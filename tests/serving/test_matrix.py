@@ -203,7 +203,8 @@ def test_the_table_of_addresses_is_that_of_the_service(tmp_path):
     """A new address without a line in the table, or a line without an address, fails here."""
     settings = Settings(home=tmp_path / "home")
     application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
-    served = {(method, route.path) for route in _all(application._control.routes) for method in route.methods - {"HEAD"}}
+    routes = _all(application._control.routes)
+    served = {(method, route.path) for route in routes for method in route.methods - {"HEAD"}}
     planned = {
         (r.method, r.template) for r in ROUTES if r.action != "models.predict"
     }  # those are not the control plane's
