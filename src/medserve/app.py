@@ -10,15 +10,17 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from medserve.access.audit import Ledger
+from medserve.access.identity import Identity
 from medserve.access.keys import KeyRing
 from medserve.access.policy import Policy
 from medserve.access.recorder import Recorder
+from medserve.access.sessions import Sessions
 from medserve.access.witness import Witness
 from medserve.errors import Usage
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
-from medserve.serving.doors import Parts
+from medserve.serving.doors import Parts, breakglass, login, oauth, session
 from medserve.serving.doors import cases as cases_door
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
@@ -26,7 +28,9 @@ from medserve.serving.tls import Tls
 from medserve.settings import Settings
 from medserve.store.cases import Cases
 
-DOORS: tuple[Callable[[Parts], APIRouter], ...] = (cases_door.router,)
+DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
+    cases_door.router, oauth.router, session.router, login.router, breakglass.router,
+)  # fmt: skip
 
 
 def build(
@@ -57,11 +61,11 @@ def build(
     models = [LoadedModel.open(folder, trust, **found) for folder in folders]  # type: ignore[arg-type]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
-    cases = Cases(settings)
-    parts = Parts(settings, registry, ring, ledger, policy, cases)
+    cases, identity = Cases(settings), Identity(ring, Sessions.open(settings))
+    parts = Parts(settings, registry, identity, ledger, policy, cases)
     doors = [router(parts) for router in DOORS]
     return Application(
-        registry, ring, policy=policy, recorder=Recorder(ledger), ledger=ledger, cases=cases,
+        registry, identity, policy=policy, recorder=Recorder(ledger), ledger=ledger, cases=cases,
         witness=Witness.open(settings), limits=bounds, doors=doors,
     )  # fmt: skip
 

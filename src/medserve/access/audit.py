@@ -35,6 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from medserve.errors import Fault
 from medserve.settings import Settings
 from medserve.store.database import audit_checkpoints, audit_events, database
+from medserve.store.engines import AUDIT, alone
 from medserve.store.files import write_bytes
 
 EPOCH_EVENTS, EPOCH_S = 1000, 60.0
@@ -55,6 +56,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     at: seconds since 1970. principal: its id, or "anonymous". resource: for instance a model's name. patient: a
     pseudonym. model: digest. outcome: "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
+    count: requests that the event stands for, where it is more than one.
     input, answer: of a prediction, a keyed digest (`witness`), or `vault:OBJECT` where it is kept.
     """
 
@@ -72,6 +74,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""
     status: int = 0
     policy: str = ""
+    count: int = 0
     input: str = ""
     answer: str = ""
 
@@ -101,7 +104,9 @@ class Verdict:
 
 
 class Ledger:
-    """One log. Safe across threads and processes: a lock file orders the writers.
+    """One log. Safe across threads and processes: a lock orders the writers. The secrets of the open epoch stand in a
+    file: over PostgreSQL, several nodes need one MEDSERVE_HOME/keys on storage that they share. A database would keep
+    copies of them in its own log, and nothing that was signed would be out of a thief's reach.
 
     Args:
         mirror: where each epoch's end is told as well; on another disk, it shows a rollback of this one.
@@ -115,8 +120,12 @@ class Ledger:
     def open(cls, settings: Settings, mirror: Path | None = None) -> "Ledger":
         """Raises: Fault "audit-state-missing", "audit-rolled-back", "key-exposed"."""
         ledger = cls.unchecked(settings, mirror)
-        with ledger._alone(), ledger._engine.begin() as db:
-            ledger._state(db)
+        try:
+            with ledger._writing() as db:
+                ledger._state(db)
+        except BaseException:
+            ledger.close()
+            raise
         return ledger
 
     @classmethod
@@ -144,7 +153,7 @@ class Ledger:
         """Append, durably. Raises: AuditFault "audit-unwritable": nothing was written."""
         try:
             with self._alone():
-                with self._engine.begin() as db:
+                with self._writing(held=True) as db:
                     self.append(db, events)
                 self._let_go()
         except (OSError, sa.exc.SQLAlchemyError) as error:
@@ -154,14 +163,17 @@ class Ledger:
     def with_effect(self, event: Event) -> Iterator[sa.Connection]:
         """A transaction for a change and its event: both are kept, or neither is."""
         with self._alone():
-            with self._engine.begin() as db:
-                yield db
-                self.append(db, [event])
+            try:
+                with self._writing(held=True) as db:
+                    yield db
+                    self.append(db, [event])
+            except sa.exc.OperationalError as error:  # a full disk, a lost server
+                raise _unwritable() from error
             self._let_go()
 
     def _let_go(self) -> None:
         """Destroy the secrets of an epoch that was just signed; what was committed stays committed in any case."""
-        with contextlib.suppress(OSError, sa.exc.SQLAlchemyError, Fault), self._engine.begin() as db:
+        with contextlib.suppress(OSError, sa.exc.SQLAlchemyError, Fault), self._writing(held=True) as db:
             self._state(db)
 
     def append(self, db: sa.Connection, events: Sequence[Event]) -> None:
@@ -186,11 +198,11 @@ class Ledger:
 
     def end_epoch(self) -> None:
         """Sign what stands there now; nothing where the open epoch is empty."""
-        with self._alone(), self._engine.begin() as db:
+        with self._writing() as db:
             state, last = self._state(db), _last(db)
             if last is not None and last.epoch == state.epoch:
                 self._end(db, state, last.seq, last.hash, time.time())
-        with self._alone(), self._engine.begin() as db:
+        with self._writing() as db:
             self._state(db)
 
     def _end(self, db: sa.Connection, state: State, seq: int, head: bytes, now: float) -> None:
@@ -266,6 +278,14 @@ class Ledger:
         write_bytes(self._path, msgspec.json.encode(state), mode=0o600)
 
     @contextlib.contextmanager
+    def _writing(self, *, held: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that no other writer of the log overlaps: the lock file orders the processes of this machine
+        (held: it is held already), PostgreSQL's lock those of all machines."""
+        with contextlib.nullcontext() if held else self._alone(), self._engine.begin() as db:
+            alone(db, AUDIT)
+            yield db
+
+    @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         handle = os.open(self._folder / "audit.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -296,7 +316,7 @@ class Ledger:
             anchor: the first public key as it was noted elsewhere; this machine's own copy where None.
         """
         try:
-            with self._alone(), self._engine.begin() as db:
+            with self._writing() as db:
                 state = self._state(db)
                 points = {p.epoch: p for p in db.execute(sa.select(audit_checkpoints))}
                 end = self._count(db)
@@ -372,6 +392,14 @@ def unwritable() -> AuditFault:
         "audit-unwritable",
         "The audit log cannot be written, so nothing is done.",
         hint="Free some space, or check the disk under MEDSERVE_HOME.",
+    )
+
+
+def _unwritable() -> AuditFault:
+    return AuditFault(
+        "audit-unwritable",
+        "The audit log cannot be written, so nothing is done.",
+        hint="Free some space, or check the disk under MEDSERVE_HOME, or the database server.",
     )
 
 

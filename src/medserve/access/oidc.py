@@ -65,7 +65,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_id: str
     rules: list[Rule]
     client_secret_file: str = ""
-    algorithms: list[str] = ["RS256"]
+    algorithms: tuple[str, ...] = ("RS256",)
     scope: str = "openid"
     second_factor: dict[str, list[str]] = {}
 

@@ -75,7 +75,7 @@ class People:
         self._pepper = hmac.digest(pepper, b"medserve passwords", "sha256")
         self._sealer = AESGCM(hmac.digest(pepper, b"medserve totp", "sha256"))
         self._names = hmac.digest(pepper, b"medserve names", "sha256")
-        self._nobody = _HASHER.hash(self._peppered(secrets.token_hex(16)))
+        self._nobody = _nobodys_hash()
 
     @classmethod
     def open(cls, settings: Settings) -> "People":
@@ -199,6 +199,13 @@ class People:
 def code_at(key: bytes, step: int) -> str:
     """The code of an authenticator app in a step of 30 s since 1970."""
     return TOTP(key, DIGITS, SHA1(), STEP_S, enforce_key_length=False).generate(step * STEP_S).decode()
+
+
+def _nobodys_hash() -> str:
+    """Of no password, and as slow to compare with as any."""
+    salt, digest = (base64.b64encode(os.urandom(n)).rstrip(b"=").decode() for n in (16, 32))
+    costs = f"m={_HASHER.memory_cost},t={_HASHER.time_cost},p={_HASHER.parallelism}"
+    return f"$argon2id$v=19${costs}${salt}${digest}"
 
 
 def _shown(row: Account, password: str, key: bytes) -> NewPerson:

@@ -82,6 +82,11 @@ class Batcher(Generic[I, R]):
         return (len(self._waiting) + self._running) * self._item_s / len(self._threads)
 
     @property
+    def item_s(self) -> float:
+        """Measured cost of one item: seconds of its batch, shared, smoothed over batches."""
+        return self._item_s
+
+    @property
     def alive(self) -> bool:
         return self._open and all(thread.is_alive() for thread in self._threads)
 

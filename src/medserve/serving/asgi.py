@@ -24,20 +24,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from structlog.typing import FilteringBoundLogger
 
 from medserve.access.audit import AuditFault, Event, Ledger, unwritable
-from medserve.access.keys import KeyRing
+from medserve.access.identity import Identity
+from medserve.access.keys import Ended
 from medserve.access.policy import PURPOSES, Policy, Principal, Resource
 from medserve.access.recorder import Recorder
 from medserve.access.witness import Witness
-from medserve.errors import Fault, MedServeError, NotFound, Usage
+from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
 from medserve.runtime.batcher import Late
 from medserve.runtime.model import LoadedModel, new_id
 from medserve.runtime.replay import canonical
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
+from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.registry import Registry
+from medserve.serving.strangers import StrangerLimits, Strangers
 from medserve.serving.wire import (
     HSTS,
     ClientLeft,
@@ -68,6 +71,7 @@ class Limits:
     max_inflight_bytes: int = 512 * 2**20
     deadline_s: float = 60.0
     timing: bodies.BodyTiming = field(default_factory=bodies.BodyTiming)
+    strangers: StrangerLimits = field(default_factory=StrangerLimits)
 
 
 class Target(NamedTuple):
@@ -82,7 +86,7 @@ class Application:
 
     Args:
         registry: the services; closed when the server stops.
-        keys: who may ask. policy: what they may do. recorder: where it is written down; ledger: what it writes to, for
+        identity: who asks. policy: what they may do. recorder: where it is written down; ledger: what it writes to, for
             an effect and its event in one transaction.
         cases: stored inputs, and what was answered about them. witness: digests of those that are not stored.
         limits: sizes, times and counts.
@@ -93,7 +97,7 @@ class Application:
     def __init__(
         self,
         registry: Registry,
-        keys: KeyRing,
+        identity: Identity,
         *,
         policy: Policy,
         recorder: Recorder,
@@ -104,11 +108,12 @@ class Application:
         log: FilteringBoundLogger | None = None,
         doors: Sequence[APIRouter] = (),
     ) -> None:
-        self.registry, self.keys, self.limits = registry, keys, limits or Limits()
+        self.registry, self.identity, self.limits = registry, identity, limits or Limits()
         self.gate, self.recorder, self._ledger = Gate(policy), recorder, ledger
         self._cases, self._witness = cases, witness
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
+        self.strangers = Strangers(recorder.record, self._burst, self.limits.strangers)
         self._control = control_plane(registry, self.admission, doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,16 +150,26 @@ class Application:
                 note["code"] = watched.failure.code
             ms = round((time.perf_counter() - began) * 1000, 2)
             logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
-            self._log.info("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
+            log = self._log.warning if note.get("loud") else self._log.info
+            log("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
 
     async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
         """One event a request, on disk before its answer begins. Probes of health that everybody may send are none:
-        they show nothing, and would let a stranger fill the disk."""
+        they show nothing, and would let a stranger fill the disk. Of unidentified requests beyond
+        their quota there is one event a second, with their number."""
         asked = asked_of(scope["method"], scope["path"], explain=bool(note.get("explain")))
         if asked.named.startswith("health.") and not note.get("denied") and "caller" not in note:
             return
+        if note.get("code") == "quota-strangers":
+            await self.strangers.turned_away()
+            return
         if note.get("written") != status:
             await self.recorder.record(self.event(asked.named, note, trace, status))
+
+    def _burst(self, count: int) -> Event:
+        """Of unidentified requests beyond their quota."""
+        return Event(action="unidentified", outcome="deny", code="quota-strangers", status=Quota.status,
+                     count=count, policy=self.gate.policy.digest)  # fmt: skip
 
     def event(self, action: str, note: dict[str, Any], trace: str, status: int) -> Event:
         """What the audit log keeps of a request."""
@@ -192,8 +207,10 @@ class Application:
         note["route"] = asked.named
         scope["medserve.note"] = note
         scope["medserve.event"] = lambda status: self.event(asked.named, note, trace, status)
-        if not (asked.open or asked.named in self.gate.policy.said.anyone):
-            caller = await self._identify(scope)
+        if asked.open:
+            self.strangers.spend(address(scope))
+        elif asked.named not in self.gate.policy.said.anyone:
+            caller = await self._identify(scope, note)
             note["caller"], note["key"] = caller, caller.id
             said = header(scope, b"x-purpose")[:64]
             meant = self.gate.policy.purpose(caller, said)
@@ -211,17 +228,33 @@ class Application:
                 raise nowhere()
             scope["medserve.visible"] = self.gate.visible(caller, known)
             scope["medserve.caller"] = caller
+            if caller.glass:
+                note["code"] = "break-glass"  # every request that is made while it is broken
         if target is None:
             await self._control(scope, receive, send)
+            if asked.open and "caller" in note and not note.get("denied"):
+                self.strangers.back(address(scope))  # who signed in is none
         else:
             await self._predict(target, scope, receive, send, trace, note)
 
-    async def _identify(self, scope: Scope) -> Principal:
-        scheme, _, key = header(scope, b"authorization").partition(" ")
-        key = key.strip() if scheme.lower() == "bearer" else ""
-        if not key or self.keys.cached(key):
-            return self.keys.verify(key)
-        return await asyncio.to_thread(self.keys.verify, key)  # the database never holds up the event loop
+    async def _identify(self, scope: Scope, note: dict[str, Any]) -> Principal:
+        """By the Authorization header, else by a browser's cookie.
+
+        Raises: Denied, Forbidden; Quota "quota-strangers" instead, where too many were denied.
+        """
+        said = header(scope, b"authorization")
+        scheme, _, shown = said.partition(" ")
+        shown = shown.strip() if scheme.lower() == "bearer" else ""
+        try:
+            shown = shown if said else session_cookie(scope)
+            if self.identity.cached(shown):
+                return self.identity.verify(shown)
+            return await asyncio.to_thread(self.identity.verify, shown)  # the database never holds up the event loop
+        except Denied as error:
+            self.strangers.spend(address(scope))
+            if isinstance(error, Ended):
+                note["caller"], note["key"] = error.who, error.who.id
+            raise
 
     async def _predict(
         self, target: Target, scope: Scope, receive: Receive, send: Send, trace: str, note: dict[str, Any]
@@ -254,6 +287,7 @@ class Application:
             deadline = time.monotonic() + _deadline(scope, self.limits.deadline_s)
             work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
             answer, stages = await _while_client_waits(work, receive, deadline)
+        self.gate.charge(caller, stages.compute)
         note["answer"] = answer["status"]
         if case is None:
             note["said"] = await self._digest("answer", caller, trace, canonical(answer))
@@ -303,7 +337,10 @@ class Application:
             elif message["type"] == "lifespan.shutdown":
                 self.admission.draining = True
                 await asyncio.to_thread(self.registry.close)
+                with contextlib.suppress(MedServeError):
+                    await self.strangers.flush()
                 await asyncio.to_thread(self.recorder.close)
+                await asyncio.to_thread(self.identity.sessions.close)
                 await asyncio.to_thread(self._cases.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return

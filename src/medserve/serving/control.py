@@ -88,8 +88,15 @@ def control_plane(registry: Registry, admission: Admission, doors: Sequence[APIR
     return app
 
 
+def told(request: Request, error: MedServeError) -> None:
+    """For the audit event and the log line."""
+    note = request.scope["medserve.note"]
+    note["code"], note["denied"] = error.code, note.get("denied") or error.kind == "access"
+
+
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, MedServeError)
+    told(request, error)
     response = WireResponse({**error.as_dict(), "trace": request.scope["medserve.trace"]}, error.status)
     for name, value in error_headers(error):
         response.headers[name.decode()] = value.decode()

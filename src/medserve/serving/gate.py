@@ -13,6 +13,7 @@ from medserve.errors import Busy, Denied, NotFound
 from medserve.serving.routes import route_of
 
 BURST_S = 2.0  # a principal may use this many seconds of its rate at once
+COMPUTE_BURST_S = 10.0  # and of its share of computing
 _MOST_BUCKETS = 10_000
 
 
@@ -52,12 +53,43 @@ def asked_of(method: str, path: str, *, explain: bool = False) -> Asked:
     return Asked((action, "models.explain") if more else (action,), resource, open=match.route.open)
 
 
+class Buckets:
+    """Token buckets by name: `rate` flows in a second, up to `most`."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[float, float]] = {}  # tokens, when
+
+    def _now(self, name: str, rate: float, most: float) -> tuple[float, float]:
+        now = time.monotonic()
+        tokens, at = self._held.get(name, (most, now))
+        return min(most, tokens + (now - at) * rate), now
+
+    def wait(self, name: str, rate: float, most: float, least: float = 0.0) -> float:
+        """Seconds until it holds `least`; 0.0 where it does."""
+        tokens, _ = self._now(name, rate, most)
+        return max(0.0, (least - tokens) / rate)
+
+    def take(self, name: str, rate: float, most: float) -> float:
+        """One token; or, where there is none, the seconds until there is."""
+        wait = self.wait(name, rate, most, 1.0)
+        if not wait:
+            self.charge(name, rate, most, 1.0)
+        return wait
+
+    def charge(self, name: str, rate: float, most: float, amount: float) -> None:
+        """Take what was used, also below zero."""
+        tokens, now = self._now(name, rate, most)
+        if name not in self._held and len(self._held) >= _MOST_BUCKETS:
+            self._held.clear()
+        self._held[name] = (min(most, tokens - amount), now)
+
+
 class Gate:
     """Policy and quota of one process; not for several threads."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._buckets: dict[str, tuple[float, float]] = {}  # principal -> tokens, when
+        self._requests, self._compute = Buckets(), Buckets()  # by principal
 
     def check(self, principal: Principal, asked: Asked, purpose: str, known: Sequence[str]) -> None:
         """
@@ -65,9 +97,10 @@ class Gate:
             purpose: as the request says it; "": the role's first.
             known: names of all models here.
 
-        Raises: Forbidden "action-not-allowed" ..., NotFound for a model of another tenant, Quota "quota-requests".
+        Raises: Forbidden "action-not-allowed" ..., NotFound for a model of another tenant, Quota "quota-requests",
+            "quota-compute".
         """
-        self._spend(principal)
+        self._spend(principal, asked)
         name = asked.resource.name
         if asked.resource.kind == "model" and name not in self.visible(principal, known):
             raise self.not_here(principal, name, known)  # before anything that would tell hidden from absent
@@ -89,20 +122,32 @@ class Gate:
     def visible(self, principal: Principal, known: Sequence[str]) -> list[str]:
         return [name for name in known if self.policy.sees(principal, name)]
 
-    def _spend(self, principal: Principal) -> None:
-        """One request out of the principal's bucket."""
+    def _spend(self, principal: Principal, asked: Asked) -> None:
+        """One request out of the principal's bucket; for a prediction, none while its share of computing is used up."""
         role = self.policy.said.roles.get(principal.role)
         rate = role.requests_per_s if role else 1.0
-        most, now = max(1.0, rate * BURST_S), time.monotonic()
-        tokens, at = self._buckets.get(principal.id, (most, now))
-        tokens = min(most, tokens + (now - at) * rate)
-        if tokens < 1:
+        wait = self._requests.take(principal.id, rate, max(1.0, rate * BURST_S))
+        if wait:
             raise Quota(
                 "quota-requests",
                 f"More than {rate:g} requests a second.",
                 hint="Try again after the time in Retry-After.",
-                retry_after_s=(1 - tokens) / rate,
+                retry_after_s=wait,
             )
-        if principal.id not in self._buckets and len(self._buckets) >= _MOST_BUCKETS:
-            self._buckets.clear()
-        self._buckets[principal.id] = (tokens - 1, now)
+        share = role.compute_s_per_s if role else None
+        if share is None or "models.predict" not in asked.actions:
+            return
+        if wait := self._compute.wait(principal.id, share, share * COMPUTE_BURST_S, least=1e-9):
+            raise Quota(
+                "quota-compute",
+                f"More than {share:g} s of computing a second.",
+                hint="Try again after the time in Retry-After.",
+                retry_after_s=wait,
+            )
+
+    def charge(self, principal: Principal, compute_s: float) -> None:
+        """What an answer has cost, once it is known."""
+        role = self.policy.said.roles.get(principal.role)
+        if role is not None and role.compute_s_per_s is not None:
+            share = role.compute_s_per_s
+            self._compute.charge(principal.id, share, share * COMPUTE_BURST_S, compute_s)

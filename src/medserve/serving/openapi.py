@@ -17,7 +17,7 @@ from medserve.serving import schema
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
            schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage)  # fmt: skip
 _REF = "#/components/schemas/{name}"
-OPEN_TAG = "health"  # routes that answer without a key
+OPEN_TAG, SIGN_IN_TAG = "health", "sign-in"  # routes that answer without a key
 
 
 def reply(status: int, struct: type) -> dict[int | str, dict[str, Any]]:
@@ -49,7 +49,7 @@ def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict
     for item in paths.values():
         for operation in item.values():
             operation["responses"].pop("422", None)
-            if OPEN_TAG in operation.get("tags", ()):
+            if {OPEN_TAG, SIGN_IN_TAG}.intersection(operation.get("tags", ())):
                 operation["security"] = []
             else:
                 operation["responses"] |= _errors((401, 404) if operation.get("parameters") else (401,))

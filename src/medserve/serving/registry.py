@@ -28,11 +28,12 @@ PROBE_FRESH_S = 5.0
 
 
 class Stages(NamedTuple):
-    """Seconds of one request, for `Server-Timing`."""
+    """Seconds of one request, for `Server-Timing`. compute: of a processor, without the waiting."""
 
     decode: float
     infer: float
     explain: float
+    compute: float
 
 
 class Pools:
@@ -100,15 +101,19 @@ class Service:
         Raises: Refusal, Busy, Late: see `LoadedModel` and `Batcher`.
         """
         began = time.perf_counter()
-        tensor = await self._pools.decode(functools.partial(self.model.load, media=media), data)
+        tensor, compute = await self._pools.decode(_timed, functools.partial(self.model.load, media=media), data)
         decoded = time.perf_counter()
         scores = await self._batcher.submit(tensor, deadline=deadline)
         text = self.model.text_of(data, media=media)
         answer = self.model.answer(scores, case=tensor, text=text, trace=trace)
         scored = time.perf_counter()
         if explain is not None:
-            answer["explanation"] = await self._pools.explain(self.model.explain, explain, tensor, scores)
-        return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored)
+            answer["explanation"], spent = await self._pools.explain(
+                _timed, self.model.explain, explain, tensor, scores
+            )
+            compute += spent
+        compute += self._batcher.item_s
+        return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
 
     async def ready(self) -> bool:
         """A real inference passed through the engine within the last seconds; however many ask, one runs."""
@@ -208,3 +213,9 @@ class Registry:
         for service in self.services:
             service.close()
         self.pools.close()
+
+
+def _timed(work: Callable[..., T], *args: Any) -> tuple[T, float]:
+    """A result, and the seconds it took on its thread."""
+    began = time.perf_counter()
+    return work(*args), time.perf_counter() - began

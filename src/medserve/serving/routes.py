@@ -44,6 +44,16 @@ ROUTES = (
     Route("POST", "/v1/cases", "cases.create"),
     Route("GET", "/v1/cases/{case}", "cases.read"),
     Route("DELETE", "/v1/cases/{case}", "cases.delete"),
+    Route("GET", "/.well-known/smart-configuration", "api.read", open=True),
+    Route("POST", "/oauth/token", "session.open", open=True),
+    Route("POST", "/v1/session", "session.open", open=True),
+    Route("GET", "/v1/session", "session.read"),
+    Route("DELETE", "/v1/session", "session.read"),
+    Route("GET", "/login", "session.open", open=True),
+    Route("GET", "/login/callback", "session.open", open=True),
+    Route("POST", "/v1/break-glass", "access.break-glass"),
+    Route("GET", "/v1/break-glass", "access.review"),
+    Route("POST", "/v1/break-glass/{glass}/review", "access.review"),
 )
 
 

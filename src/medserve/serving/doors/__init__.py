@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import Request
 
 from medserve.access.audit import Event, Ledger
-from medserve.access.keys import KeyRing
+from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal
 from medserve.serving.registry import Registry
 from medserve.settings import Settings
@@ -28,7 +28,7 @@ class Parts:
 
     settings: Settings
     registry: Registry
-    keys: KeyRing
+    identity: Identity
     ledger: Ledger
     policy: Policy
     cases: Cases
