@@ -50,18 +50,9 @@ def constant(model) -> None:
     model.graph.node.append(helper.make_node("Constant", [], ["k"], value=tensor))
 
 
-def in_function(model) -> None:
-    tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [0.0])
-    external(tensor)
-    node = helper.make_node("Constant", [], ["k"], value=tensor)
-    model.functions.append(helper.make_function("d", "F", [], ["k"], [node], [helper.make_opsetid("", 18)]))
-
-
-@pytest.mark.parametrize(
-    "hide", [lambda m: external(m.graph.initializer[0]), constant, in_function, lambda m: nested(m, 3)]
-)
+@pytest.mark.parametrize("hide", [lambda m: external(m.graph.initializer[0]), constant, lambda m: nested(m, 3)])
 def test_tensors_in_other_files_are_refused_wherever_they_hide(hide):
-    """External data: in an initializer, a constant, a function, a nested graph."""
+    """External data: in an initializer, a constant, a nested graph."""
     assert code_of(changed(hide)) == "graph-external-data"
 
 

@@ -6,12 +6,14 @@
     package = open_package(out, trust)       # every byte checked before anything is parsed
 
 `digest` covers model.json, the weights and the graph: two packages with one digest give one answer. An altered,
-missing or additional file, an unknown signer or a link is refused. `alternative/` is a package of its own.
+missing or additional file, an unknown signer or a link is refused, and so is a signed one that is not what a package
+is made of: another name, JSON that parsers disagree on, tensors that lie. `alternative/` is a package of its own.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ import msgspec
 from medserve.errors import BadPackage
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
+from medserve.models.strict import check_tensors, read_json
 from medserve.store.files import write_bytes
 from medserve.types import Array
 
@@ -29,8 +32,12 @@ MODEL, WEIGHTS, GRAPH, SELFCHECK = "model.json", "weights.safetensors", "graph.o
 CARD, SPLIT, MANIFEST, SIGNATURE = "card.json", "split.json", "manifest.json", "manifest.sig"
 ALTERNATIVE = "alternative"
 _REQUIRED = (MODEL, WEIGHTS, GRAPH, SELFCHECK, CARD, SPLIT)
-_CAPS = {MODEL: 4 * 2**20, MANIFEST: 4 * 2**20, CARD: 16 * 2**20, SPLIT: 256 * 2**20, SELFCHECK: 64 * 2**20}
+_CAPS = {MODEL: 4 * 2**20, MANIFEST: 4 * 2**20, SIGNATURE: 64, CARD: 16 * 2**20, SPLIT: 256 * 2**20,
+         SELFCHECK: 64 * 2**20}  # fmt: skip
 _CAP = 2 * 2**30  # graph.onnx and weights: one protobuf file holds no more
+_PAGE = re.compile(r"evaluation/[A-Za-z0-9_-]{1,64}\.(json|html|png|svg)")
+_PAGE_CAP = 64 * 2**20
+MAX_FILES = 256
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,12 +109,14 @@ def open_package(folder: Path, trust: Trust) -> Package:
     """Verify and open.
 
     Raises: BadPackage, naming the file: "package-missing", "package-incomplete", "package-altered",
-        "package-unexpected-file", "package-too-large", "package-signer", "package-signature", "package-spec".
+        "package-unexpected-file", "package-too-large", "package-signer", "package-signature", "package-json",
+        "package-tensors", "package-spec".
     """
     if not (folder / MANIFEST).is_file():
         raise BadPackage(
             "package-missing", f"{folder} holds no model package.", hint="Name a folder that `medserve train` wrote."
         )
+    present = {name for name in _files(folder) if name not in (MANIFEST, SIGNATURE)}
     data = _read_capped(folder, MANIFEST)
     try:
         manifest = msgspec.json.decode(data, type=_Manifest)
@@ -117,14 +126,14 @@ def open_package(folder: Path, trust: Trust) -> Package:
     if not signature.is_file() or signature.stat().st_size != 64:
         raise BadPackage("package-signature", f"{folder} is not signed.", hint="Only signed packages are opened.")
     who = trust.verify(data, signature.read_bytes(), manifest.signer, what=folder)
-    present = {name for name in _files(folder) if name not in (MANIFEST, SIGNATURE)}
+    read_json(data, MANIFEST)
     if extra := sorted(present - set(manifest.files)):
         raise BadPackage("package-unexpected-file", f"{folder / extra[0]} is not in the signed manifest.",
                          hint="Remove it, or fetch the package again.")  # fmt: skip
     if missing := sorted({*manifest.files, *_REQUIRED} - present):
         raise BadPackage("package-incomplete", f"{folder} lacks {missing[0]}.", hint="Fetch the package again.")
     for name, entry in manifest.files.items():
-        cap = _CAPS.get(name, _CAP)
+        cap = cap_of(name)
         if entry.bytes > cap:
             raise BadPackage("package-too-large", f"{folder / name} is {entry.bytes} bytes; at most {cap} are opened.")
         path = folder / name
@@ -132,8 +141,27 @@ def open_package(folder: Path, trust: Trust) -> Package:
             raise _altered(folder, name)
     if model_digest(folder) != manifest.digest:
         raise _altered(folder, MANIFEST)
+    for name in sorted(manifest.files):
+        if name.endswith(".safetensors"):
+            check_tensors(folder / name)
+        elif name.endswith(".json"):
+            value = read_json((folder / name).read_bytes(), name)
+            if not isinstance(value, dict):
+                raise BadPackage("package-json", f"{name} is not opened: it is no object.")
     spec = ModelSpec.from_json(_read_capped(folder, MODEL))
     return Package(folder, spec, manifest.digest, who, manifest.lineage)
+
+
+def cap_of(name: str) -> int:
+    """Most bytes of a file of this name. Raises: BadPackage "package-unexpected-file": no package holds such a one."""
+    if name in (WEIGHTS, GRAPH):
+        return _CAP
+    if name in _CAPS or _PAGE.fullmatch(name):
+        return _CAPS.get(name, _PAGE_CAP)
+    raise BadPackage(
+        "package-unexpected-file", f"{name[:80]!r} is no file of a model package.",
+        hint="Tensors, graph, JSON and the pages of evaluation/: nothing else travels in one.",
+    )  # fmt: skip
 
 
 def _altered(folder: Path, name: str) -> BadPackage:
@@ -152,7 +180,12 @@ def _files(folder: Path) -> list[str]:
                 raise BadPackage("package-unexpected-file", f"{path} is a link or a special file.",
                                  hint="A package holds plain files only.")  # fmt: skip
             if name in files:
+                if path.stat().st_nlink > 1:
+                    raise BadPackage("package-unexpected-file", f"{path} is a hard link.",
+                                     hint="Copy the package: each of its files stands alone.")  # fmt: skip
                 names.append(path.relative_to(folder).as_posix())
+            if len(names) > MAX_FILES:
+                raise BadPackage("package-too-large", f"{folder} holds more than {MAX_FILES} files.")
     return sorted(names)
 
 

@@ -5,12 +5,17 @@ code: transforms and architectures are known by catalog name and parameters.
 """
 
 import math
+import re
 from typing import Any, Literal
 
 import msgspec
 
 from medserve.errors import BadPackage
 from medserve.types import Named, Task
+
+MAX_CASE_VALUES = 2**28  # of one case as it enters the graph, and of its logits
+MAX_LABELS = 10_000
+_WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -190,10 +195,30 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def from_json(cls, data: bytes) -> "ModelSpec":
         """Raises: BadPackage: not the JSON of a model, or of a newer format."""
         try:
-            return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise BadPackage(
-                "package-spec",
-                f"model.json is not a model of this version: {error}",
-                hint="Train again with this version of MedServe, or update MedServe.",
-            ) from error
+            spec = msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
+            raise _unfit(str(error)) from error
+        spec._check()
+        return spec
+
+    def _check(self) -> None:
+        """What the types do not say: names are words of a catalog, sizes such as a machine can hold."""
+        for entry in (*self.transforms, self.architecture):
+            if not _WORD.fullmatch(entry.name):
+                raise _unfit("a transform or architecture is no word of a catalog")
+        shapes = [want.shape for want in self.inputs]
+        if not shapes or not all(shape and min(shape) > 0 for shape in shapes):
+            raise _unfit("an input without a shape")
+        if sum(math.prod(shape) for shape in shapes) > MAX_CASE_VALUES:
+            raise _unfit(f"a case of more than {MAX_CASE_VALUES} values")
+        labels = self.output.labels
+        if not labels or len(labels) > MAX_LABELS or self.output.words < 0 or self.output.width > MAX_CASE_VALUES:
+            raise _unfit(f"an output without labels, or with more than {MAX_LABELS}")
+
+
+def _unfit(why: str) -> BadPackage:
+    return BadPackage(
+        "package-spec",
+        f"model.json is not a model of this version: {why}",
+        hint="Train again with this version of MedServe, or update MedServe.",
+    )

@@ -17,6 +17,7 @@ from medserve.errors import Usage
 from medserve.types import Array, Picture
 
 THUMB = 64
+MOST_VOXELS = 2**28
 
 
 def _image(values: Array) -> Any:
@@ -112,6 +113,8 @@ class Resize:
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.depth or 1) < 1 or max(self.height, self.width, self.depth or 1) > 4096:
             raise Usage("transform-parameters", "resize: sizes from 1 to 4096 were expected.")
+        if self.height * self.width * (self.depth or 1) > MOST_VOXELS:
+            raise Usage("transform-parameters", f"resize: at most {MOST_VOXELS} voxels were expected.")
         if self.mode not in ("stretch", "pad"):
             raise Usage("transform-parameters", f"resize: mode {self.mode!r}; known: pad, stretch.")
 

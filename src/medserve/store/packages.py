@@ -1,0 +1,136 @@
+"""Model packages that were uploaded: which ones, by whom, and where their folders stand.
+
+    shelf = Shelf(settings)
+    shelf.place(staged, "cardiology", digest)          # the folder, whole or absent: MEDSERVE_HOME/packages/...
+    with ledger.with_effect(event) as db:
+        shelf.add(db, row)                             # the change and its event together
+    shelf.rows("cardiology"), shelf.row("cardiology", digest), shelf.published()
+
+A package belongs to the tenant whose principal uploaded it; to all others it does not exist. The folder comes first and
+the row afterwards: a folder without a row is what a broken upload left, and nothing serves it.
+"""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from medserve.settings import Settings
+from medserve.store.database import database, tables
+
+packages = sa.Table(
+    "packages",
+    tables,
+    sa.Column("tenant", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, primary_key=True),  # sha256:HEX of model.json, weights and graph
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("signer", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),  # uploaded | published
+    sa.Column("uploaded_by", sa.String, nullable=False),
+    sa.Column("uploader", sa.String, nullable=False),  # the name of that principal
+    sa.Column("uploaded_at", sa.Float, nullable=False),
+    sa.Column("job", sa.String),  # that made it
+    sa.Column("published_by", sa.String),
+    sa.Column("published_at", sa.Float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageRow:
+    """A package on the shelf. Times are seconds since 1970."""
+
+    tenant: str
+    digest: str
+    name: str
+    version: str
+    bytes: int
+    signer: str
+    state: str
+    uploaded_by: str
+    uploader: str
+    uploaded_at: float
+    job: str | None = None
+    published_by: str | None = None
+    published_at: float | None = None
+
+
+class Shelf:
+    """All uploaded packages of one MEDSERVE_HOME. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._engine = settings, database(settings)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def folder(self, tenant: str, digest: str) -> Path:
+        return self._settings.folder("packages") / tenant / digest.removeprefix("sha256:")
+
+    def staging(self) -> Path:
+        """Where uploads lie until they are judged; on the disk of the shelf."""
+        return self._settings.folder("packages/.staging")
+
+    def place(self, work: Path, tenant: str, digest: str) -> Path:
+        """Rename `work` to its place, durably; one that stands there stays."""
+        out = self.folder(tenant, digest)
+        out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in [*work.rglob("*"), work]:
+            _flush(path)
+        try:
+            os.rename(work, out)
+        except OSError:
+            if not out.is_dir():
+                raise
+            shutil.rmtree(work)
+        _flush(out.parent)
+        return out
+
+    def discard(self, tenant: str, digest: str) -> None:
+        """A folder that got no row."""
+        shutil.rmtree(self.folder(tenant, digest), ignore_errors=True)
+
+    def rows(self, tenant: str) -> list[PackageRow]:
+        return self._read(packages.c.tenant == tenant)
+
+    def row(self, tenant: str, digest: str) -> PackageRow | None:
+        found = self._read(packages.c.tenant == tenant, packages.c.digest == digest)
+        return next((row for row in found if row.tenant == tenant), None)
+
+    def published(self) -> list[PackageRow]:
+        """Of all tenants, in the order in which they were published."""
+        return sorted(self._read(packages.c.state == "published"), key=lambda row: row.published_at or 0)
+
+    def _read(self, *where: Any) -> list[PackageRow]:
+        with self._engine.connect() as db:
+            found = db.execute(sa.select(packages).where(*where).order_by(packages.c.uploaded_at))
+            return [PackageRow(**row._mapping) for row in found]
+
+    def add(self, db: sa.Connection, row: PackageRow) -> bool:
+        """Within a transaction. False: it is there already, as another request put it."""
+        same = (packages.c.tenant == row.tenant, packages.c.digest == row.digest)
+        if db.execute(sa.select(packages.c.digest).where(*same)).first():
+            return False
+        db.execute(packages.insert().values(**asdict(row)))
+        return True
+
+    def publish(self, db: sa.Connection, row: PackageRow, by: str, at: float) -> bool:
+        """Within a transaction. False: another request published it first."""
+        changed = db.execute(
+            packages.update()
+            .where(packages.c.tenant == row.tenant, packages.c.digest == row.digest, packages.c.state == "uploaded")
+            .values(state="published", published_by=by, published_at=at)
+        )
+        return changed.rowcount == 1
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
