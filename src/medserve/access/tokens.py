@@ -97,6 +97,8 @@ def _public_key(one: dict[str, Any]) -> tuple[str, PublicKey | None]:
         return f"it is for {algorithm!r}", None
     try:
         if kind == "RSA":
+            if len(one["n"]) * 6 < LEAST_RSA_BITS:
+                return f"fewer than {LEAST_RSA_BITS} bits", None
             key: Any = RSAKey.import_key({name: one[name] for name in ("kty", "n", "e")})
             if key.raw_value.key_size < LEAST_RSA_BITS:
                 return f"fewer than {LEAST_RSA_BITS} bits", None
