@@ -11,13 +11,15 @@ from medserve.channels.audit_event import audit_event
 FULL = Event(
     action="models.predict", outcome="allow", at=1_790_000_000.5, trace="abc", principal="k-1", tenant="clinic-a",
     role="clinician", purpose="treatment", resource="chest", patient="p-77", model="sha256:00", status=200, policy="1f",
+    input="hmac-sha256:aa", answer="vault:bb",
 )  # fmt: skip
 
 
 def test_every_part_of_an_event_has_its_place():
     made = AuditEvent.model_validate(audit_event(7, FULL, site="medserve.ward")).model_dump(mode="json")
     text = str(made)
-    for said in ("abc", "k-1", "clinic-a", "clinician", "TREAT", "chest", "p-77", "sha256:00", "urn:sha256:1f"):
+    for said in ("abc", "k-1", "clinic-a", "clinician", "TREAT", "chest", "p-77", "sha256:00", "urn:sha256:1f",
+                 "hmac-sha256:aa", "vault:bb"):  # fmt: skip
         assert said in text
     assert made["recorded"].startswith("2026-09-21T") and (made["action"], made["outcome"]) == ("E", "0")
     assert [a["type"]["coding"][0]["code"] for a in made["agent"]] == ["110153", "110152", "IRCP"]

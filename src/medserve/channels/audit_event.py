@@ -26,6 +26,9 @@ DONE = {
     "models.explain": ("E", "operation"),
     "models.list": ("R", "search"),
     "models.read": ("R", "read"),
+    "cases.create": ("C", "create"),
+    "cases.read": ("R", "read"),
+    "cases.delete": ("D", "delete"),
     "api.read": ("R", "capabilities"),
     "audit.read": ("R", "search"),
     "health.live": ("R", "read"),
@@ -84,8 +87,10 @@ def audit_event(seq: int, event: Event, *, site: str) -> dict[str, Any]:
         made["source"]["site"] = event.tenant
     if event.resource:
         about = _entity("24", event.action, event.resource)
-        if event.model:
-            about["detail"] = [{"type": "digest", "valueString": event.model}]
+        known = {"digest": event.model, "input": event.input, "answer": event.answer}
+        details = [{"type": name, "valueString": value} for name, value in known.items() if value]
+        if details:
+            about["detail"] = details
         made["entity"].append(about)
     if event.patient:
         person = _entity("1", "patient", event.patient)

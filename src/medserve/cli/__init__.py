@@ -31,6 +31,7 @@ VERBS = {
     "serve": "Step 5: answer over HTTP.",
     "keys": "Make, list and revoke API keys.",
     "audit": "Who did what, and whether the log is unchanged.",
+    "replay": "Ask again what was asked then, and compare.",
     "vault": "What is encrypted at rest; new keys; erasing a patient.",
     "models": "Recipes, ranked for your data; or what a package is.",
 }
@@ -80,6 +81,7 @@ def run(argv: list[str]) -> int:
         result = make_app(argv[0] if argv else "")(argv, exit_on_error=False, print_error=False)
         if isinstance(result, Answer):
             _print(result, as_json)
+            return result.exit_code
         return 0
     except CycloptsError as error:
         return _fail(Usage("bad-arguments", _plain(error), hint=_see(argv)), as_json)

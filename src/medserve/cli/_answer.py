@@ -12,10 +12,12 @@ from medserve.errors import Usage
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """data: the one JSON object of `--json`. shown: what a person reads on stdout."""
+    """data: the one JSON object of `--json`. shown: what a person reads on stdout. exit_code: 1 where the answer to a
+    question is no."""
 
     data: dict[str, Any]
     shown: RenderableType = ""
+    exit_code: int = 0
 
 
 def table(title: str, *columns: str, rows: "Sequence[tuple[str, ...]]") -> Table:
