@@ -96,7 +96,7 @@ class Client:
             media_type: as for `predict`.
         """
         data = _bytes(file)
-        headers = {"content-type": media_type or _media_type(data), "x-patient": patient.encode()}
+        headers = {b"content-type": (media_type or _media_type(data)).encode(), b"x-patient": patient.encode()}
         return self._call(CaseStored, "POST", "/v1/cases", content=data, headers=headers)
 
     def case(self, case: str) -> CasePage:
@@ -137,7 +137,7 @@ class Client:
         path: str,
         *,
         content: bytes | None = None,
-        headers: Mapping[str, str | bytes] | None = None,
+        headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
         params: dict[str, str] | None = None,
     ) -> T:
         try:

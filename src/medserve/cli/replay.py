@@ -57,11 +57,11 @@ def replay(
     if not stored and input is None:
         raise Usage("input-missing", "What was asked about is not stored.", hint="Name the file: --input FILE")
     model = _model(models, event, settings)
-    looked = (
-        {"action": "cases.read", "resource": event.input.removeprefix(STORED)} if stored else {"action": "audit.read"}
-    )
-    more = {"principal": "local", "purpose": "audit", "tenant": event.tenant, "patient": event.patient}
-    ledger.write([Event(outcome="allow", **looked, **more)])
+    looked = Event(
+        action="cases.read" if stored else "audit.read", outcome="allow", principal="local", purpose="audit",
+        tenant=event.tenant, resource=event.input.removeprefix(STORED) if stored else "", patient=event.patient,
+    )  # fmt: skip
+    ledger.write([looked])
 
     same_input, same_numbers, gap = True, False, None
     if stored:
