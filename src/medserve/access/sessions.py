@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from medserve.access.audit import Event, Ledger
 from medserve.access.keys import FRESH_S, Ended, fresh_secret, load_pepper, well_formed
 from medserve.access.policy import Principal
 from medserve.errors import Denied
@@ -103,6 +104,15 @@ class Sessions:
             sessions.update().where(sessions.c.id == id, sessions.c.ended_at.is_(None)).values(ended_at=time.time())
         )
         self.forget()
+
+    def end_all(self, principal: str, ledger: Ledger) -> int:
+        """Of a principal, at this machine's command line; how many."""
+        event = Event(action="keys.manage", outcome="allow", principal="local", resource=principal, code="ended")
+        with ledger.with_effect(event) as db:
+            open_ = sessions.update().where(sessions.c.principal == principal, sessions.c.ended_at.is_(None))
+            count = db.execute(open_.where(sessions.c.expires_at > time.time()).values(ended_at=time.time())).rowcount
+        self.forget()
+        return count
 
     def forget(self) -> None:
         """Read everything again at the next request."""

@@ -30,6 +30,8 @@ VERBS = {
     "tune": "The fastest engine here that answers alike.",
     "serve": "Step 5: answer over HTTP.",
     "keys": "Make, list and revoke API keys.",
+    "clients": "Programs that sign in with a key of their own.",
+    "admin": "People with an account of this service.",
     "audit": "Who did what, and whether the log is unchanged.",
     "replay": "Ask again what was asked then, and compare.",
     "vault": "What is encrypted at rest; new keys; erasing a patient.",
@@ -61,7 +63,7 @@ def make_app(verb: str = "") -> App:
         result_action="return_value",
     )
     for name, what in VERBS.items():
-        target = "app" if name in ("keys", "audit", "vault") else name
+        target = "app" if name in ("keys", "clients", "admin", "audit", "vault") else name
         if name == verb:
             app.command(f"medserve.cli.{name}:{target}", name=name)
         else:
