@@ -7,7 +7,7 @@ TORCH_ARGS ?=
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: demo demo-stop test test-all lint bench clean
+.PHONY: demo demo-stop test test-all lint bench revision clean
 
 demo: .venv/ok
 	$(BIN)/medserve demo $(if $(DATA),--data $(DATA))
@@ -36,6 +36,10 @@ lint: .venv/test
 .venv/test: .venv/ok
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
+
+# After a table was changed: make revision WORDS="what changed"; then read the file it names.
+revision: .venv/test
+	$(BIN)/python tests/store/test_migrations.py "$(WORDS)"
 
 clean:
 	rm -rf .venv .boot demo dist

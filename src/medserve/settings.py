@@ -7,7 +7,7 @@ Nothing reads the environment at import.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medserve.errors import Fault
@@ -18,10 +18,13 @@ class Settings:
     """home: folder of keys, database, caches and galleries; made 0700 on first use."""
 
     home: Path
+    database: str = field(default="", repr=False)  # MEDSERVE_DATABASE, postgresql://...; "": SQLite under `home`
     data: Path | None = None  # MEDSERVE_DATA, the demo's image set
     audit_mirror: Path | None = None  # MEDSERVE_AUDIT_MIRROR, a file on another disk
     public_url: str = ""  # MEDSERVE_PUBLIC_URL, how clients reach the service where that is not its own address
+    data_root: Path | None = None  # MEDSERVE_DATA_ROOT, holds a folder of data for each tenant whose jobs may read it
     max_upload_bytes: int = 64 * 2**20
+    max_package_bytes: int = 2 * 2**30
     max_pixels: int = 64 * 10**6
 
     @classmethod
@@ -30,10 +33,13 @@ class Settings:
         root = home or Path(env.get("MEDSERVE_HOME") or Path.home() / ".medserve")
         data = env.get("MEDSERVE_DATA")
         mirror = env.get("MEDSERVE_AUDIT_MIRROR")
+        jobs = env.get("MEDSERVE_DATA_ROOT")
         return cls(
             home=root.expanduser().absolute(),
+            database=env.get("MEDSERVE_DATABASE", ""),
             data=Path(data) if data else None,
             audit_mirror=Path(mirror) if mirror else None,
+            data_root=Path(jobs).expanduser().absolute() if jobs else None,
             public_url=env.get("MEDSERVE_PUBLIC_URL", "").rstrip("/"),
         )
 

@@ -38,7 +38,8 @@ def test_an_interrupted_rotation_goes_on(vault, settings, turn, monkeypatch):
     for tenant in ("t", "u", "v", "w"):
         for i in range(4):
             vault.put(tenant, f"p{i}", b"data")
-    refs = [(row.tenant, row.object) for row in vault.engine.connect().exec_driver_sql("SELECT * FROM vault_objects")]
+    with vault.engine.connect() as db:
+        refs = [(row.tenant, row.object) for row in db.exec_driver_sql("SELECT * FROM vault_objects")]
 
     def stop(done):
         if done >= 2:

@@ -1,19 +1,15 @@
-"""The metadata database: SQLite under `MEDSERVE_HOME` by default.
+"""The metadata database: SQLite under `MEDSERVE_HOME` by default, PostgreSQL where `MEDSERVE_DATABASE` names one.
 
     with database(settings).begin() as db:
         db.execute(test_openings.insert().values(...))
 
-Write-ahead log and `synchronous=FULL`: what was acknowledged survives a power cut.
+A change of a table here needs a revision under `store/migrations`; a test compares the two.
 """
 
-import fcntl
-import os
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from medserve.settings import Settings
+from medserve.store.engines import TABLES, alone, one_process, open_engine
 
 tables = sa.MetaData()
 
@@ -149,20 +145,10 @@ audit_checkpoints = sa.Table(
 
 
 def database(settings: Settings) -> sa.Engine:
-    """Open the database, making its tables on first use."""
-    settings.folder()
-    engine = sa.create_engine(f"sqlite:///{settings.home / 'medserve.db'}", connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten in the file
-
-    path = settings.home / "medserve.db"
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its log files take its mode
-    path.chmod(0o600)
-    with open(settings.home / ".tables.lock", "a") as lock:  # two processes on a new home: one makes the tables
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        tables.create_all(engine)
+    """Open the database, with the tables of this version. Raises what `open_engine` raises."""
+    with one_process(settings):
+        engine = open_engine(settings)
+        with engine.begin() as db:
+            alone(db, TABLES)
+            tables.create_all(db)  # what no revision names yet
     return engine

@@ -97,6 +97,24 @@ def truncate_log(engine: sa.Engine) -> None:
         time.sleep(0.05)
 
 
+def drive_out(engine: sa.Engine) -> None:
+    """Leave no page that shows wrapped keys as they were: SQLite's log is emptied, PostgreSQL writes the table anew.
+
+    What this cannot reach in PostgreSQL: its own write-ahead log until it is recycled, archives of that log, standbys
+    and backups. The bytes there are wrapped keys, which open with the tenant's key alone.
+
+    Raises: Fault "erase-unfinished": something has been reading an older state for too long.
+    """
+    truncate_log(engine)
+    if engine.dialect.name != "postgresql":
+        return
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.exec_driver_sql(f"VACUUM (FULL) {vault_keys.name}")
+    except sa.exc.OperationalError as error:
+        raise unfinished("the table of keys is still being read") from error
+
+
 def holds(path: Path, sought: bytes, *, block: int = 2**22) -> bool:
     """True when the file has these bytes anywhere."""
     tail = b""
@@ -124,7 +142,7 @@ def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes)
         names = [f"{object}.{version}" for object, version in db.execute(query)]
     for name in names:
         files.remove(name)
-    truncate_log(engine)
+    drive_out(engine)
     path = engine.url.database
     if old and engine.dialect.name == "sqlite" and path:
         where = [Path(path), Path(path + "-wal")]

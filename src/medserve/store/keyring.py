@@ -23,6 +23,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medserve.errors import Usage
+from medserve.store.engines import VAULT, alone
 from medserve.store.masters import Masters
 from medserve.store.vault_tables import vault_keys
 from medserve.store.wrap import DESTROYED, LocalKey, Wrapper, binding, key_damaged, new_id, new_key
@@ -164,6 +165,7 @@ def at_once(db: sa.Connection) -> None:
     """Take the write lock now. Call it before any other statement of the transaction."""
     if db.dialect.name == "sqlite":
         db.exec_driver_sql("BEGIN IMMEDIATE")
+    alone(db, VAULT)
 
 
 def _find(db: sa.Connection, tenant: str, kind: str, name: str) -> sa.Row[Any] | None:

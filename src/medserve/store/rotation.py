@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medserve.errors import NotFound
-from medserve.store.erasure import truncate_log
+from medserve.store.erasure import drive_out
 from medserve.store.keyring import bound_to, check_tenant, writing
 from medserve.store.vault import Vault
 from medserve.store.vault_tables import vault_keys
@@ -59,7 +59,7 @@ def rotate_tenant(vault: Vault, tenant: str, *, batch: int = BATCH, progress: Pr
     done = 0
     for old in rows[:-1]:
         done = _rewrap(vault, old.id, new.id, _retire_tenant_key, batch, done, progress)
-    truncate_log(vault.engine)
+    drive_out(vault.engine)
     return Rotated(tenant, new.version, done, time.monotonic() - start)
 
 
@@ -83,7 +83,7 @@ def rotate_master(vault: Vault, source: str = "", *, batch: int = BATCH, progres
     done = 0
     for old in rows[:-1]:
         done = _rewrap(vault, old.id, new.id, masters.retire, batch, done, progress)
-    truncate_log(vault.engine)
+    drive_out(vault.engine)
     with vault.engine.connect() as db:
         masters.sweep(db)
     return Rotated("master", new.version, done, time.monotonic() - start)

@@ -301,7 +301,7 @@ class Vault:
             "tenants": list(tenants.values()),
             "patients": patients,
             "objects": stored[0],
-            "bytes": stored[1],
+            "bytes": int(stored[1]),  # PostgreSQL sums to a decimal
             "erased": receipts,
             "erasures_unfinished": open_receipts,
             "rotation_unfinished": len(masters) > 1 or any(len(t["versions"]) > 1 for t in tenants.values()),
