@@ -16,20 +16,22 @@ from medserve.access.policy import Policy
 from medserve.access.recorder import Recorder
 from medserve.access.sessions import Sessions
 from medserve.access.witness import Witness
-from medserve.errors import Usage
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.doors import Parts, breakglass, login, oauth, session
 from medserve.serving.doors import cases as cases_door
+from medserve.serving.doors import packages as packages_door
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
 from medserve.store.cases import Cases
+from medserve.store.packages import Shelf
 
 DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
     cases_door.router, oauth.router, session.router, login.router, breakglass.router,
+    packages_door.router,
 )  # fmt: skip
 
 
@@ -45,28 +47,35 @@ def build(
     """Open the keys and every package; nothing is served unless all of them are sound.
 
     Args:
-        folders: model packages; of two versions of one name, the later one answers under the bare name.
+        folders: model packages; of two versions of one name, the later one answers under the bare name. What was
+            published through the network is served beside them.
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
         warn: gets a line where a verdict of the tuner could not be followed.
 
-    Raises: BadPackage, naming the folder; Usage "models-missing", "service-taken", "policy-invalid"; Fault
+    Raises: BadPackage, naming the folder; Usage "service-taken", "policy-invalid"; Fault
         "key-exposed", and those of the audit log.
     """
-    if not folders:
-        raise Usage("models-missing", "There is no model to serve.", hint="Name package folders: --models DIR")
     ring = KeyRing.open(settings) if keys is None else keys
-    trust = Trust.load(settings)
     found = {"threads": threads, "max_pixels": settings.max_pixels, "tuned": settings.home / "tuned", "warn": warn}
-    models = [LoadedModel.open(folder, trust, **found) for folder in folders]  # type: ignore[arg-type]
+
+    def load(folder: Path) -> LoadedModel:
+        return LoadedModel.open(folder, Trust.load(settings), **found)  # type: ignore[arg-type]
+
+    models = [load(folder) for folder in folders]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
+    shelf = Shelf(settings)
+    for row in shelf.published():
+        registry.add(load(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
+    if not registry.services:
+        warn("There is no model yet: upload one and let it be published, or start again with --models DIR")
     cases, identity = Cases(settings), Identity(ring, Sessions.open(settings))
-    parts = Parts(settings, registry, identity, ledger, policy, cases)
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, load)
     doors = [router(parts) for router in DOORS]
     return Application(
         registry, identity, policy=policy, recorder=Recorder(ledger), ledger=ledger, cases=cases,
-        witness=Witness.open(settings), limits=bounds, doors=doors,
+        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close,),
     )  # fmt: skip
 
 

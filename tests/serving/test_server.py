@@ -54,7 +54,7 @@ def test_another_address_needs_an_active_key(settings):
 
 
 def test_an_unsafe_or_useless_start_is_refused(settings, tmp_path):
-    """No model, no package there, one service twice, a taken port, a readable pepper: each with its code."""
+    """No package there, one service twice, a taken port, a readable pepper: each with its code."""
     folder = write_package(tmp_path / "package", settings)
     copy = write_package(tmp_path / "copy", settings)
 
@@ -66,7 +66,6 @@ def test_an_unsafe_or_useless_start_is_refused(settings, tmp_path):
                 build(settings, folders)
         return caught.value.code
 
-    assert refused() == "models-missing"
     assert refused(tmp_path / "nowhere") == "package-missing"
     assert refused(folder, copy) == "service-taken"
     assert refused(folder, address=Address("0.0.0.0", 0)) == "host-without-keys"

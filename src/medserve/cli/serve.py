@@ -14,7 +14,7 @@ from medserve.settings import Settings
 
 def serve(
     *,
-    models: Annotated[list[Path], Parameter(consume_multiple=True, negative=())],
+    models: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     threads: int = 0,
@@ -35,6 +35,7 @@ def serve(
     ----------
     models
         Folders that `medserve train` wrote. Of two versions of one name, the later one answers under the bare name.
+        Packages that were uploaded and published are served beside them, or alone.
     host
         Address to listen on.
     port
@@ -72,12 +73,12 @@ def serve(
 
     def ready(url: str) -> None:
         if json:
-            sys.stdout.write(json_text.dumps({"url": url, "models": [str(folder) for folder in models]}) + "\n")
+            sys.stdout.write(json_text.dumps({"url": url, "models": [str(folder) for folder in models or []]}) + "\n")
             sys.stdout.flush()
         else:
             progress.say(f"Ready: {url}  (stop with Ctrl-C)")
 
     serve_forever(
-        settings, models, Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy,
+        settings, models or [], Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy,
         on_ready=ready, warn=progress.say,
     )  # fmt: skip

@@ -133,7 +133,8 @@ def _check_tensor(message: memoryview) -> None:
 
 
 def _packed(value: memoryview) -> list[int]:
-    numbers, at = [], 0
+    numbers: list[int] = []
+    at = 0
     while at < len(value):
         if len(numbers) > MAX_AXES:
             raise _lies("its sizes are not those of a tensor")

@@ -91,7 +91,7 @@ class Application:
         cases: stored inputs, and what was answered about them. witness: digests of those that are not stored.
         limits: sizes, times and counts.
         log: see `logs.make_log`.
-        doors: addresses beside prediction, see `serving.doors`.
+        doors: addresses beside prediction, see `serving.doors`. closing: called once when the server has stopped.
     """
 
     def __init__(
@@ -107,10 +107,11 @@ class Application:
         limits: Limits | None = None,
         log: FilteringBoundLogger | None = None,
         doors: Sequence[APIRouter] = (),
+        closing: Sequence[Callable[[], None]] = (),
     ) -> None:
         self.registry, self.identity, self.limits = registry, identity, limits or Limits()
-        self.gate, self.recorder, self._ledger = Gate(policy), recorder, ledger
-        self._cases, self._witness = cases, witness
+        self.gate, self.recorder, self._ledger = Gate(policy, registry.tenant_of), recorder, ledger
+        self._cases, self._witness, self._closing = cases, witness, closing
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
         self.strangers = Strangers(recorder.record, self._burst, self.limits.strangers)
@@ -342,6 +343,8 @@ class Application:
                 await asyncio.to_thread(self.recorder.close)
                 await asyncio.to_thread(self.identity.sessions.close)
                 await asyncio.to_thread(self._cases.close)
+                for close in self._closing:
+                    await asyncio.to_thread(close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -76,10 +76,10 @@ def control_plane(registry: Registry, admission: Admission, doors: Sequence[APIR
 
     @app.get("/openapi.json", summary="This document.", tags=["models"])
     async def openapi(request: Request) -> Response:
-        return WireResponse(described(tuple(request.scope["medserve.visible"])))
+        return WireResponse(described(tuple(request.scope["medserve.visible"]), registry.changes))
 
     @lru_cache(64)
-    def described(visible: tuple[str, ...]) -> dict[str, Any]:
+    def described(visible: tuple[str, ...], changes: int) -> dict[str, Any]:
         found = (s.model for s in registry.services if s.model.name in visible)
         return document(app, {model.name: model.spec for model in found if model.spec.is_record})
 

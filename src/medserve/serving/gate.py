@@ -5,7 +5,7 @@ gate.check(principal, asked, purpose, known)                            # Denied
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medserve.access.policy import Policy, Principal, Resource
@@ -85,10 +85,11 @@ class Buckets:
 
 
 class Gate:
-    """Policy and quota of one process; not for several threads."""
+    """Policy and quota of one process; not for several threads. tenant_of: whose a model is alone, None for nobody's;
+    the policy may hide such a model from more of them, and never shows it to others."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, tenant_of: Callable[[str], str | None] = lambda name: None) -> None:
+        self.policy, self._tenant_of = policy, tenant_of
         self._requests, self._compute = Buckets(), Buckets()  # by principal
 
     def check(self, principal: Principal, asked: Asked, purpose: str, known: Sequence[str]) -> None:
@@ -120,7 +121,10 @@ class Gate:
         return NotFound("model", name, self.visible(principal, known), hint="List them with GET /v1/models.")
 
     def visible(self, principal: Principal, known: Sequence[str]) -> list[str]:
-        return [name for name in known if self.policy.sees(principal, name)]
+        return [name for name in known if self.policy.sees(principal, name) and self._own(principal, name)]
+
+    def _own(self, principal: Principal, name: str) -> bool:
+        return self._tenant_of(name) in (None, principal.tenant)
 
     def _spend(self, principal: Principal, asked: Asked) -> None:
         """One request out of the principal's bucket; for a prediction, none while its share of computing is used up."""

@@ -15,7 +15,8 @@ from medserve.runtime.inputs import schema_of
 from medserve.serving import schema
 
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
-           schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage)  # fmt: skip
+           schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage, schema.PackageInfo,
+           schema.PackageList, schema.PackagePage)  # fmt: skip
 _REF = "#/components/schemas/{name}"
 OPEN_TAG, SIGN_IN_TAG = "health", "sign-in"  # routes that answer without a key
 

@@ -2,6 +2,7 @@
 
 registry = Registry([LoadedModel.open(folder, trust), ...])
 service  = registry.find("chest", None)         # the version loaded last
+registry.add(model, tenant="cardiology")        # while it serves; that tenant alone sees the name
 answer   = await service.predict(data, explain=None, deadline=..., trace=...)
 """
 
@@ -164,27 +165,65 @@ class Service:
         self._batcher.close()
 
 
+class Taken(Usage):
+    """It is there already."""
+
+    status = 409
+
+
 class Registry:
     """Services by name and version. Of several versions, the one given last answers under the bare name.
+
+    changes: how many services were added; whoever remembers something of them remembers this too.
 
     Raises: Usage "service-taken": two packages have one name and version.
     """
 
     def __init__(self, models: Sequence[LoadedModel], *, horizon_s: float = 10.0) -> None:
-        taken: set[tuple[str, str]] = set()
-        for model in models:
-            if (model.name, model.version) in taken:
-                raise Usage(
-                    "service-taken",
-                    f"Two packages are named {model.name!r}, version {model.version!r}.",
-                    hint="Give one of them another name or version when it is trained.",
-                )
-            taken.add((model.name, model.version))
-        self.pools = Pools()
+        self.pools, self._horizon_s, self.changes = Pools(), horizon_s, 0
         self._services: dict[str, dict[str, Service]] = {}
-        for model in models:
-            versions = self._services.setdefault(model.name, {})
-            versions[model.version] = Service(model, self.pools, horizon_s=horizon_s)
+        self._tenants: dict[str, str] = {}
+        try:
+            for model in models:
+                self.add(model)
+        except Usage:
+            self.close()
+            raise
+
+    def add(self, model: LoadedModel, *, tenant: str | None = None) -> None:
+        """Serve it from the next request on; what is under way goes on with the version that it began with.
+
+        Args:
+            tenant: whose it is; None: of whoever the policy lets see it.
+
+        Raises: Usage "service-taken": the name and version are served, or the name is somebody else's.
+        """
+        self.check(model.name, model.version, tenant)
+        service = Service(model, self.pools, horizon_s=self._horizon_s)
+        if tenant is not None:
+            self._tenants = self._tenants | {model.name: tenant}  # hidden before it is there
+        versions = self._services.get(model.name, {}) | {model.version: service}
+        self._services = self._services | {model.name: versions}  # replaced whole: readers never see half of it
+        self.changes += 1
+
+    def check(self, name: str, version: str, tenant: str | None) -> None:
+        """Whether `add` would take it."""
+        if name in self._services and self.tenant_of(name) != tenant:
+            raise Taken(
+                "service-taken",
+                f"The name {name!r} is taken.",
+                hint="Give the model another name when it is trained: --name NAME",
+            )
+        if version in self._services.get(name, {}):
+            raise Taken(
+                "service-taken",
+                f"Two packages are named {name!r}, version {version!r}.",
+                hint="Give one of them another name or version when it is trained.",
+            )
+
+    def tenant_of(self, name: str) -> str | None:
+        """Whose model this is alone; None: nobody's in particular."""
+        return self._tenants.get(name)
 
     @property
     def services(self) -> list[Service]:

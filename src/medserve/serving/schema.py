@@ -216,3 +216,33 @@ class CasePage(msgspec.Struct):
     bytes: int
     created: float
     versions: list[CaseVersion]
+
+
+class PackageInfo(msgspec.Struct):
+    """A model package on the shelf. Times: seconds since 1970. uploaded_by, published_by: ids of principals.
+
+    job: the one that made it, for a package that was trained here.
+    """
+
+    digest: str
+    name: str
+    version: str
+    bytes: int
+    signer: str
+    state: Literal["uploaded", "published"]
+    uploaded_by: str
+    uploaded_at: float
+    published_by: str | None = None
+    published_at: float | None = None
+    job: str | None = None
+
+
+class PackageList(msgspec.Struct):
+    packages: list[PackageInfo]
+
+
+class PackagePage(msgspec.Struct):
+    """A package and its card: what whoever publishes it has to judge."""
+
+    package: PackageInfo
+    card: dict[str, Any]

@@ -12,6 +12,7 @@ the row afterwards: a folder without a row is what a broken upload left, and not
 
 import os
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,19 @@ class Shelf:
         except OSError:
             if not out.is_dir():
                 raise
-            shutil.rmtree(work)
         _flush(out.parent)
+        self.drop(work)
         return out
 
-    def discard(self, tenant: str, digest: str) -> None:
-        """A folder that got no row."""
-        shutil.rmtree(self.folder(tenant, digest), ignore_errors=True)
+    def drop(self, work: Path) -> None:
+        """A staged folder that is not wanted."""
+        shutil.rmtree(work.parent if work.parent != self.staging() else work, ignore_errors=True)
+
+    def sweep(self, older_than_s: float = 86_400) -> None:
+        """Remove what uploads left that were broken off, by a kill for instance."""
+        for path in self.staging().iterdir():
+            if time.time() - path.stat().st_mtime > older_than_s:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def rows(self, tenant: str) -> list[PackageRow]:
         return self._read(packages.c.tenant == tenant)

@@ -9,22 +9,28 @@ A handler reads its body with `bodies.read_body(request.receive, limit, timing)`
 in a thread. Its address stands in `routes.ROUTES`. Errors are raised; the control plane words them.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from fastapi import Request
 
-from medserve.access.audit import Event, Ledger
+from medserve.access.audit import Event, Ledger, unwritable
 from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal
+from medserve.runtime.model import LoadedModel
 from medserve.serving.registry import Registry
 from medserve.settings import Settings
 from medserve.store.cases import Cases
+from medserve.store.packages import Shelf
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What doors work with."""
+    """What doors work with. load: opens a package as the service does at its start."""
 
     settings: Settings
     registry: Registry
@@ -32,6 +38,8 @@ class Parts:
     ledger: Ledger
     policy: Policy
     cases: Cases
+    shelf: Shelf
+    load: Callable[[Path], LoadedModel]
 
 
 def caller(request: Request) -> Principal:
@@ -50,3 +58,13 @@ def event(request: Request, status: int) -> Event:
     request.scope["medserve.note"]["written"] = status  # of any other status it is written, as one that failed
     made: Event = request.scope["medserve.event"](status)
     return made
+
+
+@contextlib.contextmanager
+def effect(parts: Parts, made: Event) -> Iterator[sa.Connection]:
+    """`parts.ledger.with_effect`. Raises: AuditFault "audit-unwritable" where change and event cannot be committed."""
+    try:
+        with parts.ledger.with_effect(made) as db:
+            yield db
+    except (OSError, sa.exc.SQLAlchemyError) as error:
+        raise unwritable() from error
