@@ -176,7 +176,7 @@ class People:
             )  # fmt: skip
             row = db.execute(sa.select(sign_in_attempts).where(sign_in_attempts.c.name == key)).one_or_none()
             if row is None:
-                db.execute(sign_in_attempts.insert().values(name=key, failures=1, last_at=now, next_at=now))
+                db.execute(sign_in_attempts.insert().values(name=key, failures=1, last_at=now, next_at=0.0))
             elif touched.rowcount == 0:
                 raise Delayed(
                     "sign-in-delayed",
