@@ -101,7 +101,7 @@ def find_verdict(folder: Path, digest: str, *, threads: int = 0, warn: Callable[
     except OSError:
         return None
     try:
-        verdict = msgspec.json.decode(data[:_MOST_BYTES], type=Verdict)
+        verdict = msgspec.json.decode(data, type=Verdict) if len(data) <= _MOST_BYTES else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         verdict = None
     code, why = _unusable(verdict, digest, threads or cores())

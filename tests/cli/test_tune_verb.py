@@ -1,0 +1,67 @@
+"""`medserve tune` on a trained package: the table, the verdict, the picture, and the seal of the test part."""
+
+import json
+import shutil
+
+import pytest
+
+from medserve.cli import run as command
+from medserve.data.phantoms import make_phantoms
+from medserve.store.database import database
+from medserve.store.database import test_openings as openings_table
+
+
+@pytest.fixture
+def home(run, monkeypatch):
+    """The trained package's home; no verdict stays behind."""
+    monkeypatch.setenv("MEDSERVE_HOME", str(run.settings.home))
+    monkeypatch.setattr("medserve.runtime.tuner.BLOCK_S", 0.01)
+    monkeypatch.setattr("medserve.runtime.tuner.LONE_S", 0.01)
+    yield run.settings.home
+    shutil.rmtree(run.settings.home / "tuned", ignore_errors=True)
+
+
+def call(capsys, *argv: object, status: int = 0) -> dict:
+    assert command([*map(str, argv), "--json"]) == status
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    return json.loads(said.out)
+
+
+def opened(run) -> int:
+    with database(run.settings).connect() as db:
+        return len(db.execute(openings_table.select()).all())
+
+
+def test_tune_measures_chooses_and_leaves_the_test_part_sealed(run, home, capsys):
+    """20 calibration cases cannot vouch for bfloat16; the best of fp32 is written down and drawn."""
+    pytest.importorskip("openvino")
+    before, package = opened(run), sorted(p.stat().st_mtime_ns for p in run.package.rglob("*"))
+    found = call(capsys, "tune", run.package, "--data", run.data, "--threads", 1)
+    verdict = found["verdict"]
+    assert opened(run) == before and sorted(p.stat().st_mtime_ns for p in run.package.rglob("*")) == package
+    assert verdict["cases"] == run.result["parts"]["calibration"] < 100
+    assert verdict["chosen"]["precision"] == "fp32" and verdict["digest"] == run.result["model"]["digest"]
+    reduced = [row for row in verdict["rows"] if row["choice"]["precision"] == "bf16"]
+    assert {row["code"] for row in reduced} <= {"gate-few-cases", "engine-precision"} and reduced
+    assert json.loads((home / "tuned" / found["record"].split("/")[-1]).read_text()) == verdict
+    with open(found["picture"], encoding="utf-8") as file:
+        assert "<svg" in file.read()
+
+
+def test_tune_without_data_and_for_a_person(run, home, capsys):
+    """A table, what was chosen, where it is kept; only fp32 could win, and predict names its engine."""
+    assert command(["tune", str(run.package)]) == 0
+    said = capsys.readouterr().out
+    assert "ONNX Runtime fp32" in said and "only fp32" in said and "chosen:" in said and "picture:" in said
+    film = sorted(run.data.glob("images/*.dcm"))[0]
+    assert command(["predict", str(run.package), "--input", str(film)]) == 0
+    assert "fp32" in capsys.readouterr().out
+
+
+def test_tune_needs_the_data_of_the_training(run, home, capsys, tmp_path):
+    """Other cases say nothing of the calibration part."""
+    other = make_phantoms(tmp_path / "other", 40, size=32, seed=9)
+    error = call(capsys, "tune", run.package, "--data", other, status=2)["error"]
+    assert error["code"] == "foreign-data" and "calibration" in error["message"]
+    assert call(capsys, "tune", tmp_path, status=2)["error"]["code"] == "package-missing"
