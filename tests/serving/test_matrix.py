@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -15,17 +16,27 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "access"))
 
+from signing import ec_key, sign
 from tiny_package import SMALL, png, ramp, serving, spec, write_package
 
-from medserve.access.audit import Ledger
+from medserve.access.accounts import Accounts
+from medserve.access.audit import Event, Ledger
+from medserve.access.clients import actions_of
+from medserve.access.glass import Glass
 from medserve.access.keys import KeyRing, new_key
+from medserve.access.policy import Policy, Principal
+from medserve.access.sessions import Sessions
 from medserve.app import build
 from medserve.serving.gate import asked_of
 from medserve.serving.routes import ROUTES
+from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
+from medserve.store.database import database
 
 POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
+DEFAULT = Policy.parse(POLICY.read_bytes())
 ADDRESSES = {
     "live": ("GET", "/v2/health/live"),
     "ready": ("GET", "/v2/health/ready"),
@@ -58,7 +69,59 @@ TABLE = {
     "limited": (200, 200, 200, 200, 404, 200, 404, 404, 404, 200, 404),
     "clinician a for research": (200, 200, 403, 403, 403, 404, 403, 403, 403, 404, 404),
     "privacy officer": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+    "wrong audience": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "expired token": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "disabled client": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "disabled person": (200, 200, 401, 401, 401, 401, 401, 401, 401, 401, 401),
+    "another site's cookie": (200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 404),
+    "client a": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+    "person b": (200, 200, 200, 200, 200, 200, 403, 403, 403, 403, 404),
+    "signed-in clinician a": (200, 200, 200, 200, 200, 404, 200, 200, 200, 404, 404),
+    "break-glass b": (200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404),
 }
+ALIKE = {  # where a further block names no status for one of these, it is that of the other
+    "wrong audience": "unknown",
+    "expired token": "expired",
+    "disabled client": "revoked",
+    "disabled person": "revoked",
+    "client a": "service a",
+    "person b": "administrator b",
+    "signed-in clinician a": "clinician a",
+    "break-glass b": "clinician b",
+}
+CLINICIAN = Principal("o-1", "", "a", "clinician", strong=True)
+SESSIONS = {  # who signs in anew for every address: one of them ends the session
+    "client a": Principal("c-1", "x", "a", actions=actions_of("system/*.crs", Principal("c-1", "x"), DEFAULT)),
+    "person b": Principal("p-1", "x", "b", "administrator", strong=True),
+    "signed-in clinician a": CLINICIAN,
+    "break-glass b": Principal("o-2", "", "b", "clinician", models=("owned",), strong=True),
+}
+
+
+class Headers(dict):
+    """By principal; those of SESSIONS are made when they are asked for."""
+
+    def __init__(self, keys, settings):
+        super().__init__({name: {"authorization": f"Bearer {key}"} if key else {} for name, key in keys.items()})
+        self.ledger, self.sessions = Ledger.open(settings), Sessions.open(settings)
+        self.glass, self.accounts = Glass(database(settings)), Accounts.open(settings)
+
+    def open(self, who, **more):
+        with self.ledger.with_effect(Event(action="session.open", outcome="allow")) as db:
+            return self.sessions.issue(db, who, **({"life_s": 300} | more))
+
+    def __missing__(self, name):
+        new = self.open(SESSIONS[name])
+        if name == "break-glass b":
+            with self.ledger.with_effect(Event(action="access.break-glass", outcome="allow")) as db:
+                self.glass.break_for(db, new.principal, reason="disaster", models=[], minutes=1)
+        return {"authorization": f"Bearer {new.token}"}
+
+    def disabled(self, kind):
+        row = self.accounts.add(kind, "gone", b"{}", role="service")
+        token = self.open(row.principal, account=row.id).token
+        self.accounts.disable(kind, row.id)
+        return {"authorization": f"Bearer {token}"}
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +141,24 @@ def door(tmp_path_factory):
     keys["revoked"] = revoked.key
     for name in TABLE:
         role, _, tenant = name.partition(" ")
-        if tenant in ("a", "b"):
+        if tenant in ("a", "b") and name not in SESSIONS:
             keys[name] = ring.create("x", role=role, tenant=tenant).key
     keys["limited"] = ring.create("l", tenant="b", models=["owned"]).key
     keys["clinician a for research"] = keys["clinician a"]
     keys["privacy officer"] = ring.create("p", role="clinician", tenant="a", duties=["privacy-officer"]).key
-    headers = {name: {"authorization": f"Bearer {key}"} if key else {} for name, key in keys.items()}
+    headers = Headers(keys, settings)
+    signer = ec_key()
+    claims = {"iss": "c-1", "sub": "c-1", "aud": "https://elsewhere.example", "exp": time.time() + 60, "jti": "1"}
+    token = sign({"alg": "ES384", "kid": "e"}, claims, signer)
+    headers["wrong audience"] = {"authorization": f"Bearer {token}"}
+    headers["expired token"] = {"authorization": f"Bearer {headers.open(CLINICIAN, life_s=0).token}"}
+    headers |= {f"disabled {kind}": headers.disabled(kind) for kind in ("client", "person")}
+    boss = headers.open(Principal("p-2", "x", "b", "administrator", strong=True), life_s=3600)
+    evil = {"cookie": f"medserve_session={boss.token}", "origin": "https://evil.example"}
+    headers["another site's cookie"] = evil
     headers["clinician a for research"] |= {"x-purpose": "research"}
-    with serving(build(settings, folders, keys=ring, limits=SMALL, threads=1)) as port:
+    limits = replace(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
+    with serving(build(settings, folders, keys=ring, limits=limits, threads=1)) as port:
         yield f"http://127.0.0.1:{port}", headers, settings
     ring.close()
 
@@ -99,6 +172,14 @@ def _ask(url, headers, address):
     return httpx2.request(method, url + path, timeout=30, **({"headers": headers} | more))
 
 
+def _row(block, who):
+    """A block's statuses for a principal, also where it does not name him."""
+    if who not in block.TABLE and who == "another site's cookie":  # an administrator's, and it changes nothing
+        allowed = zip(block.ADDRESSES.values(), block.TABLE["administrator b"], strict=True)
+        return tuple(status if method == "GET" else 403 for (method, *_), status in allowed)
+    return block.TABLE[who if who in block.TABLE else ALIKE[who]]
+
+
 @pytest.mark.parametrize("who", TABLE)
 def test_every_address_for_every_principal(door, who):
     """Further blocks of addresses stand in files of their own, `matrix_*.py`: ADDRESSES and TABLE in the same form, and
@@ -108,9 +189,10 @@ def test_every_address_for_every_principal(door, who):
         block = import_module(name)
         answers = [_ask(url, headers[who], block.ADDRESSES[address]) for address in block.ADDRESSES]
         found = dict(zip(block.ADDRESSES, [a.status_code for a in answers], strict=True))
-        assert found == dict(zip(block.ADDRESSES, block.TABLE[who], strict=True)), name
+        assert found == dict(zip(block.ADDRESSES, _row(block, who), strict=True)), name
+    mine = headers[who]
     before = Ledger.open(settings).count()
-    answers = [_ask(url, headers[who], ADDRESSES[address]) for address in ADDRESSES]
+    answers = [_ask(url, mine, ADDRESSES[address]) for address in ADDRESSES]
     assert dict(zip(ADDRESSES, [a.status_code for a in answers], strict=True)) == dict(
         zip(ADDRESSES, TABLE[who], strict=True)
     )
