@@ -105,7 +105,11 @@ def _sqlite(settings: Settings) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten in the file
 
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its log files take its mode
+    # Its log files take its mode. A file that is there is not opened here: on closing any descriptor of a file POSIX
+    # drops all locks that the process has on it, SQLite's too; the next process to close its connections would then
+    # take the write-ahead log away from under this one, with all that is committed to it afterwards.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     path.chmod(0o600)
     return engine
 

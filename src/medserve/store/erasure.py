@@ -10,6 +10,8 @@ Source: NIST SP 800-88 Rev. 1, section 2.6 (cryptographic erase).
 """
 
 import secrets
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,17 +117,29 @@ def drive_out(engine: sa.Engine) -> None:
         raise unfinished("the table of keys is still being read") from error
 
 
+_SEARCH = """
+import sys
+sought, tail = sys.stdin.buffer.read(), b""
+with open(sys.argv[1], "rb") as file:
+    while part := file.read(int(sys.argv[2])):
+        if sought in tail + part:
+            sys.exit(10)
+        tail = part[-len(sought):]
+"""
+
+
 def holds(path: Path, sought: bytes, *, block: int = 2**22) -> bool:
-    """True when the file has these bytes anywhere."""
-    tail = b""
+    """True when the file has these bytes anywhere.
+
+    Another process looks: closing the database's file here would drop SQLite's locks on it (see `engines._sqlite`).
+    """
     if not path.exists():
         return False
-    with open(path, "rb") as file:
-        while part := file.read(block):
-            if sought in tail + part:
-                return True
-            tail = part[-len(sought) :]
-    return False
+    command = [sys.executable, "-I", "-S", "-c", _SEARCH, str(path), str(block)]
+    looked = subprocess.run(command, input=sought, check=False)
+    if looked.returncode not in (0, 10):
+        raise unfinished("the database's files cannot be searched")
+    return looked.returncode == 10
 
 
 def unfinished(why: str) -> Fault:
