@@ -1,5 +1,6 @@
 """Breaking the glass: what it opens, for whom and for how long; that it is loud, and reviewed by somebody else."""
 
+import json
 import sqlite3
 import sys
 import time
@@ -21,6 +22,7 @@ from medserve.access.keys import KeyRing
 from medserve.access.policy import Principal
 from medserve.access.sessions import Sessions
 from medserve.app import build
+from medserve.cli import run
 from medserve.serving.logs import make_log
 from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
@@ -140,7 +142,12 @@ def test_it_ends_by_itself(ward):
     assert ward.predict(doctor, "other") == 404
 
 
-def test_it_is_reviewed_by_somebody_else_of_the_tenant(ward):
+def _listed(ward, capsys, id, *more):
+    assert run(["audit", "review", "--json", "--home", str(ward.settings.home), *more]) == 0
+    return id in [row["id"] for row in json.loads(capsys.readouterr().out)["broken"]]
+
+
+def test_it_is_reviewed_by_somebody_else_of_the_tenant(ward, capsys):
     officer = ward.key(role="auditor", duties=["privacy-officer"])
     breaker = changed(DOCTOR, id="o-both", duties=("privacy-officer",))
     self_ = ward.session(breaker)
@@ -157,7 +164,9 @@ def test_it_is_reviewed_by_somebody_else_of_the_tenant(ward):
     assert review(self_) == (403, "review-own")
     assert review(foreign) == review(foreign, "g-000000000000") == (404, "unknown-break-glass")
     assert review(ward.key(role="auditor")) == (403, "action-not-allowed")
+    assert _listed(ward, capsys, id)
     assert review(officer) == (204, "")
+    assert not _listed(ward, capsys, id) and _listed(ward, capsys, id, "--everything")
     assert review(officer) == (400, "review-done")
     rows = httpx2.get(f"{ward.url}/v1/break-glass", headers=officer).json()["broken"]
     assert rows[0]["reviewed_by"].startswith("k-")

@@ -1,17 +1,19 @@
-"""`medserve audit verify | list | export | anchor`: who did what, and whether the log is as it was written."""
+"""`medserve audit verify | list | review | export | anchor`: who did what, and whether the log is as it was written."""
 
 import json as json_text
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from medserve.access.audit import Event, Ledger, events_of
+from medserve.access.glass import Glass
 from medserve.channels.audit_event import audit_event
 from medserve.cli._answer import Answer, table
 from medserve.errors import BadData
 from medserve.settings import Settings
+from medserve.store.database import database
 from medserve.store.files import write_bytes
 
 app = App(name="audit", help="Who did what, and whether the log is as it was written.", help_format="plaintext",
@@ -89,6 +91,28 @@ def list_(*, last: int = 50, home: Path | None = None, json: Flag = False) -> An
 
 
 @app.command
+def review(*, everything: Flag = False, home: Path | None = None, json: Flag = False) -> Answer:
+    """Where the glass was broken and nobody has looked yet. A privacy officer acknowledges one over HTTP:
+    POST /v1/break-glass/ID/review.
+
+    Parameters
+    ----------
+    everything
+        Also what was reviewed already.
+    home
+        Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
+    json
+        Print exactly one JSON object.
+    """
+    _looked(home)
+    found = Glass(database(Settings.from_environment(home))).rows()
+    rows = [row.as_dict() for row in found if everything or row.reviewed_at is None]
+    columns = ("id", "at", "principal", "tenant", "reason", "models", "reviewed_by")
+    cells = [tuple(_glass_cell(row, column) for column in columns) for row in rows]
+    return Answer({"broken": rows}, table("Broken glass", *columns, rows=cells))
+
+
+@app.command
 def export(
     *, out: Path, site: str = "medserve", after: int = 0, home: Path | None = None, json: Flag = False
 ) -> Answer:
@@ -136,6 +160,12 @@ def anchor(*, home: Path | None = None, json: Flag = False) -> Answer:
     """
     found = Ledger.open(Settings.from_environment(home)).anchor
     return Answer({"anchor": found}, found)
+
+
+def _glass_cell(row: dict[str, Any], column: str) -> str:
+    if column == "models":
+        return ", ".join(row["models"]) or "all"
+    return _cell(row, column) if row[column] is not None else "nobody yet"
 
 
 def _cell(row: dict[str, object], column: str) -> str:
