@@ -4,11 +4,14 @@ import base64
 import json
 import subprocess
 import sys
-import urllib.parse
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from canary_scan import forms, found
 
 from medserve.store.rotation import rotate_master, rotate_tenant
 from medserve.store.segments import SMALLEST
@@ -17,42 +20,8 @@ from medserve.store.vault import Vault
 KILLS = Path(__file__).with_name("vault_kills.py")
 
 
-def forms(text: str) -> dict[str, list[bytes]]:
-    """How a string may stand in a file; base64 at each of its three offsets, without the ends that depend on
-    neighbours."""
-    raw = text.encode()
-    return {
-        "utf-8": [raw],
-        "utf-16le": [text.encode("utf-16le")],
-        "utf-16be": [text.encode("utf-16be")],
-        "base64": [base64.b64encode(bytes(shift) + raw)[4 if shift else 0 : -4] for shift in range(3)],
-        "hex": [raw.hex().encode(), raw.hex().upper().encode()],
-        "url": [urllib.parse.quote(text).encode()],
-        "gb18030": [text.encode("gb18030")],
-        "reversed": [raw[::-1], text[::-1].encode()],
-    }
-
-
-def found(home: Path, texts: list[str]) -> list[tuple[str, str, str]]:
-    """(file, form, text) of every string that any file holds, in its bytes or its name."""
-    blobs = {path.name: path.name.encode() + path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    by_start: dict[bytes, list[tuple[str, str, bytes]]] = {}  # most needles begin alike: one look for all of them
-    for text in texts:
-        for form, needles in forms(text).items():
-            for needle in needles:
-                by_start.setdefault(needle[:6], []).append((form, text, needle))
-    return [
-        (name, form, text)
-        for name, blob in blobs.items()
-        for start, sought in by_start.items()
-        if start in blob
-        for form, text, needle in sought
-        if needle in blob
-    ]
-
-
 def test_the_search_finds_what_is_planted(tmp_path):
-    """The benign twin: each of the eight forms, inside other bytes, is found as such."""
+    """The benign twin: each of the nine forms, inside other bytes, is found as such."""
     text = "Zoë Canary-17 王小明"
     for form, needles in forms(text).items():
         for needle in needles:
@@ -61,7 +30,7 @@ def test_the_search_finds_what_is_planted(tmp_path):
     for shift in range(3):
         (tmp_path / "file").write_bytes(base64.b64encode(bytes(7 + shift) + text.encode() + b"after"))
         assert found(tmp_path, [text])
-    assert len(forms(text)) == 8
+    assert len(forms(text)) == 9
 
 
 def test_no_planted_string_is_on_disk(vault, settings):
