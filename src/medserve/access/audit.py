@@ -36,7 +36,7 @@ from medserve.errors import Fault
 from medserve.settings import Settings
 from medserve.store.database import audit_checkpoints, audit_events, database
 from medserve.store.engines import AUDIT, alone
-from medserve.store.files import write_bytes
+from medserve.store.files import append_line, write_bytes
 
 EPOCH_EVENTS, EPOCH_S = 1000, 60.0
 LOCK_S = 5.0  # longest wait for another process
@@ -268,11 +268,7 @@ class Ledger:
             return
         point = db.execute(sa.select(audit_checkpoints).where(audit_checkpoints.c.epoch == epoch)).one()
         line = {"epoch": epoch, "seq": point.seq, "hash": point.hash.hex(), "signature": point.signature.hex()}
-        with open(self._mirror, "ab") as file:
-            torn = b"\n" if file.tell() and not self._mirror.read_bytes().endswith(b"\n") else b""
-            file.write(torn + json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._mirror, json.dumps(line).encode())
 
     def _store(self, state: State) -> None:
         write_bytes(self._path, msgspec.json.encode(state), mode=0o600)
@@ -284,6 +280,12 @@ class Ledger:
         with contextlib.nullcontext() if held else self._alone(), self._engine.begin() as db:
             alone(db, AUDIT)
             yield db
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Nobody writes meanwhile, here or on another node: for a copy of the log with its secrets."""
+        with self._writing():
+            yield
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from medserve import __version__
+from medserve import __version__, guard
 from medserve.cli._answer import Answer
 from medserve.errors import Fault, MedServeError, Usage
 from medserve.store.files import cannot_write
@@ -35,8 +35,13 @@ VERBS = {
     "audit": "Who did what, and whether the log is unchanged.",
     "replay": "Ask again what was asked then, and compare.",
     "vault": "What is encrypted at rest; new keys; erasing a patient.",
+    "backup": "A signed copy of everything, made while the service runs.",
+    "restore": "A home from a backup, verified, in an empty place.",
     "models": "Recipes, ranked for your data; or what a package is.",
 }
+
+OPENS_NOTHING = ("keys", "audit", "vault", "admin", "clients")  # no file of a user
+STRICT = ("serve", "predict", "replay")  # no library there has a reason to pickle; see `guard`
 
 _EPILOGUE = """The road:
 
@@ -63,7 +68,7 @@ def make_app(verb: str = "") -> App:
         result_action="return_value",
     )
     for name, what in VERBS.items():
-        target = "app" if name in ("keys", "clients", "admin", "audit", "vault") else name
+        target = "app" if name in ("keys", "clients", "admin", "audit", "vault", "backup") else name
         if name == verb:
             app.command(f"medserve.cli.{name}:{target}", name=name)
         else:
@@ -73,7 +78,11 @@ def make_app(verb: str = "") -> App:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `medserve` script."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    verb = argv[0] if argv else ""
+    if verb in VERBS and verb not in OPENS_NOTHING:
+        guard.install(between=verb not in STRICT)
+    sys.exit(run(argv))
 
 
 def run(argv: list[str]) -> int:

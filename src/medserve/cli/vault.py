@@ -153,13 +153,13 @@ def erase(
 def _doors(home: Path | None, files: Sequence[Path | None]) -> tuple[Settings, list[Source]]:
     settings = Settings.from_environment(home)
     sources: list[Source] = [FileSource(settings)]
-    passphrases = [_first_line(file) for file in files if file is not None]
+    passphrases = [first_line(file) for file in files if file is not None]
     if passphrases:
         sources.append(PassphraseSource(passphrases))
     return settings, sources
 
 
-def _first_line(file: Path) -> str:
+def first_line(file: Path) -> str:
     """Raises: Usage "passphrase-unreadable", "passphrase-exposed"."""
     try:
         mode, text = file.stat().st_mode, file.read_text()

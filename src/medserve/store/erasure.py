@@ -9,16 +9,20 @@ start finishes; the patient is erased from the first commit on.
 Source: NIST SP 800-88 Rev. 1, section 2.6 (cryptographic erase).
 """
 
+import contextlib
+import json
 import secrets
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from medserve.errors import Fault, Gone, NotFound
+from medserve.store.files import append_line
 from medserve.store.keyring import Keyring, writing
 from medserve.store.object_files import ObjectFiles
 from medserve.store.vault_tables import vault_keys, vault_objects, vault_receipts
@@ -39,7 +43,9 @@ class Receipt:
     at: float
 
 
-def erase_patient(engine: sa.Engine, keys: Keyring, files: ObjectFiles, tenant: str, pseudonym: str) -> Receipt:
+def erase_patient(
+    engine: sa.Engine, keys: Keyring, files: ObjectFiles, tenant: str, pseudonym: str, mirror: Path | None = None
+) -> Receipt:
     """See `Vault.erase`."""
     old = b""
     with writing(engine) as db:
@@ -54,31 +60,60 @@ def erase_patient(engine: sa.Engine, keys: Keyring, files: ObjectFiles, tenant: 
                 raise NotFound("patient", "(not shown)", None, hint="The vault holds nothing for him.")
         else:
             old = row.wrapped
-            count = sa.select(sa.func.count()).where(
-                vault_objects.c.patient == row.id, vault_objects.c.wrapped != DESTROYED
-            )
-            receipt = Receipt(secrets.token_hex(16), tenant, row.name, row.id, db.scalar(count) or 0, time.time())
-            # As many bytes as before: the row is rewritten where it stands (see vault_tables).
-            noise = secrets.token_hex(len(row.name) // 2)
-            db.execute(
-                vault_keys.update().where(vault_keys.c.serial == row.serial).values(wrapped=DESTROYED, name=noise)
-            )
-            db.execute(
-                vault_receipts.insert().values(
-                    id=receipt.id, tenant=tenant, name=receipt.name, key=row.id, objects=receipt.objects, at=receipt.at
-                )
-            )
-    _finish(engine, files, receipt, old)
+            receipt = destroy(db, row, secrets.token_hex(16), time.time())
+    _finish(engine, files, receipt, old, mirror)
     return receipt
 
 
-def finish_erasures(engine: sa.Engine, files: ObjectFiles) -> int:
-    """Finish those that a crash interrupted; returns how many."""
+def destroy(db: sa.Connection, row: sa.Row[Any], id: str, at: float) -> Receipt:
+    """Overwrite one patient's key in its row and write the receipt. row: of `vault_keys`, not destroyed yet."""
+    count = sa.select(sa.func.count()).where(vault_objects.c.patient == row.id, vault_objects.c.wrapped != DESTROYED)
+    receipt = Receipt(id, row.tenant, row.name, row.id, db.scalar(count) or 0, at)
+    # As many bytes as before: the row is rewritten where it stands (see vault_tables).
+    noise = secrets.token_hex(len(row.name) // 2)
+    db.execute(vault_keys.update().where(vault_keys.c.serial == row.serial).values(wrapped=DESTROYED, name=noise))
+    db.execute(
+        vault_receipts.insert().values(
+            id=receipt.id, tenant=row.tenant, name=receipt.name, key=row.id, objects=receipt.objects, at=at
+        )
+    )
+    return receipt
+
+
+def finish_erasures(engine: sa.Engine, files: ObjectFiles, mirror: Path | None = None) -> int:
+    """Finish those that a crash interrupted, and tell the mirror what it has not heard of; returns how many."""
     with engine.connect() as db:
-        rows = list(db.execute(sa.select(vault_receipts).where(vault_receipts.c.finished_at.is_(None))))
+        rows = list(db.execute(sa.select(vault_receipts)))
+    told = {said["receipt"] for said in told_erasures(mirror)} if rows and mirror is not None else set()
     for row in rows:
-        _finish(engine, files, Receipt(row.id, row.tenant, row.name, row.key, row.objects, row.at), b"")
-    return len(rows)
+        receipt = Receipt(row.id, row.tenant, row.name, row.key, row.objects, row.at)
+        if row.finished_at is None:
+            _finish(engine, files, receipt, b"", mirror)
+        elif mirror is not None and row.id not in told:
+            _tell(mirror, receipt)
+    return sum(row.finished_at is None for row in rows)
+
+
+def told_erasures(mirror: Path) -> list[dict[str, Any]]:
+    """What a mirror says of erasures: {"erased": id of the key, "receipt", "tenant", "at"}; it names no patient."""
+    found = []
+    for line in mirror.read_bytes().splitlines() if mirror.exists() else ():
+        with contextlib.suppress(ValueError):  # a line that a crash cut off
+            said = json.loads(line)
+            if isinstance(said, dict) and {"erased", "receipt", "tenant", "at"} <= said.keys():
+                found.append(said)
+    return found
+
+
+def _tell(mirror: Path | None, receipt: Receipt) -> None:
+    """Backups hold the key still: the mirror, on another disk, is what a restore erases it again by."""
+    if mirror is None:
+        return
+    line = {"erased": receipt.key, "receipt": receipt.id, "tenant": receipt.tenant, "at": receipt.at}
+    try:
+        append_line(mirror, json.dumps(line).encode())
+    except OSError as error:
+        raise unfinished(f"the mirror {mirror} cannot be told of it") from error
 
 
 def truncate_log(engine: sa.Engine) -> None:
@@ -150,7 +185,7 @@ def unfinished(why: str) -> Fault:
     )
 
 
-def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes) -> None:
+def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes, mirror: Path | None) -> None:
     query = sa.select(vault_objects.c.object, vault_objects.c.version).where(vault_objects.c.patient == receipt.key)
     with engine.connect() as db:
         names = [f"{object}.{version}" for object, version in db.execute(query)]
@@ -166,6 +201,7 @@ def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes)
             truncate_log(engine)
             if any(holds(file, old) for file in where):
                 raise unfinished("its old bytes still stand in the database's files")
+    _tell(mirror, receipt)
     with engine.begin() as db:
         db.execute(vault_receipts.update().where(vault_receipts.c.id == receipt.id).values(finished_at=time.time()))
 

@@ -57,6 +57,22 @@ def write_once(path: Path, data: bytes) -> None:
         work.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add one line, flushed to disk; a last line that a crash cut off is ended first.
+
+    Raises: OSError.
+    """
+    with open(path, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = b""
+        if end:
+            file.seek(end - 1)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder that appears at `out` complete or not at all.

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -82,8 +83,11 @@ class Writing:
 class Vault:
     """All encrypted objects of one MEDSERVE_HOME. Safe to use from several threads and processes."""
 
-    def __init__(self, engine: sa.Engine, keys: Keyring, files: ObjectFiles, segment_bytes: int) -> None:
+    def __init__(
+        self, engine: sa.Engine, keys: Keyring, files: ObjectFiles, segment_bytes: int, mirror: Path | None = None
+    ) -> None:
         self.engine, self.keys, self.files, self._segment = engine, keys, files, segment_bytes
+        self._mirror = mirror  # is told of erasures, see `erasure`
 
     @classmethod
     def open(cls, settings: Settings, sources: Sequence[Source] = (), *, segment_bytes: int = SEGMENT_BYTES) -> "Vault":
@@ -103,6 +107,7 @@ class Vault:
             Keyring(Masters(sources or [FileSource(settings)])),
             ObjectFiles(settings.folder("objects")),
             segment_bytes,
+            settings.audit_mirror,
         )
         try:
             vault.settled(vault._check_master)
@@ -185,7 +190,7 @@ class Vault:
         Raises: NotFound: the tenant has nothing of this patient; Gone "erased"; Fault "erase-unfinished": the key is
             destroyed, but its old bytes could not yet be driven out of the database's files.
         """
-        return erase_patient(self.engine, self.keys, self.files, tenant, patient)
+        return erase_patient(self.engine, self.keys, self.files, tenant, patient, self._mirror)
 
     def remove(self, tenant: str, *objects: str, within: Within | None = None) -> None:
         """Destroy the keys and the files of every version of these objects, all or none of them.
@@ -267,7 +272,7 @@ class Vault:
             swept += 1
         with self.engine.connect() as db:
             self.keys.masters.sweep(db)
-        finish_erasures(self.engine, self.files)
+        finish_erasures(self.engine, self.files, self._mirror)
         return swept
 
     def status(self) -> dict[str, Any]:
