@@ -168,7 +168,7 @@ class Ledger:
                     yield db
                     self.append(db, [event])
             except sa.exc.OperationalError as error:  # a full disk, a lost server
-                raise _unwritable() from error
+                raise unwritable() from error
             self._let_go()
 
     def _let_go(self) -> None:
@@ -394,14 +394,6 @@ def unwritable() -> AuditFault:
         "audit-unwritable",
         "The audit log cannot be written, so nothing is done.",
         hint="Free some space, or check the disk under MEDSERVE_HOME.",
-    )
-
-
-def _unwritable() -> AuditFault:
-    return AuditFault(
-        "audit-unwritable",
-        "The audit log cannot be written, so nothing is done.",
-        hint="Free some space, or check the disk under MEDSERVE_HOME, or the database server.",
     )
 
 

@@ -13,19 +13,17 @@ import contextlib
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
 
-from medserve.access.audit import unwritable
 from medserve.data.readers import HEAD_BYTES, READERS
 from medserve.errors import Busy, Refusal, Usage
 from medserve.serving import bodies
 from medserve.serving.control import WireResponse
-from medserve.serving.doors import Parts, caller, event, note
+from medserve.serving.doors import Parts, caller, effect, event, note
 from medserve.serving.openapi import reply
 from medserve.serving.schema import CasePage, CaseStored
 from medserve.serving.wire import WrongMedia
@@ -53,9 +51,6 @@ def router(parts: Parts) -> APIRouter:
     routes, cases, limit = APIRouter(tags=["cases"]), parts.cases, parts.settings.max_upload_bytes
     timing, uploads = bodies.BodyTiming(), _Room(MOST_UPLOADS)
 
-    def effect(request: Request, status: int) -> AbstractContextManager[sa.Connection]:
-        return _written(lambda: parts.ledger.with_effect(event(request, status)))
-
     @routes.post(
         "/v1/cases",
         summary="Store one input of a patient, encrypted.",
@@ -69,7 +64,7 @@ def router(parts: Parts) -> APIRouter:
         patient, media = patient_of(request), _media(request)
         bodies.expected_bytes(request.scope, limit)
         with uploads:
-            receiving = cases.receive(who.tenant, patient, media, within=lambda: effect(request, 201))
+            receiving = cases.receive(who.tenant, patient, media, within=lambda: effect(parts, event(request, 201)))
             ref = await _stream(request, receiving, media, limit, timing)
         return WireResponse({"case": ref.object, "version": ref.version, "bytes": ref.size}, 201)
 
@@ -83,7 +78,7 @@ def router(parts: Parts) -> APIRouter:
     @routes.delete("/v1/cases/{case}", summary="Destroy a stored case and the answers about it.", status_code=204)
     async def remove(request: Request, case: str) -> Response:
         found = await _look(request, case)
-        await _step(lambda: cases.remove(found.tenant, found.id, within=lambda: effect(request, 204)))
+        await _step(lambda: cases.remove(found.tenant, found.id, within=lambda: effect(parts, event(request, 204))))
         return Response(status_code=204)
 
     async def _look(request: Request, case: str) -> Case:
@@ -195,13 +190,3 @@ async def _step(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
-
-
-@contextlib.contextmanager
-def _written(transaction: Callable[[], AbstractContextManager[sa.Connection]]) -> Iterator[sa.Connection]:
-    """Raises: AuditFault "audit-unwritable" where the change and its event cannot be committed."""
-    try:
-        with transaction() as db:
-            yield db
-    except (OSError, sa.exc.SQLAlchemyError) as error:
-        raise unwritable() from error
