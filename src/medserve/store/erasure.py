@@ -154,11 +154,31 @@ def drive_out(engine: sa.Engine) -> None:
     truncate_log(engine)
     if engine.dialect.name != "postgresql":
         return
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
-            db.exec_driver_sql(f"VACUUM (FULL) {vault_keys.name}")
-    except sa.exc.OperationalError as error:
-        raise unfinished("the table of keys is still being read") from error
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+                db.exec_driver_sql("SET lock_timeout = '200ms'")  # whoever reads waits behind this
+                try:
+                    db.exec_driver_sql(f"VACUUM (FULL) {vault_keys.name}")
+                finally:
+                    db.invalidate()  # with its setting
+            return
+        except sa.exc.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise unfinished("the table of keys is still being read") from error
+        time.sleep(0.5)
+
+
+_SEARCH = """
+import sys
+sought, tail = sys.stdin.buffer.read(), b""
+with open(sys.argv[1], "rb") as file:
+    while part := file.read(int(sys.argv[2])):
+        if sought in tail + part:
+            sys.exit(10)
+        tail = part[-len(sought):]
+"""
 
 
 def holds(path: Path, sought: bytes, *, block: int = 2**22) -> bool:
