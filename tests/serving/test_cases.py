@@ -4,6 +4,7 @@ import json
 import socket
 import sqlite3
 import threading
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -271,6 +272,23 @@ def test_a_client_that_leaves_or_stalls_leaves_nothing(door):
         threading.Event().wait(0.05)
     assert (events[-1].action, events[-1].status, events[-1].resource) == ("cases.create", 499, "")
     assert len(_files(door)) == before
+
+
+def test_a_body_is_never_held_whole(tmp_path):
+    """32 MiB in, with a few MiB of memory at most for server and client together; its file is of that size."""
+    settings = Settings(home=tmp_path / "home")
+    ring = KeyRing.open(settings)
+    headers = {"authorization": f"Bearer {ring.create('x').key}", "content-type": "text/plain", "x-patient": "p"}
+    with serving(build(settings, [write_package(tmp_path / "m", settings)], keys=ring, threads=1)) as port:
+        url = f"http://127.0.0.1:{port}/v1/cases"
+        assert httpx2.post(url, headers=headers, content=b"warm").status_code == 201
+        tracemalloc.start()
+        stored = httpx2.post(url, headers=headers, content=(bytes(2**16) for _ in range(512)), timeout=60)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    ring.close()
+    assert stored.json()["bytes"] == 2**25
+    assert 2**18 < peak < 2**23
 
 
 def test_the_vault_opens_when_it_is_needed_and_its_faults_have_codes(tmp_path):

@@ -138,6 +138,9 @@ def run(root: Path, kills: int, seed: int) -> dict[str, object]:
             swept += len(list((settings.home / "objects" / "incoming").iterdir()))
             slowest = max(slowest, server.start())
             judge.look(server.url, key, fresh)
+            if number % 10 == 9:
+                so_far = {"kills": number + 1, "acknowledged": len(judge.stored), "lost": judge.lost}
+                sys.stderr.write(json.dumps(so_far | {"slowest_restart_s": round(slowest, 2)}) + "\n")
         in_order = server.stop() == 0
     finally:
         server.close()
