@@ -4,6 +4,7 @@ application = build(settings, [Path("out/chest")])     # an ASGI application, re
 serve(settings, [Path("out/chest")], Address(port=8000))
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,12 +17,17 @@ from medserve.access.policy import Policy
 from medserve.access.recorder import Recorder
 from medserve.access.sessions import Sessions
 from medserve.access.witness import Witness
+from medserve.jobs.executor import Executor
+from medserve.jobs.table import Jobs
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.doors import Parts, breakglass, login, oauth, session
 from medserve.serving.doors import cases as cases_door
+from medserve.serving.doors import jobs as jobs_door
+from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
+from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
@@ -31,7 +37,7 @@ from medserve.store.packages import Shelf
 
 DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
     cases_door.router, oauth.router, session.router, login.router, breakglass.router,
-    packages_door.router,
+    packages_door.router, jobs_door.router, metrics_door.router,
 )  # fmt: skip
 
 
@@ -65,17 +71,18 @@ def build(
     models = [load(folder) for folder in folders]
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
-    shelf = Shelf(settings)
+    shelf, jobs = Shelf(settings), Jobs(settings)
     for row in shelf.published():
         registry.add(load(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
     if not registry.services:
         warn("There is no model yet: upload one and let it be published, or start again with --models DIR")
     cases, identity = Cases(settings), Identity(ring, Sessions.open(settings))
-    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, load)
+    metrics = Metrics()
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, load, metrics)
     doors = [router(parts) for router in DOORS]
     return Application(
-        registry, identity, policy=policy, recorder=Recorder(ledger), ledger=ledger, cases=cases,
-        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close,),
+        registry, identity, policy=policy, recorder=Recorder(ledger, metrics.committed), ledger=ledger, cases=cases,
+        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close, jobs.close), metrics=metrics,
     )  # fmt: skip
 
 
@@ -87,12 +94,14 @@ def serve(
     threads: int = 0,
     tls: Tls | None = None,
     behind_proxy: bool = False,
+    jobs: int = 1,
     on_ready: Callable[[str], None] = lambda url: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
+        jobs: how many run at once, where there is a folder of data for them; 0: none here.
         on_ready: gets the URL once the service answers.
         warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
@@ -109,6 +118,9 @@ def serve(
         application = build(settings, folders, keys=ring, threads=threads, warn=warn)
         for service in application.registry.services:
             warn(f"{service.model.name} {service.model.version} runs on {service.model.engine.choice}.")
-        run(application, address, tls=tls, on_ready=on_ready)
+        with contextlib.ExitStack() as stack:
+            if jobs and settings.data_root is not None:
+                stack.enter_context(Executor(settings, limit=jobs))
+            run(application, address, tls=tls, on_ready=on_ready)
     finally:
         ring.close()

@@ -5,7 +5,9 @@ with Progress(quiet=json) as progress:
     progress.say("3 cases left the training part")
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -17,10 +19,15 @@ T = TypeVar("T")
 
 
 class Progress:
-    """One display for a whole run; `note` is the short text at the end of the current bar."""
+    """One display for a whole run; `note` is the short text at the end of the current bar.
+
+    With MEDSERVE_PROGRESS=lines in the environment there are no bars but plain lines, at most one a second, also of a
+    quiet run: what a log of a job shows.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._lines, self._said_at = os.environ.get("MEDSERVE_PROGRESS") == "lines", 0.0
         self._console = Console(file=sys.stderr)
         self._bars = _Bars(
             TextColumn("{task.description}"),
@@ -30,7 +37,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or self._lines or not self._console.is_terminal,
         )
 
     def __enter__(self) -> "Progress":
@@ -42,7 +49,10 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One plain line, kept above the bars."""
-        if not self.quiet:
+        if self._lines:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        elif not self.quiet:
             self._console.print(text, markup=False, highlight=False)
 
     def start(self, what: str, total: int | None) -> TaskID:
@@ -52,6 +62,11 @@ class Progress:
         self._bars.update(bar, advance=advance)
         if note is not None:
             self._bars.update(bar, note=note)
+        if self._lines and time.monotonic() - self._said_at >= 1:
+            self._said_at = time.monotonic()
+            task = next(task for task in self._bars.tasks if task.id == bar)
+            total = "" if task.total is None else f"/{task.total:g}"
+            self.say(f"{task.description} {task.completed:g}{total} {task.fields['note']}".rstrip())
 
     def end(self, bar: TaskID) -> None:
         self._bars.remove_task(bar)

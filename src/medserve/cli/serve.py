@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from medserve.errors import Usage
 from medserve.progress import Progress
@@ -23,6 +24,7 @@ def serve(
     tls_key: Path | None = None,
     tls_clients: Path | None = None,
     behind_proxy: Annotated[bool, Parameter(negative=())] = False,
+    jobs: Annotated[int, Parameter(validator=Number(gte=0, lte=64))] = 1,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -52,6 +54,8 @@ def serve(
         PEM file of an authority: only clients with a certificate of it may connect (mutual TLS).
     behind_proxy
         A reverse proxy with TLS stands in front of this address.
+    jobs
+        Training and evaluation jobs that run here at once, where MEDSERVE_DATA_ROOT names data for them; 0: none.
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -79,6 +83,6 @@ def serve(
             progress.say(f"Ready: {url}  (stop with Ctrl-C)")
 
     serve_forever(
-        settings, models or [], Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy,
+        settings, models or [], Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy, jobs=jobs,
         on_ready=ready, warn=progress.say,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from medserve.serving import schema
 
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
            schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage, schema.PackageInfo,
-           schema.PackageList, schema.PackagePage)  # fmt: skip
+           schema.PackageList, schema.PackagePage, schema.JobInfo, schema.JobList, schema.JobPage)  # fmt: skip
 _REF = "#/components/schemas/{name}"
 OPEN_TAG, SIGN_IN_TAG = "health", "sign-in"  # routes that answer without a key
 

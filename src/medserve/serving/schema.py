@@ -246,3 +246,29 @@ class PackagePage(msgspec.Struct):
 
     package: PackageInfo
     card: dict[str, Any]
+
+
+class JobInfo(msgspec.Struct):
+    """Work in the background. Times: seconds since 1970. progress: the last line of its log while it runs."""
+
+    id: str
+    kind: Literal["train", "evaluate"]
+    state: Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
+    progress: str
+    created_by: str
+    created_at: float
+    ended_at: float | None = None
+
+
+class JobList(msgspec.Struct):
+    jobs: list[JobInfo]
+
+
+class JobPage(msgspec.Struct):
+    """result: figures, and the digest of a trained package. error: code, message and hint. log: the end of it."""
+
+    job: JobInfo
+    asked: dict[str, Any]
+    result: dict[str, Any] | None
+    error: dict[str, str] | None
+    log: str

@@ -21,7 +21,9 @@ from fastapi import Request
 from medserve.access.audit import Event, Ledger, unwritable
 from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal
+from medserve.jobs.table import Jobs
 from medserve.runtime.model import LoadedModel
+from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
 from medserve.settings import Settings
 from medserve.store.cases import Cases
@@ -39,7 +41,9 @@ class Parts:
     policy: Policy
     cases: Cases
     shelf: Shelf
+    jobs: Jobs
     load: Callable[[Path], LoadedModel]
+    metrics: Metrics
 
 
 def caller(request: Request) -> Principal:
