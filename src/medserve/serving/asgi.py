@@ -39,6 +39,7 @@ from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
+from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
 from medserve.serving.strangers import StrangerLimits, Strangers
 from medserve.serving.wire import (
@@ -108,12 +109,15 @@ class Application:
         log: FilteringBoundLogger | None = None,
         doors: Sequence[APIRouter] = (),
         closing: Sequence[Callable[[], None]] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.registry, self.identity, self.limits = registry, identity, limits or Limits()
         self.gate, self.recorder, self._ledger = Gate(policy, registry.tenant_of), recorder, ledger
         self._cases, self._witness, self._closing = cases, witness, closing
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
+        self.metrics = Metrics() if metrics is None else metrics
+        self.metrics.watch(registry, self.admission)
         self.strangers = Strangers(recorder.record, self._burst, self.limits.strangers)
         self._control = control_plane(registry, self.admission, doors)
 
@@ -135,6 +139,8 @@ class Application:
             await self._route(scope, receive, watched, trace, note)
         except MedServeError as error:
             note["code"], note["denied"] = error.code, note.get("denied") or error.kind == "access"
+            if error.kind == "capacity":
+                self.metrics.turned_away(error.code)
             if isinstance(error, ClientLeft):
                 watched.status = error.status
                 with contextlib.suppress(MedServeError):  # nobody is there to be told
@@ -149,7 +155,9 @@ class Application:
         finally:
             if watched.failure is not None:
                 note["code"] = watched.failure.code
-            ms = round((time.perf_counter() - began) * 1000, 2)
+            spent = time.perf_counter() - began
+            self.metrics.request(note.get("route", "unknown"), watched.status, spent)
+            ms = round(spent * 1000, 2)
             logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
             log = self._log.warning if note.get("loud") else self._log.info
             log("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
@@ -289,6 +297,11 @@ class Application:
             work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
             answer, stages = await _while_client_waits(work, receive, deadline)
         self.gate.charge(caller, stages.compute)
+        self.metrics.stage("read", read)
+        self.metrics.stage("decode", stages.decode)
+        self.metrics.stage("infer", stages.infer)
+        if explain is not None:
+            self.metrics.stage("explain", stages.explain)
         note["answer"] = answer["status"]
         if case is None:
             note["said"] = await self._digest("answer", caller, trace, canonical(answer))
