@@ -41,6 +41,7 @@ from medserve.serving.asgi import Application, Limits
 from medserve.serving.bodies import BodyTiming
 from medserve.serving.logs import make_log
 from medserve.serving.server import Address, Server, listen
+from medserve.serving.strangers import StrangerLimits
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
 from medserve.types import Named
@@ -168,7 +169,8 @@ def dicom(values: np.ndarray, modality: str = "CR", patient: str = "PAT-4711") -
     return out.getvalue()
 
 
-SMALL = Limits(max_upload_bytes=2 * 2**20, deadline_s=20, timing=BodyTiming(stall_s=0.5))
+MANY = StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6)  # all tests ask from one address
+SMALL = Limits(max_upload_bytes=2 * 2**20, deadline_s=20, timing=BodyTiming(stall_s=0.5), strangers=MANY)
 
 
 @dataclass

@@ -24,7 +24,6 @@ from medserve.access.sessions import Sessions
 from medserve.app import build
 from medserve.cli import run
 from medserve.serving.logs import make_log
-from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
 
 POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
@@ -65,8 +64,7 @@ def ward(tmp_path_factory):
     (settings.home / "policy.yaml").write_text(POLICY.read_text().replace("tenants: {}", "tenants: {foreign: [b]}"))
     folders = [write_package(root / name, settings, spec(name)) for name in ("own", "other", "foreign")]
     ring, sessions, ledger, log = KeyRing.open(settings), Sessions.open(settings), Ledger.open(settings), StringIO()
-    limits = changed(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
-    application = build(settings, folders, keys=ring, limits=limits, threads=1)
+    application = build(settings, folders, keys=ring, limits=SMALL, threads=1)
     application._log = make_log(log)
     with serving(application) as port:
         yield Ward(f"http://127.0.0.1:{port}", settings, sessions, ledger, ring, log)

@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,7 +27,6 @@ from medserve.access.oidc import Login
 from medserve.access.policy import Policy
 from medserve.app import build
 from medserve.errors import Fault, Usage
-from medserve.serving.strangers import StrangerLimits
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
 
@@ -74,10 +72,9 @@ class Clinic:
 def clinic(tmp_path_factory):
     root = tmp_path_factory.mktemp("clinic")
     settings = Settings(home=root / "home")
-    limits = changed(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
     with provider() as found:
         _configure(settings, found.url)
-        application = build(settings, [write_package(root / "m", settings)], limits=limits, threads=1)
+        application = build(settings, [write_package(root / "m", settings)], limits=SMALL, threads=1)
         with serving(application) as port:
             yield Clinic(f"http://127.0.0.1:{port}", settings, found)
 

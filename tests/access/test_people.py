@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,7 +26,6 @@ from medserve.access.people import FREE, STEP_S, Delayed, People, code_at
 from medserve.app import build
 from medserve.cli import run as run_verb
 from medserve.errors import Denied, Usage
-from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
 
 WORD = "a sentence will do"
@@ -226,8 +224,7 @@ def desk(tmp_path_factory):
     root = tmp_path_factory.mktemp("desk")
     settings = Settings(home=root / "home")
     people = People.open(settings)
-    limits = changed(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
-    application = build(settings, [write_package(root / "m", settings)], limits=limits, threads=1)
+    application = build(settings, [write_package(root / "m", settings)], limits=SMALL, threads=1)
     with serving(application) as port:
         yield Desk(f"http://127.0.0.1:{port}", settings, people)
     people.accounts.close()

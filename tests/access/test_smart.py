@@ -26,12 +26,10 @@ from medserve.access.audit import Ledger
 from medserve.access.clients import ASSERTION, Clients
 from medserve.access.sessions import Sessions
 from medserve.app import build
-from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
 
 HOME = "https://medserve.example"
 TOKEN = f"{HOME}/oauth/token"
-MANY = changed(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
 
 
 @dataclass
@@ -86,7 +84,7 @@ def site(tmp_path_factory):
         "retired": clients.add("retired", jwks(jwk(keys["gone"], "gone")), tenant="a").id,
     }
     accounts.disable("client", "retired")
-    with serving(build(settings, [package], limits=MANY, threads=1)) as port:
+    with serving(build(settings, [package], limits=SMALL, threads=1)) as port:
         yield Site(f"http://127.0.0.1:{port}", settings, ids, keys, accounts)
     accounts.close()
     sessions.close()
@@ -215,13 +213,13 @@ def test_an_assertion_is_used_once_also_across_a_restart(tmp_path):
     id = Clients(accounts, sessions).add("bridge", jwks(jwk(key, "e"))).id
     codes = []
     for start in range(2):
-        with serving(build(settings, [package], limits=MANY, threads=1)) as port:
+        with serving(build(settings, [package], limits=SMALL, threads=1)) as port:
             site = Site(f"http://127.0.0.1:{port}", settings, {"bridge": id}, {"e": key}, accounts)
             form = form if start else site.form()  # noqa: F821
             codes += [site.ask(form).status_code, site.ask(site.form()).status_code]
     assert codes == [200, 200, 401, 200]
     site.change("UPDATE used_assertions SET expires_at = 1")  # nothing is kept for ever
-    with serving(build(settings, [package], limits=MANY, threads=1)) as port:
+    with serving(build(settings, [package], limits=SMALL, threads=1)) as port:
         assert changed(site, url=f"http://127.0.0.1:{port}").good()
     with closing(sqlite3.connect(settings.home / "medserve.db")) as db:
         assert db.execute("SELECT count(*) FROM used_assertions").fetchone() == (1,)

@@ -198,7 +198,7 @@ model = application.registry.find("tiny", None).model
 answer = model.predict(Path({str(picture)!r}).read_bytes(), "occlusion")
 assert answer["decision"]["label"] == "bright" and answer["explanation"]["verdict"] == "PASS"
 application.registry.close()
-application.keys.close()
+application.identity.keys.close()
 import medserve.client, medserve.serving.server
 assert not set(BLOCKED) & set(sys.modules)
 sys.stdout.write("served")

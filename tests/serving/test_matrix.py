@@ -7,7 +7,6 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from medserve.access.sessions import Sessions
 from medserve.app import build
 from medserve.serving.gate import asked_of
 from medserve.serving.routes import ROUTES
-from medserve.serving.strangers import StrangerLimits
 from medserve.settings import Settings
 from medserve.store.database import database
 
@@ -157,8 +155,7 @@ def door(tmp_path_factory):
     evil = {"cookie": f"medserve_session={boss.token}", "origin": "https://evil.example"}
     headers["another site's cookie"] = evil
     headers["clinician a for research"] |= {"x-purpose": "research"}
-    limits = replace(SMALL, strangers=StrangerLimits(per_s=1e6, burst=1e6, all_per_s=1e6, all_burst=1e6))
-    with serving(build(settings, folders, keys=ring, limits=limits, threads=1)) as port:
+    with serving(build(settings, folders, keys=ring, limits=SMALL, threads=1)) as port:
         yield f"http://127.0.0.1:{port}", headers, settings
     ring.close()
 
