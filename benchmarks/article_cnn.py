@@ -1,12 +1,14 @@
 """The founding article's network: our training loop and exported graph against the article's own Keras program.
 
-    python benchmarks/article_cnn.py [--blocks 5] [--steps 3] [--threads 2]
+    python benchmarks/article_cnn.py [--blocks 5] [--steps 3] [--threads 2] [--data pneumoniamnist.npz]
 
 Both programs learn the same 88,699,969 parameters from the same generated pictures (224x224x3, batch 32, Adam 1e-3,
 binary cross-entropy), each in its own process that is held at a gate: only one works at a time, blocks alternate, and
 the ratio of each pair of neighbouring blocks is kept. Ours runs through `training.loop.fit` as a user's run does,
 uint8 pictures in; theirs through `model.fit` with the pictures already as floats in memory, which spares it work. Then
-prediction: the exported graph on ONNX Runtime (uint8 in) against `model.predict` (floats in).
+prediction, as the product serves: a package that `medserve train` made of --data (else MEDSERVE_DATA, else 1200 drawn
+phantoms) in one epoch, `medserve tune` with its accuracy gate on the calibration part, then `LoadedModel.score` on the
+engine that was chosen, every output of the graph included (uint8 in), against `model.predict` (floats in).
 
 TensorFlow lives in an environment of its own, benchmarks/.venvs/keras, made on the first run. Targets: training
 >= 1.0x (>= 1.5x where the processor has bf16 instructions), prediction >= 2x. Prints one JSON object.
@@ -18,14 +20,15 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 KERAS = HERE / ".venvs" / "keras"
+WORK = HERE / ".work" / "article"
 BATCH, SIDE = 32, 224
 WARM_UP = 1  # blocks
 
@@ -33,8 +36,8 @@ WARM_UP = 1  # blocks
 class Gate:
     """A worker's side: waits for "go" on stdin, works a block, and says how long it took."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done, self.started = steps, 0, 0.0
+    def __init__(self, steps: int, package: Path) -> None:
+        self.steps, self.package, self.done, self.started = steps, package, 0, 0.0
 
     def wait(self) -> None:
         if sys.stdin.readline().strip() != "go":
@@ -100,28 +103,45 @@ def ours_train(gate: Gate, n: int, threads: int) -> None:
     fit(net, head, data, data, mean=[0.0] * 3, std=[1.0] * 3, plan=plan, progress=Gated(quiet=True))
 
 
+def tuned_package(data: Path | None, threads: int) -> dict[str, Any]:
+    """A trained article-cnn and the tuner's verdict on it. Returns: what `medserve tune --json` prints."""
+    from medserve.data.phantoms import make_phantoms
+    from medserve.progress import Progress
+    from medserve.road.run import Options
+    from medserve.road.train import train_package
+    from medserve.road.tune import tune_package
+    from medserve.settings import Settings
+
+    settings = replace(Settings.from_environment(), home=WORK / "home")
+    data = data or settings.data
+    with Progress() as progress:
+        if data is None:
+            data = WORK / "phantoms"
+            if not data.exists():
+                make_phantoms(data, 1200, 64, progress=progress)
+        package = WORK / f"model-{data.stem}"
+        if not package.exists():
+            options = Options(recipe="article-cnn", epochs=1, audit="none", keep="recipe")
+            train_package(data, package, settings=settings, options=options, progress=progress)
+        return {"package": str(package), **tune_package(package, data, settings=settings, threads=threads,
+                                                        progress=progress)}  # fmt: skip
+
+
 def ours_predict(gate: Gate, n: int, threads: int) -> None:
     import numpy as np
-    import onnxruntime
 
-    from medserve.models.build import build_net
-    from medserve.models.export import export_onnx
-    from medserve.models.served import ServedNet
-    from medserve.types import Named
+    from medserve.models.signing import Trust
+    from medserve.runtime.model import LoadedModel
+    from medserve.settings import Settings
 
+    settings = replace(Settings.from_environment(), home=WORK / "home")
+    trust, tuned = Trust.load(settings), settings.home / "tuned"
+    model = LoadedModel.open(gate.package, trust, threads=threads, tuned=tuned, warn=sys.stderr.write)
     images = np.ascontiguousarray(pictures(n)[0].transpose(0, 3, 1, 2))
-    net = build_net(Named("article-cnn"), channels=3, size=SIDE, outputs=1)
-    with tempfile.TemporaryDirectory() as work:
-        path = Path(work) / "graph.onnx"
-        export_onnx(ServedNet(net, [0.0] * 3, [1.0] * 3), (3, SIDE, SIDE), path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    gate.tell(version=f"onnxruntime {onnxruntime.__version__}")
+    gate.tell(version=str(model.engine.choice), batch=model.engine.max_batch, streams=model.engine.choice.streams)
     gate.wait()
     while True:
-        for start in range(0, gate.steps * BATCH, BATCH):
-            session.run(["logits"], {"image": images[start : start + BATCH]})
+        model.score(images)
         gate.done = gate.steps - 1
         gate.step()
 
@@ -194,11 +214,11 @@ WORKERS = {
 class Worker:
     """The parent's side of a gate."""
 
-    def __init__(self, what: str, n: int, steps: int, threads: int) -> None:
+    def __init__(self, what: str, n: int, steps: int, threads: int, package: str) -> None:
         python = KERAS / "bin" / "python" if what.startswith("keras") else Path(sys.executable)
         env = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", TF_CPP_MIN_LOG_LEVEL="3")
         command = [str(python), __file__, "--worker", what, "--pictures", str(n)]
-        command += ["--steps", str(steps), "--threads", str(threads)]
+        command += ["--steps", str(steps), "--threads", str(threads), "--package", package]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
         )
@@ -224,10 +244,10 @@ class Worker:
         self.process.wait()
 
 
-def compare(kind: str, blocks: int, steps: int, threads: int) -> dict[str, Any]:
+def compare(kind: str, blocks: int, steps: int, threads: int, package: str = "") -> dict[str, Any]:
     """Alternate blocks of ours and theirs. Returns: pictures a second of each block and the ratios of the pairs."""
     n = (blocks + WARM_UP) * steps * BATCH + BATCH if kind == "train" else steps * BATCH
-    workers = {side: Worker(f"{side}-{kind}", n, steps, threads) for side in ("ours", "keras")}
+    workers = {side: Worker(f"{side}-{kind}", n, steps, threads, package) for side in ("ours", "keras")}
     try:
         speed: dict[str, list[float]] = {side: [] for side in workers}
         for turn in range(blocks + WARM_UP):
@@ -248,6 +268,12 @@ def compare(kind: str, blocks: int, steps: int, threads: int) -> dict[str, Any]:
     }
 
 
+def _brief(row: dict[str, Any]) -> str:
+    choice = "{engine} {precision} {streams}x{batch}".format(**row["choice"])
+    speed, wait = (round(row[name] or 0, 2) for name in ("images_per_s", "lone_ms"))
+    return f"{choice}: {speed} images/s, {wait} ms alone{', ' + row['code'] if row['code'] else ''}"
+
+
 def keras_environment() -> None:
     if (KERAS / "bin" / "python").exists():
         return
@@ -262,16 +288,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=("train", "predict"))
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help="what the package for prediction is trained and judged on")
     parser.add_argument("--pictures", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--package", type=Path, default=Path(), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        WORKERS[given.worker](Gate(given.steps), given.pictures, given.threads)
+        WORKERS[given.worker](Gate(given.steps, given.package), given.pictures, given.threads)
         return
     keras_environment()
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     out: dict[str, Any] = {"threads": given.threads, "bf16": "avx512_bf16" in flags or "amx_bf16" in flags}
     for kind in (given.only,) if given.only else ("train", "predict"):
-        out[kind] = compare(kind, given.blocks, given.steps, given.threads)
+        tuned = tuned_package(given.data, given.threads) if kind == "predict" else {}
+        out[kind] = compare(kind, given.blocks, given.steps, given.threads, tuned.get("package", ""))
+        if tuned:
+            verdict = tuned["verdict"]
+            chosen = next(row for row in verdict["rows"] if row["choice"] == verdict["chosen"])
+            out[kind] |= {"chosen": chosen, "cases": verdict["cases"], "data": verdict["data"],
+                          "rows": [_brief(row) for row in verdict["rows"]]}  # fmt: skip
     json.dump(out, sys.stdout, indent=1)
     sys.stdout.write("\n")
 

@@ -34,6 +34,9 @@ def conv_graph() -> bytes:
         "w2": rng.normal(size=(1, 8, 3, 3)).astype(np.float32) * 0.4,
         "flat": np.array([-1, 1]),
         "line": np.array([-1]),
+        "axes": np.array([1, 2, 3]),
+        "near": np.float32(0.5),
+        "sharp": np.float32(50),  # a small difference made large, as a distance is
         "gain": np.float32(4),
         "middle": np.float32(6),  # half of the films are on either side of 0
     }
@@ -48,7 +51,11 @@ def conv_graph() -> bytes:
         h.make_node("GlobalAveragePool", ["cam"], ["mean"]),
         h.make_node("Reshape", ["mean", "flat"], ["logits"]),
         h.make_node("GlobalAveragePool", ["x"], ["level"]),
-        h.make_node("Reshape", ["level", "line"], ["distance"]),
+        h.make_node("ReduceMean", ["b", "axes"], ["active"]),
+        h.make_node("Add", ["level", "active"], ["both"]),
+        h.make_node("Sub", ["both", "near"], ["small"]),
+        h.make_node("Mul", ["small", "sharp"], ["far"]),
+        h.make_node("Reshape", ["far", "line"], ["distance"]),
     ]
     inputs = [h.make_tensor_value_info("image", T.UINT8, ["B", 1, SIDE, SIDE])]
     side = SIDE - 6

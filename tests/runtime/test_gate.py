@@ -73,6 +73,17 @@ def test_a_refusal_that_was_none_is_another_answer():
     assert flips(spec(), Scores(LOGITS, near), Scores(LOGITS, far)).sum() == 6
 
 
+def test_the_case_that_a_limit_was_taken_from_does_not_count():
+    """It stands on the limit to the last bit; its neighbours count."""
+    distance = np.linspace(0.01, 0.14, N).astype(np.float32)
+    distance[0], distance[1] = 0.15, 0.1499
+    moved = distance.copy()
+    moved[0] = 0.1500001
+    assert not flips(spec(), Scores(LOGITS, distance), Scores(LOGITS, moved)).any()
+    moved[1] = 0.1501
+    assert flips(spec(), Scores(LOGITS, distance), Scores(LOGITS, moved)).nonzero()[0].tolist() == [1]
+
+
 def test_a_number_may_move_by_a_hundredth_of_its_spread():
     """sd 10: 0.05 of a logit are half a unit, five times the limit; 0.005 are not."""
     number = conv_spec(output=OutputSpec(task="number", labels=["age"], unit="a", mean=50.0, sd=10.0))

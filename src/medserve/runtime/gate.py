@@ -21,12 +21,13 @@ from medserve.evaluation.calibrate import ENOUGH
 from medserve.evaluation.intervals import Interval, bootstrap, strata_of
 from medserve.evaluation.subgroups import FEWEST, groups_with_pairs
 from medserve.models.spec import ModelSpec
-from medserve.questions.answers import answer_one, probabilities
+from medserve.questions.answers import answer_one, decide, limits, probabilities
 from medserve.questions.metrics import METRICS, Judged, judge, measure
 from medserve.types import Array, Scores
 
 AUROC_DROP, ECE_RISE, FLIPPED = 0.005, 0.01, 0.005
 VALUE_MOVED = 0.01  # of the standard deviation of a number
+_EDGE = 1e-6
 
 
 class Gate(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,26 +99,42 @@ def rank_of(task: str) -> str:
 
 def flips(spec: ModelSpec, reference: Scores, candidate: Scores) -> Array:
     """(N,) bool: this case would be answered otherwise."""
-    pairs = zip(_served(spec, reference), _served(spec, candidate), strict=True)
-    other = np.array([a != b for a, b in pairs], bool)
+    before, after = _served(spec, reference), _served(spec, candidate)
+    decision = np.array([a[0] != b[0] for a, b in zip(before, after, strict=True)], bool)
+    status = np.array([a[1] != b[1] for a, b in zip(before, after, strict=True)], bool)
+    other = decision | (status & ~_on_a_limit(spec, reference))
     if spec.output.task == "number":
         moved = np.abs(probabilities(spec, reference.logits) - probabilities(spec, candidate.logits))[:, 0]
         other |= moved > VALUE_MOVED * spec.output.sd
     return other
 
 
-def _served(spec: ModelSpec, scores: Scores) -> list[Any]:
-    """What a person is told of each case: refused, abstained, or the decision."""
-    out: list[Any] = []
+def _served(spec: ModelSpec, scores: Scores) -> list[tuple[Any, str]]:
+    """What a person is told of each case: the decision, and whether it was answered, abstained or refused."""
+    decides = spec.output.task not in ("number", "survival") or bool(spec.operating_points)
+    out: list[tuple[Any, str]] = []
     for row, probs in enumerate(probabilities(spec, scores.logits)):
         distance = None if scores.distance is None else float(scores.distance[row])
         try:
-            found = answer_one(spec, probs, distance)
+            status = answer_one(spec, probs, distance).status
         except Refusal as error:
-            out.append(error.code)
-        else:
-            out.append((found.status, found.decision))
+            status = error.code
+        out.append((decide(spec, probs) if decides else None, status))
     return out
+
+
+def _on_a_limit(spec: ModelSpec, scores: Scores) -> Array:
+    """(N,) bool: the case from which a limit was taken. It stands on that limit to the last bit, so that any engine
+    moves it to one side or the other; that says nothing of other cases."""
+    found = np.zeros(len(scores), bool)
+    if spec.ood is not None and scores.distance is not None:
+        limit = spec.ood.threshold
+        found |= np.abs(scores.distance - limit) <= _EDGE * max(1.0, abs(limit))
+    conformal = spec.calibration.conformal
+    if conformal is not None and spec.output.task not in ("number", "multilabel", "survival"):
+        quantiles = np.asarray(limits(conformal, spec.output.labels))
+        found |= (np.abs(1 - probabilities(spec, scores.logits) - quantiles) <= _EDGE).any(axis=1)
+    return found
 
 
 def _change(before: Judged, after: Judged, w: Array) -> dict[str, Array]:

@@ -9,6 +9,7 @@ fastest wins; of choices as fast within 3 %, the one with the shorter wait of a 
 round, and the median of the rounds counts, so that a slow moment of the machine hits all of them alike.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from medserve.types import Array, Samples, Scores
 
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
 ROUNDS = 5
+BUSY = 0.5  # load average a core from which the measurements are doubted
 BLOCK_S, LONE_S = 0.15, 0.05  # least time of one measurement
 ALIKE = 0.03
 MARGIN = 2.0  # the tolerance that is written down, in differences that were measured
@@ -88,6 +90,7 @@ def tune(
     """
     spec, graph, stored = package.spec, read_graph(package.path(GRAPH)), package.tensors(SELFCHECK)
     threads = threads or cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     wanted = [DEFAULT, *(c for c in (choices(threads) if tried is None else tried) if c != DEFAULT)]
     batches = _batches(spec.shape, len(graph))
     rows: list[Row] = []
@@ -130,9 +133,16 @@ def tune(
         rows=rows,
         cases=n,
         data="" if evidence is None else evidence.name,
-        note="" if n else "No calibration cases were given: only fp32, which needs no gate, could be chosen.",
+        note=_note(n, load),
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def _note(cases: int, load: float) -> str:
+    said = "" if cases else "No calibration cases were given: only fp32, which needs no gate, could be chosen."
+    if load > BUSY * cores():
+        said += f" The machine was busy (load {load:.1f} on {cores()} cores): measure again when it is not."
+    return said.strip()
 
 
 def choose(rows: Sequence[Row]) -> Choice:

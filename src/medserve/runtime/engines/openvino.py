@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medserve.runtime.engine import Precision, Unfit
+from medserve.runtime.engines.split import split
 from medserve.types import Array
 
 _HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}  # OpenVINO's words: the hint, the capability
@@ -23,6 +24,8 @@ _NAMES = {"image", "record", "logits", "distance", "cam"}
 
 class OpenVino:
     """A `Session` with one request object a stream; a caller beyond them waits for a free one.
+
+    In reduced precision the distance is computed beside it, in fp32 (see `split`).
 
     Raises: Unfit "engine-missing", "engine-precision", "engine-graph".
     """
@@ -41,23 +44,33 @@ class OpenVino:
         }
         try:
             model = core.read_model(graph)
-            compiled = core.compile_model(model, "CPU", wanted)
+            trunk, tail = (model, None) if precision == "fp32" else split(core, graph)
+            answer = core.compile_model(trunk, "CPU", wanted)
+            exact = tail and core.compile_model(tail, "CPU", wanted | {"INFERENCE_PRECISION_HINT": "f32"})
             self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
             for _ in range(streams):
-                self._free.put(compiled.create_infer_request())
+                self._free.put((answer.create_infer_request(), exact and exact.create_infer_request()))
         except RuntimeError as error:
             raise Unfit("engine-graph", f"OpenVINO cannot run this graph: {_reason(str(error))}.") from error
         self.inputs = [(_name(i.names), i.get_element_type().to_dtype().name) for i in model.inputs]
         self.outputs = tuple(_name(output.names) for output in model.outputs)
+        self._order = [name for name in self.outputs if tail is None or name != "distance"]
 
     def run(self, names: Sequence[str], feed: dict[str, Array]) -> list[Array]:
-        request = self._free.get()
+        given = [feed[name] for name, _ in self.inputs]
+        pair = self._free.get()
         try:
-            request.infer([feed[name] for name, _ in self.inputs], share_inputs=True, share_outputs=True)
-            found = [request.get_output_tensor(self.outputs.index(name)) for name in names]
-            return [np.array(tensor.data) for tensor in found]  # the next pass writes over them
+            request, exact = pair
+            request.infer(given, share_inputs=True, share_outputs=True)
+            found = {name: request.get_output_tensor(at).data for at, name in enumerate(self._order)}
+            if exact is not None and "distance" in names:
+                handed = range(len(self._order), len(request.output_tensors))
+                more = [request.get_output_tensor(at).data for at in handed]
+                exact.infer([*given, *more], share_inputs=True, share_outputs=True)
+                found["distance"] = exact.get_output_tensor(0).data
+            return [np.array(found[name]) for name in names]  # the next pass writes over them
         finally:
-            self._free.put(request)
+            self._free.put(pair)
 
 
 def _import() -> Any:
