@@ -5,6 +5,7 @@ serve(settings, [Path("out/chest")], Address(port=8000))
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
+from medserve.serving.safety import check_settings
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
@@ -72,8 +74,11 @@ def build(
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
     policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
     shelf, jobs = Shelf(settings), Jobs(settings)
+    shelf.sweep()
     for row in shelf.published():
         registry.add(load(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
+    for name in policy.check_models(service.model.name for service in registry.services):
+        warn(f"policy.yaml names the model {name!r} under tenants, which is not served here.")
     if not registry.services:
         warn("There is no model yet: upload one and let it be published, or start again with --models DIR")
     cases, identity = Cases(settings), Identity(ring, Sessions.open(settings))
@@ -105,8 +110,10 @@ def serve(
         on_ready: gets the URL once the service answers.
         warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
-    Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable".
+    Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable", and
+            those of `check_settings`.
     """
+    check_settings(settings, os.environ)
     ring = KeyRing.open(settings)
     try:
         if caution := check_address(address, ring, tls=tls is not None, behind_proxy=behind_proxy):
@@ -119,8 +126,20 @@ def serve(
         for service in application.registry.services:
             warn(f"{service.model.name} {service.model.version} runs on {service.model.engine.choice}.")
         with contextlib.ExitStack() as stack:
+            _decode_outside(application, stack, warn)
             if jobs and settings.data_root is not None:
                 stack.enter_context(Executor(settings, limit=jobs))
             run(application, address, tls=tls, on_ready=on_ready)
     finally:
         ring.close()
+
+
+def _decode_outside(application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> None:
+    """Files that foreign codecs decode are opened in sandboxed workers, while the service runs."""
+    crew = stack.enter_context(Crew())
+    stack.enter_context(read_outside(crew))
+    kinds = {want.kind for service in application.registry.services for want in service.model.spec.inputs}
+    if kinds & {"image", "volume", "waveform"}:
+        said = "bubblewrap" if crew.walls == "bubblewrap" else "limits alone; install bubblewrap for walls"
+        warn(f"Compressed files are decoded in processes of their own, behind {said}.")
+        threading.Thread(target=crew.warm, daemon=True, name="warm").start()

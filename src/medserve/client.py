@@ -11,17 +11,33 @@ Errors of the service come back as the same classes that the service raised: `Re
 and the `trace` to quote to whoever runs it.
 """
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import IO, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import msgspec
 
 from medserve.errors import Busy, Denied, Fault, MedServeError, Refusal, Usage
-from medserve.serving.schema import Answer, CasePage, CaseStored, ErrorAnswer, ModelInfo, ModelList, ModelPage
+from medserve.models.archive import pack
+from medserve.serving.schema import (
+    Answer,
+    CasePage,
+    CaseStored,
+    ErrorAnswer,
+    JobInfo,
+    JobList,
+    JobPage,
+    ModelInfo,
+    ModelList,
+    ModelPage,
+    PackageInfo,
+    PackageList,
+    PackagePage,
+)
 
 T = TypeVar("T")
 KINDS: dict[str, type[MedServeError]] = {
@@ -107,6 +123,44 @@ class Client:
         """Destroy a stored case and the answers about it."""
         self._call(None, "DELETE", f"/v1/cases/{quote(case, safe='')}")
 
+    def upload_package(self, package: Path | str) -> PackageInfo:
+        """A model package: the folder that `medserve train` wrote, or a ZIP file of it. It is served once somebody
+        else has published it."""
+        source = Path(package)
+        with tempfile.TemporaryDirectory() as scratch:
+            archive = pack(source, Path(scratch) / "package.zip") if source.is_dir() else source
+            with open(archive, "rb") as body:
+                headers = {"content-type": "application/zip"}
+                return self._call(PackageInfo, "POST", "/v1/packages", content=body, headers=headers)
+
+    def packages(self) -> list[PackageInfo]:
+        """All of the own tenant."""
+        return self._call(PackageList, "GET", "/v1/packages").packages
+
+    def package(self, digest: str) -> PackagePage:
+        """One package and its card."""
+        return self._call(PackagePage, "GET", f"/v1/packages/{quote(digest, safe='')}")
+
+    def publish(self, digest: str) -> PackageInfo:
+        """Serve it. Not by who uploaded it, nor by who had it trained."""
+        return self._call(PackageInfo, "POST", f"/v1/packages/{quote(digest, safe='')}/publish")
+
+    def start(self, kind: str, **asked: object) -> JobInfo:
+        """Work in the background: "train" or "evaluate", with what `POST /v1/jobs` takes (`data`, `name`, ...)."""
+        body = msgspec.json.encode({"kind": kind, **asked})
+        return self._call(JobInfo, "POST", "/v1/jobs", content=body, headers={"content-type": "application/json"})
+
+    def jobs(self) -> list[JobInfo]:
+        """The newest of the own tenant."""
+        return self._call(JobList, "GET", "/v1/jobs").jobs
+
+    def job(self, job: str) -> JobPage:
+        """State, result, and the end of the log."""
+        return self._call(JobPage, "GET", f"/v1/jobs/{quote(job, safe='')}")
+
+    def cancel(self, job: str) -> JobInfo:
+        return self._call(JobInfo, "DELETE", f"/v1/jobs/{quote(job, safe='')}")
+
     def models(self) -> list[ModelInfo]:
         return self._call(ModelList, "GET", "/v1/models").models
 
@@ -136,7 +190,7 @@ class Client:
         method: str,
         path: str,
         *,
-        content: bytes | None = None,
+        content: bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
         params: dict[str, str] | None = None,
     ) -> T:

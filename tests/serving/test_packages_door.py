@@ -247,3 +247,20 @@ def test_a_folder_without_a_row_is_not_served(house):
     digest = model_digest(house.root / "torn-1").removeprefix("sha256:")
     shutil.copytree(house.root / "torn-1", house.settings.home / "packages" / "a" / digest)
     assert house.upload("engineer", archive).status_code == 201
+
+
+def test_the_client_uploads_a_folder_and_publishes(house):
+    from medserve.client import Client
+    from medserve.errors import Denied
+
+    folder = write_package(house.root / "by-client", house.settings, spec("by-client"))
+    with Client(house.url, house.keys["engineer"]) as engineer, Client(house.url, house.keys["approver"]) as approver:
+        made = engineer.upload_package(folder)
+        assert made.digest in [row.digest for row in engineer.packages()]
+        assert approver.package(made.digest).card["name"] == "by-client"
+        with pytest.raises(Denied):
+            engineer.publish(made.digest)
+        assert approver.publish(made.digest).state == "published"
+        assert engineer.jobs() == []
+        with pytest.raises(Exception, match="MEDSERVE_DATA_ROOT"):
+            engineer.start("train", data="chest.npz")
