@@ -36,7 +36,10 @@ def conv_graph() -> bytes:
         "line": np.array([-1]),
         "axes": np.array([1, 2, 3]),
         "near": np.float32(0.5),
-        "sharp": np.float32(50),  # a small difference made large, as a distance is
+        "row": np.array([-1, SIDE * SIDE]),
+        "mean_of": np.full((SIDE * SIDE, 1), 1 / SIDE**2, np.float32),
+        "whiten": np.ones((1, 1), np.float32),
+        "sharp": np.float32(1000),  # a small difference made large, as a distance is
         "gain": np.float32(4),
         "middle": np.float32(6),  # half of the films are on either side of 0
     }
@@ -50,11 +53,14 @@ def conv_graph() -> bytes:
         h.make_node("Sub", ["d", "middle"], ["cam"]),
         h.make_node("GlobalAveragePool", ["cam"], ["mean"]),
         h.make_node("Reshape", ["mean", "flat"], ["logits"]),
-        h.make_node("GlobalAveragePool", ["x"], ["level"]),
+        h.make_node("Reshape", ["x", "row"], ["pixels"]),
+        h.make_node("MatMul", ["pixels", "mean_of"], ["level"]),
         h.make_node("ReduceMean", ["b", "axes"], ["active"]),
-        h.make_node("Add", ["level", "active"], ["both"]),
-        h.make_node("Sub", ["both", "near"], ["small"]),
-        h.make_node("Mul", ["small", "sharp"], ["far"]),
+        h.make_node("Reshape", ["active", "flat"], ["extra"]),
+        h.make_node("Sub", ["level", "near"], ["small"]),
+        h.make_node("Mul", ["small", "sharp"], ["large"]),
+        h.make_node("MatMul", ["large", "whiten"], ["white"]),
+        h.make_node("Add", ["white", "extra"], ["far"]),
         h.make_node("Reshape", ["far", "line"], ["distance"]),
     ]
     inputs = [h.make_tensor_value_info("image", T.UINT8, ["B", 1, SIDE, SIDE])]

@@ -38,7 +38,8 @@ def test_full_precision_is_the_reference_whatever_the_engine(data, choice):
     wanted = opened(data, Choice()).score(images, cam=True)
     given = opened(data, choice).score(images, cam=True)
     for name in ("logits", "distance", "cam"):
-        np.testing.assert_allclose(getattr(given, name), getattr(wanted, name), atol=2e-4, rtol=1e-4)
+        one, other = getattr(given, name), getattr(wanted, name)
+        np.testing.assert_allclose(one, other, atol=1e-4 * max(1.0, np.abs(other).max()))
     assert opened(data, choice).score(images[:1]).cam is None
 
 
@@ -52,14 +53,14 @@ def test_reduced_precision_is_near_and_is_really_reduced():
 
 
 def test_the_distance_is_computed_in_full_precision_whatever_the_engine():
-    """In bfloat16 it would be noise: its parts are rounded to 1/256 and then taken 50 times. Here only the
-    activations that enter it are; the pixels are not."""
+    """In bfloat16 it would be noise: a mean is rounded to 1/256, and what it differs by is taken 1000 times. Only the
+    activations that enter it are rounded; the pixels are not."""
     images = films(60)
     wanted = opened(conv_graph(), Choice()).score(images)
     for streams in (1, 2):
         given = opened(conv_graph(), Choice("openvino", "bf16", streams, 8)).score(images, cam=True)
-        np.testing.assert_allclose(given.distance, wanted.distance, atol=0.15)
-        assert np.corrcoef(given.distance, wanted.distance)[0, 1] > 0.9999 and given.cam is not None
+        np.testing.assert_allclose(given.distance, wanted.distance, atol=0.05, rtol=1e-4)
+        assert given.cam is not None
 
 
 @pytest.mark.parametrize("choice", [Choice(), Choice("openvino")], ids=str)
