@@ -134,9 +134,9 @@ def test_it_ends_by_itself(ward):
         db.commit()
     time.sleep(0.6)
     assert ward.predict(doctor, "other") == 404
-    again = ward.break_(doctor, minutes=0.01)  # 0.6 s, told exactly
+    again = ward.break_(doctor, minutes=0.03)  # 1.8 s, told exactly
     assert again.status_code == 201 and ward.predict(doctor, "other") == 200
-    time.sleep(0.7)
+    time.sleep(1.9)
     assert ward.predict(doctor, "other") == 404
 
 

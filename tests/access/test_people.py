@@ -322,6 +322,20 @@ def test_an_api_key_is_no_session(desk):
     ring.close()
 
 
+def test_without_an_audit_nobody_signs_in(desk):
+    """The event and the session are one transaction: neither, as on a broken disk; then it works again."""
+    new = desk.people.add("audited", password=WORD)
+    said = {"name": "audited", "password": WORD}
+    desk.change("CREATE TRIGGER broken BEFORE INSERT ON audit_events BEGIN SELECT RAISE(FAIL, 'disk'); END")
+    refused = desk.ask(said | {"code": _code(new)})
+    desk.change("DROP TRIGGER broken")
+    assert refused.status_code == 503 and "mst_" not in refused.text
+    with closing(sqlite3.connect(desk.settings.home / "medserve.db")) as db:
+        kept = db.execute("SELECT count(*) FROM sessions WHERE account = ?", (new.account.id,)).fetchone()
+    assert kept == (0,)
+    assert desk.ask(said | {"code": _code(new, time.time() + STEP_S)}).status_code == 201
+
+
 def test_the_command_line(settings, capsys):
     def run(*words):
         code = run_verb(["admin", *words, "--json", "--home", str(settings.home)])
