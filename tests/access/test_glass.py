@@ -10,11 +10,11 @@ from dataclasses import replace as changed
 from io import StringIO
 from pathlib import Path
 
-import httpx2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from one_client import http
 from tiny_package import SMALL, png, ramp, serving, spec, write_package
 
 from medserve.access.audit import Event, Ledger
@@ -48,11 +48,11 @@ class Ward:
         return {"authorization": f"Bearer {self.ring.create('x', tenant='a', **more).key}"}
 
     def break_(self, head, **changes):
-        return httpx2.post(f"{self.url}/v1/break-glass", headers=head, json=GOOD | changes)
+        return http.post(f"{self.url}/v1/break-glass", headers=head, json=GOOD | changes)
 
     def predict(self, head, model):
         more = head | {"content-type": "image/png"}
-        return httpx2.post(f"{self.url}/v1/models/{model}/predict", headers=more, content=png(ramp())).status_code
+        return http.post(f"{self.url}/v1/models/{model}/predict", headers=more, content=png(ramp())).status_code
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_without_models_it_opens_the_tenant_and_nothing_else(ward):
     doctor = ward.session(DOCTOR)
     assert ward.break_(doctor, models=[]).status_code == 201
     assert [ward.predict(doctor, name) for name in ("own", "other", "foreign")] == [200, 200, 404]
-    assert httpx2.get(f"{ward.url}/v1/session", headers=doctor).json()["models"] == []
+    assert http.get(f"{ward.url}/v1/session", headers=doctor).json()["models"] == []
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_it_is_reviewed_by_somebody_else_of_the_tenant(ward, capsys):
     foreign = {"authorization": f"Bearer {ward.ring.create('x', tenant='b', duties=['privacy-officer']).key}"}
 
     def review(head, which=id):
-        answer = httpx2.post(f"{ward.url}/v1/break-glass/{which}/review", headers=head)
+        answer = http.post(f"{ward.url}/v1/break-glass/{which}/review", headers=head)
         return answer.status_code, answer.json()["error"]["code"] if answer.status_code >= 400 else ""
 
-    rows = httpx2.get(f"{ward.url}/v1/break-glass", headers=officer).json()["broken"]
+    rows = http.get(f"{ward.url}/v1/break-glass", headers=officer).json()["broken"]
     assert rows[0]["id"] == id and rows[0]["reviewed_at"] is None and "session" not in rows[0]
-    assert httpx2.get(f"{ward.url}/v1/break-glass", headers=foreign).json() == {"broken": []}
+    assert http.get(f"{ward.url}/v1/break-glass", headers=foreign).json() == {"broken": []}
     assert review(self_) == (403, "review-own")
     assert review(foreign) == review(foreign, "g-000000000000") == (404, "unknown-break-glass")
     assert review(ward.key(role="auditor")) == (403, "action-not-allowed")
@@ -166,5 +166,5 @@ def test_it_is_reviewed_by_somebody_else_of_the_tenant(ward, capsys):
     assert review(officer) == (204, "")
     assert not _listed(ward, capsys, id) and _listed(ward, capsys, id, "--everything")
     assert review(officer) == (400, "review-done")
-    rows = httpx2.get(f"{ward.url}/v1/break-glass", headers=officer).json()["broken"]
+    rows = http.get(f"{ward.url}/v1/break-glass", headers=officer).json()["broken"]
     assert rows[0]["reviewed_by"].startswith("k-")

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from one_client import http
 from provider import CLIENT, SECRET, Provider, provider
 from signing import rsa_key
 from tiny_package import SMALL, serving, write_package
@@ -56,7 +57,7 @@ class Clinic:
 
     def leave(self):
         """What the browser has when it arrives at the provider: the address, and our cookie."""
-        answer = httpx2.get(f"{self.url}/login")
+        answer = http.get(f"{self.url}/login")
         assert answer.status_code == 302, answer.text
         cookie = answer.headers["set-cookie"]
         assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Path=/login" in cookie
@@ -65,7 +66,7 @@ class Clinic:
     def come_back(self, change=lambda url: url, cookie=None):
         location, kept = self.leave()
         back = change(self.provider.sign_in(location))
-        return httpx2.get(back, headers={"cookie": kept if cookie is None else cookie})
+        return http.get(back, headers={"cookie": kept if cookie is None else cookie})
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +102,8 @@ def test_the_whole_way(clinic):
     cookie = next(v for v in answer.headers.get_list("set-cookie") if v.startswith("medserve_session="))
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Secure" not in cookie  # plain HTTP, loopback
     mine = {"cookie": cookie.partition(";")[0]}
-    assert httpx2.get(f"{clinic.url}/v1/models", headers=mine).status_code == 200
-    who = httpx2.get(f"{clinic.url}/v1/session", headers=mine).json()
+    assert http.get(f"{clinic.url}/v1/models", headers=mine).status_code == 200
+    who = http.get(f"{clinic.url}/v1/session", headers=mine).json()
     again = clinic.come_back().json()
     assert who["principal"] == again["principal"] and re.fullmatch("o-[0-9a-f]{16}", who["principal"])
     event = [event for _, event in Ledger.open(clinic.settings).read() if event.code == "" and event.status == 200][0]
@@ -184,16 +185,16 @@ def test_a_sign_in_is_finished_once(clinic):
     back = clinic.provider.sign_in(location)
     code = parse_qs(urlsplit(back).query)["code"][0]
     asked = clinic.provider.codes[code]
-    assert httpx2.get(back, headers={"cookie": cookie}).status_code == 200
+    assert http.get(back, headers={"cookie": cookie}).status_code == 200
     clinic.provider.codes[code] = asked  # even where the provider would take the code again
-    again = httpx2.get(back, headers={"cookie": cookie})
+    again = http.get(back, headers={"cookie": cookie})
     assert (again.status_code, again.json()["error"]["code"]) == (401, "login-state")
     location, cookie = clinic.leave()  # and a code taken from one sign-in is no use in another, whose proof it lacks
     other = clinic.provider.sign_in(location)
     stolen, _ = clinic.leave()
     theirs = parse_qs(urlsplit(clinic.provider.sign_in(stolen)).query)["code"][0]
     mixed = re.sub("code=[0-9a-f]+", f"code={theirs}", other)
-    refused = httpx2.get(mixed, headers={"cookie": cookie})
+    refused = http.get(mixed, headers={"cookie": cookie})
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "login-refused")
 
 
@@ -204,7 +205,7 @@ def test_the_proof_of_the_code_is_sent(clinic, monkeypatch):
         location, cookie = clinic.leave()
         db.execute("UPDATE logins SET verifier = ''")
         db.commit()
-    refused = httpx2.get(clinic.provider.sign_in(location), headers={"cookie": cookie})
+    refused = http.get(clinic.provider.sign_in(location), headers={"cookie": cookie})
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "login-refused")
 
 
@@ -213,7 +214,7 @@ def test_a_sign_in_takes_ten_minutes_at_most(clinic):
     with closing(sqlite3.connect(clinic.settings.home / "medserve.db")) as db:
         db.execute("UPDATE logins SET expires_at = ?", (time.time() - 1,))
         db.commit()
-    refused = httpx2.get(clinic.provider.sign_in(location), headers={"cookie": cookie})
+    refused = http.get(clinic.provider.sign_in(location), headers={"cookie": cookie})
     assert refused.json()["error"]["code"] == "login-state"
     clinic.leave()
     with closing(sqlite3.connect(clinic.settings.home / "medserve.db")) as db:
@@ -317,9 +318,9 @@ def test_over_tls_the_cookies_are_secure(tmp_path):
         application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
         tls = Tls.self_signed(settings, ["127.0.0.1"])
         with serving(application, tls) as port:
-            with httpx2.Client(verify=False, base_url=f"https://127.0.0.1:{port}") as http:
-                left = http.get("/login")
-                back = http.get(found.sign_in(left.headers["location"]))
+            with httpx2.Client(verify=False, base_url=f"https://127.0.0.1:{port}") as browser:
+                left = browser.get("/login")
+                back = browser.get(found.sign_in(left.headers["location"]))
     assert back.status_code == 200
     cookies = [*left.headers.get_list("set-cookie"), *back.headers.get_list("set-cookie")]
     assert len(cookies) == 3 and all("; Secure" in cookie for cookie in cookies)
@@ -330,7 +331,7 @@ def test_without_a_provider_there_is_no_login(tmp_path):
     application = build(settings, [write_package(tmp_path / "m", settings)], threads=1)
     with serving(application) as port:
         for path in ("/login", "/login/callback?code=a&state=b"):
-            answer = httpx2.get(f"http://127.0.0.1:{port}{path}")
+            answer = http.get(f"http://127.0.0.1:{port}{path}")
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "login-not-configured")
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import httpx2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from argon2 import PasswordHasher
+from one_client import http
 from tiny_package import SMALL, serving, write_package
 
 from medserve.access import people as people_module
@@ -202,7 +202,7 @@ class Desk:
     name: str = "desk"
 
     def ask(self, said, **more):
-        return httpx2.post(f"{self.url}/v1/session", json=said, timeout=20, **more)
+        return http.post(f"{self.url}/v1/session", json=said, **more)
 
     def signed_in(self, **more):
         new = self.people.add(f"desk {time.monotonic_ns()}", password=WORD, **more)
@@ -211,7 +211,7 @@ class Desk:
         return new, answer.json()
 
     def who(self, token):
-        return httpx2.get(f"{self.url}/v1/session", headers={"authorization": f"Bearer {token}"})
+        return http.get(f"{self.url}/v1/session", headers={"authorization": f"Bearer {token}"})
 
     def change(self, statement, *values):
         with closing(sqlite3.connect(self.settings.home / "medserve.db")) as db:
@@ -236,7 +236,7 @@ def test_a_session_from_its_beginning_to_its_end(desk):
     me = desk.who(said["token"]).json()
     assert (me["principal"], me["tenant"], me["role"]) == (new.account.id, "a", "administrator")
     head = {"authorization": f"Bearer {said['token']}"}
-    assert httpx2.delete(f"{desk.url}/v1/session", headers=head).status_code == 204
+    assert http.delete(f"{desk.url}/v1/session", headers=head).status_code == 204
     ended = desk.who(said["token"])
     assert (ended.status_code, ended.json()["error"]["code"]) == (401, "session-ended")
     events = [event for _, event in Ledger.open(desk.settings).read() if event.principal == new.account.id]
@@ -262,9 +262,9 @@ def test_what_does_not_open_a_session(desk, said):
 def test_the_body_itself(desk):
     more = json.dumps({"name": "a", "password": "b", "code": "c", "role": "administrator"}).encode()
     for body in (b"", b"[]", b'{"name": 1}', b"\xff", b"[" * 3000, more):
-        answer = httpx2.post(f"{desk.url}/v1/session", content=body)
+        answer = http.post(f"{desk.url}/v1/session", content=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "json-invalid")
-    assert httpx2.post(f"{desk.url}/v1/session", content=b" " * 5000).status_code == 413
+    assert http.post(f"{desk.url}/v1/session", content=b" " * 5000).status_code == 413
 
 
 def test_a_session_ends_when_nobody_uses_it(desk):
@@ -304,20 +304,20 @@ def test_a_cookie_reads_everywhere_and_changes_only_at_home(desk):
     for origin, status in ((None, 403), ("https://evil.example", 403), ("null", 403), (desk.url + "0", 403),
                            ("http://127.0.0.1.evil.example", 403), (desk.url, 204)):  # fmt: skip
         head = {"cookie": f"medserve_session={said['token']}"}
-        assert httpx2.get(f"{desk.url}/v1/session", headers=head).status_code == 200
+        assert http.get(f"{desk.url}/v1/session", headers=head).status_code == 200
         more = head if origin is None else head | {"origin": origin}
-        answer = httpx2.delete(f"{desk.url}/v1/session", headers=more)
+        answer = http.delete(f"{desk.url}/v1/session", headers=more)
         assert answer.status_code == status, origin
         assert status == 204 or answer.json()["error"]["code"] == "cross-site"
     double = {"cookie": f"medserve_session={said['token']}; medserve_session=x"}
-    assert httpx2.get(f"{desk.url}/v1/session", headers=double).status_code == 401
+    assert http.get(f"{desk.url}/v1/session", headers=double).status_code == 401
 
 
 def test_an_api_key_is_no_session(desk):
     ring = KeyRing.open(desk.settings)
     head = {"authorization": f"Bearer {ring.create('x').key}"}
-    assert httpx2.get(f"{desk.url}/v1/session", headers=head).json()["session"] is None
-    answer = httpx2.delete(f"{desk.url}/v1/session", headers=head)
+    assert http.get(f"{desk.url}/v1/session", headers=head).json()["session"] is None
+    answer = http.delete(f"{desk.url}/v1/session", headers=head)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "session-none")
     ring.close()
 

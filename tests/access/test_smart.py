@@ -11,13 +11,13 @@ from dataclasses import replace as changed
 from pathlib import Path
 from uuid import uuid4
 
-import httpx2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from one_client import http
 from signing import ec_key, jwk, jwks, rsa_key, sign
 from tiny_package import SMALL, serving, write_package
 
@@ -56,7 +56,7 @@ class Site:
         return {n: v for n, v in (said | {"client_assertion": token} | changes).items() if v is not None}
 
     def ask(self, form, **more):
-        return httpx2.post(f"{self.url}/oauth/token", data=form, timeout=20, **more)
+        return http.post(f"{self.url}/oauth/token", data=form, **more)
 
     def good(self):
         answer = self.ask(self.form())
@@ -228,12 +228,12 @@ def test_an_assertion_is_used_once_also_across_a_restart(tmp_path):
 
 
 def _reads(site, token):
-    return httpx2.get(f"{site.url}/v1/models", headers={"authorization": f"Bearer {token}"})
+    return http.get(f"{site.url}/v1/models", headers={"authorization": f"Bearer {token}"})
 
 
 def test_a_token_ends_after_its_time_and_names_its_client(site):
     old, new = site.good()["access_token"], site.good()["access_token"]
-    who = httpx2.get(f"{site.url}/v1/session", headers={"authorization": f"Bearer {old}"}).json()
+    who = http.get(f"{site.url}/v1/session", headers={"authorization": f"Bearer {old}"}).json()
     with closing(sqlite3.connect(site.settings.home / "medserve.db")) as db:
         (life,) = db.execute("SELECT max(expires_at - created_at) FROM sessions").fetchone()
     assert life <= 300
@@ -268,9 +268,9 @@ def test_scopes_narrow_the_role(site, scope, statuses):
     from tiny_package import png, ramp
 
     token = {"authorization": f"Bearer {site.ask(site.form(scope=scope)).json()['access_token']}"}
-    found = [httpx2.get(site.url + path, headers=token).status_code for path in ("/v1/models", "/v1/models/tiny")]
+    found = [http.get(site.url + path, headers=token).status_code for path in ("/v1/models", "/v1/models/tiny")]
     media = token | {"content-type": "image/png"}
-    found.append(httpx2.post(f"{site.url}/v1/models/tiny/predict", headers=media, content=png(ramp())).status_code)
+    found.append(http.post(f"{site.url}/v1/models/tiny/predict", headers=media, content=png(ramp())).status_code)
     assert tuple(found) == statuses
 
 
@@ -281,21 +281,21 @@ def test_the_form_itself(site):
     text = "&".join(f"{name}={value}" for name, value in form.items()).replace("+", "%2B")
     kind = {"content-type": "application/x-www-form-urlencoded"}
     for bad in (
-        httpx2.post(url, content=text + "&scope=system/*.rs", headers=kind),
-        httpx2.post(url, content=text, headers={"content-type": "text/plain"}),
-        httpx2.post(url, json=form),
-        httpx2.post(url + "?scope=system/*.rs", data=form),
-        httpx2.post(url, data=form, headers={"authorization": "Basic YTpi"}),
-        httpx2.post(url, content=b"\xff", headers=kind),
-        httpx2.post(url, content="&".join(f"a{i}=1" for i in range(99)), headers=kind),
+        http.post(url, content=text + "&scope=system/*.rs", headers=kind),
+        http.post(url, content=text, headers={"content-type": "text/plain"}),
+        http.post(url, json=form),
+        http.post(url + "?scope=system/*.rs", data=form),
+        http.post(url, data=form, headers={"authorization": "Basic YTpi"}),
+        http.post(url, content=b"\xff", headers=kind),
+        http.post(url, content="&".join(f"a{i}=1" for i in range(99)), headers=kind),
     ):
         assert (bad.status_code, bad.json()["error"]) == (400, "invalid_request")
-    assert httpx2.get(url).status_code == 405
-    assert httpx2.post(url, content=text, headers=kind).status_code == 200
+    assert http.get(url).status_code == 405
+    assert http.post(url, content=text, headers=kind).status_code == 200
 
 
 def test_where_and_how_is_said_to_everybody(site):
-    said = httpx2.get(f"{site.url}/.well-known/smart-configuration", headers={"host": "evil.example"}).json()
+    said = http.get(f"{site.url}/.well-known/smart-configuration", headers={"host": "evil.example"}).json()
     assert said["token_endpoint"] == TOKEN
     assert said["token_endpoint_auth_signing_alg_values_supported"] == ["RS384", "ES384"]
 

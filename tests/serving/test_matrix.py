@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "access"))
 
+from one_client import http
 from signing import ec_key, sign
 from tiny_package import SMALL, png, ramp, serving, spec, write_package
 
@@ -164,9 +165,9 @@ def _ask(url, headers, address):
     """address: method, path and, where it is no picture, the body as JSON."""
     method, path, *body = address
     if body:
-        return httpx2.request(method, url + path, timeout=30, headers=headers, json=body[0])
+        return http.request(method, url + path, headers=headers, json=body[0])
     more = {"content": png(ramp()), "headers": headers | {"content-type": "image/png"}} if method == "POST" else {}
-    return httpx2.request(method, url + path, timeout=30, **({"headers": headers} | more))
+    return http.request(method, url + path, **({"headers": headers} | more))
 
 
 def _row(block, who):
