@@ -6,6 +6,7 @@ serve(settings, [Path("out/chest")], Address(port=8000))
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from medserve.access.policy import Policy
 from medserve.access.recorder import Recorder
 from medserve.access.sessions import Sessions
 from medserve.access.witness import Witness
+from medserve.data.readers.outside import read_outside
+from medserve.data.sandbox import Crew
+from medserve.errors import MedServeError
 from medserve.jobs.executor import Executor
 from medserve.jobs.table import Jobs
 from medserve.models.signing import Trust
@@ -142,4 +146,11 @@ def _decode_outside(application: Application, stack: contextlib.ExitStack, warn:
     if kinds & {"image", "volume", "waveform"}:
         said = "bubblewrap" if crew.walls == "bubblewrap" else "limits alone; install bubblewrap for walls"
         warn(f"Compressed files are decoded in processes of their own, behind {said}.")
-        threading.Thread(target=crew.warm, daemon=True, name="warm").start()
+        warming = threading.Thread(target=_warm, args=(crew,), name="warm")
+        stack.callback(warming.join)
+        warming.start()
+
+
+def _warm(crew: Crew) -> None:
+    with contextlib.suppress(MedServeError):  # the first file will say so
+        crew.warm()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medserve.data.readers import dicom, nifti, raster  # noqa: F401  (each registers its media types)
+from medserve.data.readers import dicom, nifti, outside, raster  # noqa: F401  (each registers its media types)
 from medserve.data.readers.arrays import picture_from_array
 from medserve.data.readers.codecs import quiet
 from medserve.data.readers.dicom import stored_values
@@ -69,6 +69,10 @@ def iter_pictures(
     if not isinstance(source, bytes):
         name = name or Path(source).name
         source = _bytes_of(Path(source))
+    elif (others := outside.crew()) is not None:
+        head = source[:HEAD_BYTES]
+        if (kind := sniff(head)) and outside.goes_outside(kind, head):
+            return others.pictures(source, name=name, max_pixels=max_pixels, volume=volume)
     return _pictures(source, name, Limits(max_pixels, _LAZY_TOTAL * max_pixels), volume)
 
 

@@ -16,6 +16,7 @@ import medserve.data.readers.waves.dicom_ecg as dicom_ecg
 import medserve.data.readers.waves.edf as edf
 import medserve.data.readers.waves.ucr as ucr
 import medserve.data.readers.waves.wfdb as wfdb
+from medserve.data.readers import outside
 from medserve.data.readers.waves._signals import MAX_BYTES, MAX_LEADS, MAX_SAMPLES, Signal, as_wave, lead_name
 from medserve.data.readers.waves.ucr import read_ucr
 from medserve.errors import MedServeError, Refusal
@@ -66,6 +67,8 @@ def read_wave(
 
     Raises: Refusal, with a code of the list above, or "file-missing", "codec-missing".
     """
+    if isinstance(source, bytes) and notes is None and (others := outside.crew()) is not None:
+        return others.wave(source, name=name, media=media, unit=unit)
     where = None if isinstance(source, bytes) else Path(source)
     name = name or (where.name if where else "the record")
     kind = ""

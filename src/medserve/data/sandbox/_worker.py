@@ -1,0 +1,87 @@
+"""The worker: `python -m medserve.data.sandbox._worker MEMORY_BYTES`; files on stdin, what they hold on stdout."""
+
+import contextlib
+import ctypes
+import itertools
+import math
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from medserve.data import readers
+from medserve.data.readers import waves
+from medserve.data.sandbox._wire import Asked, Told, decode_asked, read_exactly, send
+from medserve.errors import MedServeError
+from medserve.types import Picture
+
+MOST_PICTURES = 2  # see `Crew.pictures`
+_NO_NEW_PRIVILEGES = 38  # prctl(2)
+
+
+def main() -> None:
+    with contextlib.suppress(ImportError):  # the codecs' own files are ours; they are read before the walls close
+        import imagecodecs  # noqa: F401
+        import pydicom.pixels  # noqa: F401
+    _limit(int(sys.argv[1]))
+    pipe, answer = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else may speak there
+    answer.write(b"ready\n")
+    answer.flush()
+    while (size := read_exactly(pipe, 4)) is not None:
+        head = read_exactly(pipe, int.from_bytes(size, "little"))
+        asked = decode_asked(head or b"")
+        data = read_exactly(pipe, asked.bytes)
+        if data is None:
+            return
+        _spend(asked.seconds)
+        try:
+            for told, values in _found(asked, bytes(data)):
+                send(answer, told, values)
+            send(answer, Told(last=True))
+        except MedServeError as error:
+            said = (type(error).__name__, error.code, error.message, error.hint)
+            send(answer, Told(error=said))
+        except MemoryError:
+            said = ("Refusal", "decode-memory", "Decoding the file takes more memory than is allowed.", "")
+            send(answer, Told(error=said))
+        del data
+
+
+def _found(asked: Asked, data: bytes) -> Iterator[tuple[Told, Any]]:
+    if asked.what == "wave":
+        yield Told(said=waves.read_wave(data, name=asked.name, media=asked.media, unit=asked.unit)), b""
+        return
+    found = readers.iter_pictures(data, name=asked.name, max_pixels=asked.max_pixels, volume=asked.volume)
+    for picture in itertools.islice(found, MOST_PICTURES):
+        values = np.ascontiguousarray(picture.values)
+        yield Told(said=_said(picture, values), bytes=values.nbytes), values.reshape(-1).view(np.uint8).data
+
+
+def _said(picture: Picture, values: Any) -> dict[str, Any]:
+    return {
+        "dtype": values.dtype.str, "shape": values.shape, "shown": [float(v) for v in picture.shown],
+        "modality": picture.modality, "unit": picture.unit, "spacing_mm": picture.spacing_mm, "frame": picture.frame,
+        "frames": picture.frames, "header": dict(picture.header), "patient": picture.patient,
+    }  # fmt: skip
+
+
+def _limit(memory: int) -> None:
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: memory, resource.RLIMIT_NOFILE: 64}
+    for what, most in limits.items():
+        resource.setrlimit(what, (most, most))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def _spend(seconds: float) -> None:
+    """Processor time from now on; the system ends the process beyond it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()
