@@ -7,7 +7,7 @@ TORCH_ARGS ?=
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: demo demo-stop test test-all lint bench revision clean
+.PHONY: demo demo-stop test test-all lint bench revision sbom clean
 
 demo: .venv/ok
 	$(BIN)/medserve demo $(if $(DATA),--data $(DATA))
@@ -41,5 +41,12 @@ lint: .venv/test
 revision: .venv/test
 	$(BIN)/python tests/store/test_migrations.py "$(WORDS)"
 
+# What is installed here, as CycloneDX 1.6 JSON; the tool has an environment of its own.
+sbom: .venv/ok
+	test -x .venv-sbom/bin/cyclonedx-py || $(PY) -m venv .venv-sbom
+	.venv-sbom/bin/pip install -q --disable-pip-version-check cyclonedx-bom==7.5.0
+	mkdir -p dist
+	.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON --sv 1.6 -o dist/sbom.json .venv/bin/python
+
 clean:
-	rm -rf .venv .boot demo dist
+	rm -rf .venv .venv-sbom .boot demo dist

@@ -9,9 +9,11 @@ The file is MEDSERVE_HOME/policy.yaml, or the one that MedServe brings. Its dige
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -41,13 +43,14 @@ class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file."""
+    """The file. unlisted: who sees a model that `tenants` does not name."""
 
     version: int
     roles: dict[str, Role]
     duties: dict[str, list[str]] = {}
     anyone: list[str] = []
     tenants: dict[str, list[str]] = {}
+    unlisted: Literal["everybody", "nobody"] = "everybody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,23 @@ class Policy:
         _known("action", said.anyone, HEALTH, "anyone")
         return cls(said, hashlib.sha256(raw).hexdigest())
 
+    def check_models(self, served: Iterable[str]) -> list[str]:
+        """Names under `tenants` that are not served here; they may be published later.
+
+        Raises: Usage "policy-model": one of them looks like a slip of the pen, which would leave that model open.
+        """
+        known = set(served)
+        strange = sorted(set(self.said.tenants) - known)
+        for name in strange if self.said.unlisted == "everybody" else ():
+            meant = get_close_matches(name, known - set(self.said.tenants), n=1, cutoff=0.7)
+            if meant:
+                raise Usage(
+                    "policy-model",
+                    f"{FILE}: tenants names {name!r}, which is not served here; {meant[0]!r} is, and is open to all.",
+                    hint=f"Write {meant[0]}, or give it a line of its own.",
+                )
+        return strange
+
     def decide(self, principal: Principal | None, action: str, resource: Resource, purpose: str = "") -> Decision:
         """Whether it may be done. principal: None for one who has not said who he is."""
         if action in self.said.anyone:
@@ -154,7 +174,7 @@ class Policy:
     def sees(self, principal: Principal, model: str) -> bool:
         """Whether the model exists for this principal."""
         tenants = self.said.tenants.get(model)
-        own = tenants is None or principal.tenant in tenants
+        own = self.said.unlisted == "everybody" if tenants is None else principal.tenant in tenants
         return own and (not principal.models or model in principal.models)
 
     def purpose(self, principal: Principal, said: str) -> str:
