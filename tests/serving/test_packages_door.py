@@ -264,3 +264,14 @@ def test_the_client_uploads_a_folder_and_publishes(house):
         assert engineer.jobs() == []
         with pytest.raises(Exception, match="MEDSERVE_DATA_ROOT"):
             engineer.start("train", data="chest.npz")
+
+
+def test_a_key_that_is_limited_to_models_sees_their_packages_alone(house):
+    ring = KeyRing.open(house.settings)
+    house.keys["narrow"] = ring.create("narrow", role="ml-engineer", tenant="a", models=["mine"]).key
+    ring.close()
+    digests = {name: house.upload("engineer", house.packed(name)).json()["digest"] for name in ("mine", "yours")}
+    names = [row["name"] for row in house.ask("narrow", "GET", "/v1/packages").json()["packages"]]
+    assert names == ["mine"]
+    assert house.ask("narrow", "GET", f"/v1/packages/{digests['mine']}").status_code == 200
+    assert house.ask("narrow", "GET", f"/v1/packages/{digests['yours']}").status_code == 404

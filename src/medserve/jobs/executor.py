@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,12 @@ class Executor:
         return _Running(row, asked, process, now, now)
 
     def _end(self, one: _Running) -> None:
+        self._finish(one)
+        for left in folder_of(self._settings, one.row.id).iterdir():  # a copy on the shelf, a checkpoint nobody needs
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _finish(self, one: _Running) -> None:
         if one.cancelled:
             self._jobs.end(one.row.id, self._worker, "cancelled")
             return

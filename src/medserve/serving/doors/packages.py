@@ -90,8 +90,9 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.get("/v1/packages", summary="All packages of the own tenant.", responses=reply(200, PackageList))
     async def listed(request: Request) -> Response:
-        rows = await asyncio.to_thread(shelf.rows, caller(request).tenant)
-        return WireResponse(PackageList([_info(row) for row in rows]))
+        who = caller(request)
+        rows = await asyncio.to_thread(shelf.rows, who.tenant)
+        return WireResponse(PackageList([_info(row) for row in rows if parts.policy.sees(who, row.name)]))
 
     @routes.get("/v1/packages/{digest}", summary="One package and its card.", responses=reply(200, PackagePage))
     async def page(request: Request, digest: str) -> Response:
@@ -171,10 +172,10 @@ async def _spool(request: Request, file: IO[bytes], limit: int, timing: bodies.B
 
 
 async def _row(parts: Parts, request: Request, digest: str) -> PackageRow:
-    """Raises: NotFound, in the same words for another tenant's."""
-    tenant, found = caller(request).tenant, _DIGEST.fullmatch(digest)
-    row = await asyncio.to_thread(parts.shelf.row, tenant, f"sha256:{found[1]}") if found else None
-    if row is None or row.tenant != tenant:
+    """Raises: NotFound, in the same words for another tenant's and for a name that the policy or the key hides."""
+    who, found = caller(request), _DIGEST.fullmatch(digest)
+    row = await asyncio.to_thread(parts.shelf.row, who.tenant, f"sha256:{found[1]}") if found else None
+    if row is None or row.tenant != who.tenant or not parts.policy.sees(who, row.name):
         raise NotFound("package", "of this digest", None, hint="List them with GET /v1/packages.")
     note(request, digest=row.digest)
     return row
