@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 
 from test_packages_door import House, code, opened
+from throwaway_postgres import new_database
 from tiny_package import spec, write_package
 
 from medserve.access.audit import Event, Ledger
@@ -87,6 +89,15 @@ def test_a_lapsed_lease_passes_to_another_worker(settings):
     assert (jobs.row("a", "j-1").state, jobs.row("a", "j-1").attempts) == ("queued", 1)
     assert jobs.row("b", "j-1") is None
     jobs.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "promise", [test_a_job_is_claimed_by_one_worker_only, test_a_lapsed_lease_passes_to_another_worker]
+)
+def test_the_table_keeps_its_promises_on_postgres(settings, promise):
+    with new_database() as url:
+        promise(replace(settings, database=url))
 
 
 @pytest.mark.parametrize(
