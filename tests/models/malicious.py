@@ -360,7 +360,7 @@ def _functions(levels: int) -> Work:
     return onnx_work(change)
 
 
-def _filled(size: int) -> Work:
+def filled(size: int) -> Work:
     def change(model: onnx.ModelProto) -> None:
         model.graph.initializer.append(h.make_tensor("much", T.INT64, [1], [size]))
         model.graph.node.append(h.make_node("ConstantOfShape", ["much"], ["filled"]))
@@ -410,7 +410,7 @@ for _name, _code, _work, _twin in (
     ("a tensor of text", "graph-tensors", _tensor(data_type=T.STRING, string_data=[b"x", b"y"]), _SPARE),
     ("text beside numbers", "graph-tensors", _tensor(raw_data=_FLOATS, string_data=[b"x"]), _SPARE),
     ("a sparse tensor of 2^40", "graph-tensors", onnx_work(_sparse), _SPARE),
-    ("a fill of 4 TiB", "package-selfcheck", _filled(FAR), _filled(4)),
+    ("a fill of 4 TiB", "package-selfcheck", filled(FAR), filled(4)),
     ("another input", "graph-signature", onnx_work(_renamed), untouched),
     ("cut short", "graph-broken", put(pk.GRAPH, lambda b: graph()[:-40]), untouched),
     ("empty", "graph-broken", put(pk.GRAPH, lambda b: b""), untouched),

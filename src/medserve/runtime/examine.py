@@ -3,11 +3,12 @@
     found = examine(archive, staging, signers)       # Examined(folder, name, version, digest, signer, bytes)
 
 Unpacking, parsing, the engine's own parser and the self-check all happen in the child: what breaks there, breaks there.
-It has no environment, no keys (it is told the trusted public ones), no descriptors of ours, and limits on memory,
-processor time, the files it may write and the processes it may start. It answers one line of JSON.
+It has no environment, no keys (it is told the trusted public ones), no descriptors of ours, no network where the kernel
+lets us take it away, and limits on memory, processor time and the files it may write. It answers one line of JSON.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from medserve.errors import BadPackage, Fault, MedServeError
 MEMORY_BYTES = 6 * 2**30  # address space of the child; the engine maps about 1 GiB before it reads a graph
 CPU_S, WALL_S = 120, 300
 MOST_SAID = 2**16
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # unshare(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def _ask(source: Path, work: Path, signers: Mapping[str, str], memory: int, cpu_
 
 def main() -> None:
     """The child's side: one question on stdin, one answer on stdout."""
+    without_network()
     asked = json.loads(sys.stdin.buffer.read(2**20))
     answer = sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may speak there
@@ -111,6 +114,14 @@ def main() -> None:
         said = Fault("package-broken", f"The package cannot be opened ({type(error).__name__}).").as_dict()
     answer.write(json.dumps(said).encode())
     answer.flush()
+
+
+def without_network() -> bool:
+    """A network of its own, in which nobody is. False where the kernel does not let us."""
+    if sys.platform != "linux":
+        return False
+    unshare = ctypes.CDLL(None).unshare
+    return bool(unshare(_NEW_USER | _NEW_NETWORK) == 0 or unshare(_NEW_NETWORK) == 0)
 
 
 def _examined(asked: dict[str, Any]) -> dict[str, Any]:
