@@ -339,7 +339,6 @@ def test_options_are_checked_before_any_file_is_read(refused, tmp_path, extra, c
         (["inspect"], "data"),
         (["train", "films"], "--out"),
         (["predict", "package"], "--input"),
-        (["serve"], "--models"),
         (["keys", "destroy"], "destroy"),
         (["inspect", "films", "--depth", "3"], "--depth"),
     ],
