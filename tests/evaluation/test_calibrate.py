@@ -159,6 +159,25 @@ def test_the_table_shows_what_tuning_on_another_prior_costs():
     assert table["rows"][0]["accuracy_gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
+def test_as_many_are_flagged_as_are_positive_in_both_held_out_parts():
+    """The rule reads validation and calibration together; the other rules, and it alone, keep to validation."""
+
+    def part(n, seed):
+        rng = np.random.default_rng(seed)
+        y = (np.arange(n) % 7 == 0).astype(np.int64)
+        return judge(bare(BINARY), (rng.normal(size=n) + np.where(y, 0.0, -2.0))[:, None], y)
+
+    val, calibration, judged = part(280, 0), part(420, 1), part(700, 2)
+    alone = threshold_rules(bare(BINARY), val, judged, np.arange(700), draws=50)["rows"]
+    both = threshold_rules(bare(BINARY), val, judged, np.arange(700), calibration=calibration, draws=50)["rows"]
+    assert (alone[-1]["rule"], both[-1]["rule"]) == (
+        "sensitivity-equals-ppv-on-val", "sensitivity-equals-ppv-on-val-and-calibration",
+    )  # fmt: skip
+    assert sum((one.probs[:, 1] >= both[-1]["threshold"]).sum() for one in (val, calibration)) == 100
+    assert (val.probs[:, 1] >= alone[-1]["threshold"]).sum() == 40
+    assert both[-1]["threshold"] != alone[-1]["threshold"] and both[:-1] == alone[:-1]
+
+
 def test_whole_patients_are_drawn_within_strata():
     """Cases of one patient always come together; the number of patients of each stratum never changes."""
     patients = np.array(["a", "a", "b", "c", "c", "c", "d"])

@@ -181,7 +181,7 @@ def evaluate(
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
         "subgroups": subgroups(judged, who, _rows(groups, rows), hit=hit, abstained=~answered, draws=draws, seed=seed),
         "baseline": None if other is None else sections.against(judged, other, found, baseline_spec, role, called),
-        "threshold_rules": sections.other_rules(spec, judged, val, who, draws, seed),
+        "threshold_rules": sections.other_rules(spec, judged, val, calibration, who, draws, seed),
         "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], found, metrics),
     }
     result["claims"] = claims(result)

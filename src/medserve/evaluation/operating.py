@@ -102,12 +102,21 @@ def _nearest_best(table: Array, tries: Array) -> Array:
 
 
 def threshold_rules(
-    spec: ModelSpec, val: Judged, part: Judged, patients: Array, *, draws: int = 1000, seed: int = 0
+    spec: ModelSpec,
+    val: Judged,
+    part: Judged,
+    patients: Array,
+    *,
+    calibration: Judged | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any] | None:
     """What each way of choosing the threshold on validation gives on the evaluated part; binary only.
 
     Args:
         val, part: judged with the same calibration.
+        calibration: the calibration part, judged alike. The rule that flags as many cases as are positive rests on a
+            handful of them, and reads both held-out parts where it can.
         patients: (N,) of `part`.
 
     Returns: {"prevalence_val", "prevalence_part", "why", "rows": [{"rule", "threshold", "served", "val_accuracy",
@@ -120,6 +129,9 @@ def threshold_rules(
     tries = candidates(p)
     ones = np.ones((1, len(y)))
     accuracy = np.array([((p >= t) == y).mean() for t in tries])[None]
+    both = [val] if calibration is None else [val, calibration]
+    held = np.concatenate([one.targets == 1 for one in both]), np.concatenate([one.probs[:, 1] for one in both])
+    where = "validation" if calibration is None else "validation and calibration"
     positive = spec.output.labels[1]
     served = next((o.threshold for o in spec.operating_points if o.label == positive), NEUTRAL)
     neutral = [] if served == NEUTRAL else [("fixed-0.5", NEUTRAL, "0.5 of the balanced model")]
@@ -133,9 +145,9 @@ def threshold_rules(
             "best balanced accuracy (Youden) on validation",
         ),
         (
-            "sensitivity-equals-ppv-on-val",
-            _sure_and_whole(y, p),
-            "sensitivity equal to positive predictive value on validation",
+            f"sensitivity-equals-ppv-on-val{'' if calibration is None else '-and-calibration'}",
+            _sure_and_whole(*held),
+            f"sensitivity equal to positive predictive value on {where}",
         ),
     ]
     served_hit = (part.probs[:, 1] >= served) == (part.targets == 1)

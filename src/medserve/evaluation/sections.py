@@ -275,14 +275,23 @@ def against(
 
 
 def other_rules(
-    spec: ModelSpec, judged: Judged, val: tuple[Scores, Array] | None, who: Array, draws: int, seed: int
+    spec: ModelSpec,
+    judged: Judged,
+    val: tuple[Scores, Array] | None,
+    calibration: tuple[Scores, Array] | None,
+    who: Array,
+    draws: int,
+    seed: int,
 ) -> dict[str, Any] | None:
     if val is None or judged.task != "binary":
         return None
-    scores, targets = val
-    rows = labelled(judged.task, scores, targets)
-    chosen_on = judge(spec, scores[rows].logits, typed(judged.task, np.asarray(targets)[rows]))
-    return threshold_rules(spec, chosen_on, judged, who, draws=draws, seed=seed)
+
+    def held(scores: Scores, targets: Array) -> Judged:
+        rows = labelled(judged.task, scores, targets)
+        return judge(spec, scores[rows].logits, typed(judged.task, np.asarray(targets)[rows]))
+
+    more = None if calibration is None else held(*calibration)
+    return threshold_rules(spec, held(*val), judged, who, calibration=more, draws=draws, seed=seed)
 
 
 def leaks_of(leaky: Array, found: Mapping[str, Interval], metrics: Mapping[str, Interval]) -> dict[str, Any]:

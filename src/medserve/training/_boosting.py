@@ -3,8 +3,9 @@
     forests, history = boost(x, y, x_val, y_val, output, seed)       # one list of trees an output
 
 Nothing is reweighted: a boosted probability of 0.1 has to mean one in ten. The number of trees is where the validation
-loss was least; of two sizes of tree the better one is kept. Where cases are few, forests of several seeds are averaged:
-one alone goes by the luck of its draws.
+loss was least; of two sizes of tree the better one is kept. Where cases are few, forests of several seeds are averaged,
+and a split is the best of thresholds drawn at random, one a column: one forest alone, and a threshold fitted to the
+last case, go by the luck of the draw. Source of the drawn thresholds: Geurts et al., Mach Learn 63:3 (2006).
 """
 
 import warnings
@@ -23,13 +24,13 @@ ROUNDS = 2000
 PATIENCE = 80
 RATE = 0.03
 DEPTH = 8
-FORESTS, FEW = 5, 10_000  # averaged below so many training cases
+FORESTS, FEW = 5, 10_000  # averaged, and their thresholds drawn, below so many training cases
 WIDE = 150  # columns from which on each tree sees a fifth of them
 
 
 def sizes(count: int) -> tuple[int, ...]:
     """Leaves a tree, to be chosen from on the validation part."""
-    return (31, 7) if count >= 5000 else (15, 4)
+    return (31, 7) if count >= 5000 else (15, 7)
 
 
 def boost(
@@ -43,16 +44,19 @@ def boost(
 
     Returns: `trees` of each output, and what was chosen.
     """
+    drawn = len(x) < FEW and not stumps
+    asked = questions(x, y, x_val, y_val, output)
     tried = []
     for leaves in (2,) if stumps else sizes(len(x)):
-        columns = [_fit(*each, leaves, seed) for each in questions(x, y, x_val, y_val, output)]
+        columns = [_fit(*each, leaves, seed, drawn) for each in asked]
         loss = float(np.mean([found[1] for found in columns]))
         tried.append((loss, leaves, columns))
     loss, leaves, columns = min(tried, key=lambda entry: entry[0])
     forests = [forest for found in columns for forest in found[0]]
-    if len(x) < FEW and not stumps:
-        asked = questions(x, y, x_val, y_val, output)
-        more = [[f for each in asked for f in _fit(*each, leaves, seed + 1000 * k)[0]] for k in range(1, FORESTS)]
+    if drawn:
+        more = [
+            [f for each in asked for f in _fit(*each, leaves, seed + 1000 * k, drawn)[0]] for k in range(1, FORESTS)
+        ]
         forests = [_average(alike) for alike in zip(forests, *more, strict=True)]
     history = {
         "leaves": leaves,
@@ -98,9 +102,14 @@ def prior(y: Array) -> float:
 
 
 def _fit(
-    x: Array, y: Array, x_val: Array, y_val: Array, objective: str, classes: int, leaves: int, seed: int
+    x: Array, y: Array, x_val: Array, y_val: Array, objective: str, classes: int, leaves: int, seed: int, drawn: bool
 ) -> tuple[list[list[Tree]], float]:
-    """Returns: one list of trees a class, and the validation loss (0 where nothing could be learnt)."""
+    """
+    Args:
+        drawn: a split looks at one threshold of each column, drawn at random.
+
+    Returns: one list of trees a class, and the validation loss (0 where nothing could be learnt).
+    """
     import lightgbm
 
     if objective == "binary" and (len(np.unique(y)) < 2 or not len(y_val)):
@@ -115,6 +124,7 @@ def _fit(
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "lambda_l2": 5.0,
+        "extra_trees": drawn,
         "max_bin": 255,
         "deterministic": True,
         "force_row_wise": True,

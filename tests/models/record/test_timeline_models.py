@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medserve.data.fields import Block
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES
 from medserve.models.record.casenet import case_net
-from medserve.models.record.timeline import Steps
+from medserve.models.record.timeline import ENDS, Steps
 from medserve.types import ArraySamples
 
 NAMES = ["Heart rate", "Glucose", "Metformin"]
@@ -45,19 +45,20 @@ def test_features_by_hand():
     assert (said["Metformin, count"], said["Glucose, count"]) == (1, 0)
     assert math.isnan(said["Glucose, last"]) and math.isnan(said["Glucose, hours since last"])
     assert torch.isnan(features(x)[1]).all()
-    assert len(features.names) == 2 * 12 + 2 and "Metformin, mean" not in features.names
+    assert len(features.names) == 2 * 18 + 2 and "Metformin, mean" not in features.names
 
 
-def test_late_figures_are_of_the_last_quarter():
+def test_late_figures_are_of_the_last_half_quarter_and_eighth():
     block = Block("stay", "timeline", 0, (1, 8), {"names": ["Heart rate"], "present": [False], "hours": 6.0})
     features = FEATURES["timeline"](block)
     x = torch.full((2, 1, 8), NAN)
     x[0, 0, [0, 5, 6, 7]] = torch.tensor([40.0, 200.0, 80.0, 90.0])
     x[1, 0, 5] = 70
     said = [dict(zip(features.names, row, strict=True)) for row in features(x).tolist()]
-    late = [said[0][f"Heart rate, late {what}"] for what in ("mean", "min", "max")]
-    assert late == [85, 80, 90]
-    assert math.isnan(said[1]["Heart rate, late mean"]) and said[1]["Heart rate, mean"] == 70
+    late = {end: [said[0][f"Heart rate, {what} of the last {end}"] for what in ("mean", "min", "max")] for end in ENDS}
+    assert late == {"half": [pytest.approx(370 / 3), 80, 200], "quarter": [85, 80, 90], "eighth": [90, 90, 90]}
+    ends = [said[1][f"Heart rate, mean of the last {end}"] for end in ENDS]
+    assert ends[0] == said[1]["Heart rate, mean"] == 70 and math.isnan(ends[1]) and math.isnan(ends[2])
 
 
 def test_large_values_keep_their_minimum_and_maximum():

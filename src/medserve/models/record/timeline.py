@@ -18,14 +18,15 @@ from medserve.data.fields import Block
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES, Standardise
 
 MEASURED = ("last", "mean", "min", "max", "std", "count", "first", "slope", "hours since last")
-LATE = ("late mean", "late min", "late max")  # of the last quarter of the window
+ENDS = {"half": 2, "quarter": 4, "eighth": 8}  # one over the share of the window that it ends with
+LATE = tuple(f"{what} of the last {end}" for end in ENDS for what in ("mean", "min", "max"))
 HAPPENED = ("count", "hours since last")
 BIG = 3.0e38  # beyond any value, within float32
 
 
 @FEATURES.register("timeline")
 class TimelineFeatures(nn.Module):
-    """Twelve figures of a measured channel, two of one that only tells what happened.
+    """Eighteen figures of a measured channel, two of one that only tells what happened.
 
     count: bins that hold a value. std: of the bins' values, NaN below two. slope: least squares, per hour. A timeline
     that is missing as a whole is NaN throughout.
@@ -58,7 +59,8 @@ class TimelineFeatures(nn.Module):
         if self.measured:
             measured = self._measured(x, known, seen, at, last_at)
             parts = [*measured[:5], counted[:, self.measured], *measured[5:], since[:, self.measured]]
-            parts += self._late(x[:, self.measured, -max(1, self.bins // 4) :])
+            for share in ENDS.values():
+                parts += self._late(x[:, self.measured, -max(1, self.bins // share) :])
         if self.happened:
             parts += [counted[:, self.happened], since[:, self.happened]]
         return torch.cat(parts, 1)
