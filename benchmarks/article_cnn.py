@@ -8,7 +8,8 @@ the ratio of each pair of neighbouring blocks is kept. Ours runs through `traini
 uint8 pictures in; theirs through `model.fit` with the pictures already as floats in memory, which spares it work. Then
 prediction, as the product serves: a package that `medserve train` made of --data (else MEDSERVE_DATA, else 1200 drawn
 phantoms) in one epoch, `medserve tune` with its accuracy gate on the calibration part, then `LoadedModel.score` on the
-engine that was chosen, every output of the graph included (uint8 in), against `model.predict` (floats in).
+engine that was chosen (uint8 in), against `model.predict` (floats in): once with the whole graph, whose distance to the
+training data Keras does not compute, and once with the outputs that Keras computes ("same").
 
 TensorFlow lives in an environment of its own, benchmarks/.venvs/keras, made on the first run. Targets: training
 >= 1.0x (>= 1.5x where the processor has bf16 instructions), prediction >= 2x. Prints one JSON object.
@@ -20,6 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from dataclasses import replace
@@ -146,6 +148,38 @@ def ours_predict(gate: Gate, n: int, threads: int) -> None:
         gate.step()
 
 
+def ours_same(gate: Gate, n: int, threads: int) -> None:
+    """The same weights on the same engine, exported without the distance: the outputs that Keras gives."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from medserve.models.export import export_onnx
+    from medserve.models.package import WEIGHTS, open_package
+    from medserve.models.served import open_served
+    from medserve.models.signing import Trust
+    from medserve.runtime.engine import Engine
+    from medserve.runtime.model import LoadedModel
+    from medserve.settings import Settings
+
+    settings = replace(Settings.from_environment(), home=WORK / "home")
+    trust, tuned = Trust.load(settings), settings.home / "tuned"
+    choice = LoadedModel.open(gate.package, trust, threads=threads, tuned=tuned, warn=sys.stderr.write).engine.choice
+    package = open_package(gate.package, trust)
+    served = open_served(package.spec, load_file(package.path(WEIGHTS)))
+    served.ood = None
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "graph.onnx"
+        export_onnx(served, package.spec.shape, path)
+        engine = Engine(path.read_bytes(), shape=package.spec.shape, width=1, threads=threads, choice=choice)
+    images = np.ascontiguousarray(pictures(n)[0].transpose(0, 3, 1, 2))
+    gate.tell(version=str(choice), batch=engine.max_batch, streams=choice.streams, outputs=engine.outputs)
+    gate.wait()
+    while True:
+        engine.score(images)
+        gate.done = gate.steps - 1
+        gate.step()
+
+
 def keras_model(threads: int) -> Any:
     """The article's program."""
     import keras
@@ -208,6 +242,8 @@ WORKERS = {
     "keras-train": keras_train,
     "ours-predict": ours_predict,
     "keras-predict": keras_predict,
+    "ours-same": ours_same,
+    "keras-same": keras_predict,
 }
 
 
@@ -298,10 +334,13 @@ def main() -> None:
     keras_environment()
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     out: dict[str, Any] = {"threads": given.threads, "bf16": "avx512_bf16" in flags or "amx_bf16" in flags}
-    for kind in (given.only,) if given.only else ("train", "predict"):
-        tuned = tuned_package(given.data, given.threads) if kind == "predict" else {}
+    kinds = {"train": ("train",), "predict": ("predict", "same")}
+    tuned: dict[str, Any] = {}
+    for kind in kinds[given.only] if given.only else ("train", "predict", "same"):
+        if kind == "predict":
+            tuned = tuned_package(given.data, given.threads)
         out[kind] = compare(kind, given.blocks, given.steps, given.threads, tuned.get("package", ""))
-        if tuned:
+        if kind == "predict":
             verdict = tuned["verdict"]
             chosen = next(row for row in verdict["rows"] if row["choice"] == verdict["chosen"])
             out[kind] |= {"chosen": chosen, "cases": verdict["cases"], "data": verdict["data"],
