@@ -6,7 +6,8 @@
 
 A worker lives long and reads one file after another over plain pipes (`_worker.py`); nothing is pickled. It has no
 environment, no keys, no network and, where bubblewrap works, no other folder than its own programs, read-only. It may
-write no file, and has limits on memory and on processor time. A file that takes longer than `seconds`, or that
+write no file (behind bubblewrap: a few, in memory, for the `wfdb` library), start no process, and has limits on memory
+and on processor time. A file that takes longer than `seconds`, or that
 breaks its worker, is refused; the next one gets a new worker.
 Source: bwrap(1); setrlimit(2).
 """
@@ -35,6 +36,7 @@ from medserve.types import Picture, Wave
 MEMORY_BYTES = 3 * 2**30  # address space of a worker; 0.15 GiB of it are its own programs
 FILE_S = 5.0
 START_S = 60.0
+SCRATCH_BYTES = 256 * 2**20  # of a worker's own folder in memory, behind bubblewrap; without it there is none
 MOST_TOLD = 2**20  # bytes of one message's head
 MOST_BYTES = 16 * 8 * 64_000_000  # of one picture: no file of ours gives more
 _FAMILY: dict[str, type[MedServeError]] = {kind.__name__: kind for kind in (Refusal, Usage, BadData, Fault)}
@@ -134,7 +136,8 @@ class _Worker:
     """One process and its two pipes."""
 
     def __init__(self, walls: str, memory: int) -> None:
-        command = [sys.executable, "-I", "-m", "medserve.data.sandbox._worker", str(memory)]
+        scratch = SCRATCH_BYTES if walls == "bubblewrap" else 0
+        command = [sys.executable, "-I", "-m", "medserve.data.sandbox._worker", str(memory), str(scratch)]
         if walls == "bubblewrap":
             command = [*_walls(), *command]
         env = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLCONFIGDIR": "/"}
@@ -251,7 +254,8 @@ def _walls() -> list[str]:
     shown = [word for p in inside for word in ("--ro-bind", str(p), str(p))]
     return [
         binary, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *shown, "--proc", "/proc",
-        "--dev", "/dev", "--chdir", "/", "--clearenv", "--setenv", "OMP_NUM_THREADS", "1",
+        "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/",
+        "--chdir", "/", "--clearenv", "--setenv", "OMP_NUM_THREADS", "1",
     ]  # fmt: skip
 
 

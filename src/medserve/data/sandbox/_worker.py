@@ -1,4 +1,4 @@
-"""The worker: `python -m medserve.data.sandbox._worker MEMORY_BYTES`; files on stdin, what they hold on stdout."""
+"""The worker: `python -m medserve.data.sandbox._worker MEMORY_BYTES SCRATCH_BYTES`; files on stdin, what they hold on stdout."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ def main() -> None:
     with contextlib.suppress(ImportError):  # the codecs' own files are ours; they are read before the walls close
         import imagecodecs  # noqa: F401
         import pydicom.pixels  # noqa: F401
-    _limit(int(sys.argv[1]))
+    _limit(int(sys.argv[1]), int(sys.argv[2]))
     pipe, answer = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may speak there
     answer.write(b"ready\n")
@@ -41,12 +41,8 @@ def main() -> None:
             for told, values in _found(asked, bytes(data)):
                 send(answer, told, values)
             send(answer, Told(last=True))
-        except MedServeError as error:
-            said = (type(error).__name__, error.code, error.message, error.hint)
-            send(answer, Told(error=said))
-        except MemoryError:
-            said = ("Refusal", "decode-memory", "Decoding the file takes more memory than is allowed.", "")
-            send(answer, Told(error=said))
+        except (MedServeError, MemoryError) as error:
+            send(answer, Told(error=_told(error)))
         del data
 
 
@@ -60,6 +56,12 @@ def _found(asked: Asked, data: bytes) -> Iterator[tuple[Told, Any]]:
         yield Told(said=_said(picture, values), bytes=values.nbytes), values.reshape(-1).view(np.uint8).data
 
 
+def _told(error: MedServeError | MemoryError) -> tuple[str, str, str, str]:
+    if isinstance(error, MedServeError) and not isinstance(error.__cause__, MemoryError):
+        return type(error).__name__, error.code, error.message, error.hint
+    return "Refusal", "decode-memory", "Decoding the file takes more memory than is allowed.", "Send a smaller one."
+
+
 def _said(picture: Picture, values: Any) -> dict[str, Any]:
     return {
         "dtype": values.dtype.str, "shape": values.shape, "shown": [float(v) for v in picture.shown],
@@ -68,8 +70,9 @@ def _said(picture: Picture, values: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limit(memory: int) -> None:
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: memory, resource.RLIMIT_NOFILE: 64}
+def _limit(memory: int, scratch: int) -> None:
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: scratch, resource.RLIMIT_AS: memory,
+              resource.RLIMIT_NOFILE: 64, resource.RLIMIT_NPROC: 0}  # fmt: skip
     for what, most in limits.items():
         resource.setrlimit(what, (most, most))
     if sys.platform == "linux":

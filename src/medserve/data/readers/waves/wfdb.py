@@ -259,7 +259,15 @@ def _by_library(header: str, read: Files) -> list[Signal]:
     """Through the wfdb package, on a folder that holds nothing but checked headers and the files they name."""
     import wfdb
 
-    with tempfile.TemporaryDirectory(prefix="medserve-wfdb-") as work:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="medserve-wfdb-")
+    except FileNotFoundError as error:  # a worker without a folder of its own
+        raise Refusal(
+            "codec-missing",
+            f"{header}: this WFDB format is read where bubblewrap works, and it does not here.",
+            hint="Send the record in format 16, 24, 32, 61, 80, 160 or 212, as one segment; or install bubblewrap.",
+        ) from error
+    with folder as work:
         _gather(header, read, Path(work), depth=0)
         record = wfdb.rdrecord(str(Path(work) / header[: -len(".hea")]), return_res=32)
     if record.p_signal is None or not record.n_sig:
