@@ -1,4 +1,4 @@
-"""The worker: `python -m medserve.data.sandbox._worker MEMORY_BYTES SCRATCH_BYTES`; files on stdin, what they hold on stdout."""
+"""The worker: `python -m medserve.data.sandbox._worker MEMORY_BYTES SCRATCH_BYTES`; files in, what they hold out."""
 
 import contextlib
 import ctypes
