@@ -8,7 +8,7 @@ from medserve.serving.wire import SAFE
 
 
 def router(parts: Parts) -> APIRouter:
-    out = APIRouter(tags=["health"])
+    out = APIRouter(tags=["operations"])
 
     @out.get(
         "/metrics",
