@@ -20,7 +20,6 @@ from medserve.questions.survival import (
 )
 
 DEATH = OutputSpec(task="survival", labels=["death"], unit="mo")
-from medserve.types import Named
 
 
 def drawn(n=300, *, seed=0, rate=0.03, strength=0.8, follow=40.0):
@@ -135,7 +134,7 @@ def test_an_answer_states_the_risk_by_each_horizon_and_the_curve():
     point_at = OperatingPoint(label="death by 12 mo", threshold=0.2, rule="declared")
     spec = msgspec.structs.replace(spec, operating_points=[point_at])
     assert answer_one(spec, probs[1]).decision["labels"] == ["death by 12 mo"]
-    again = ModelSpec.from_json(msgspec.structs.replace(spec, architecture=Named("cox")).to_json())
+    again = msgspec.json.decode(spec.to_json(), type=ModelSpec)
     assert np.array_equal(probabilities(again, np.array([[-1.0], [2.0]])), probs)
 
 
