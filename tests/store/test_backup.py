@@ -161,6 +161,33 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(stored, tmp_path):
     ledger.close()
 
 
+def test_a_patient_who_is_erased_while_the_copy_is_made_is_gone_in_the_restored_home(tmp_path):
+    """His object is no longer on disk when it is to be copied; its twin, removed at that moment, is unknown."""
+    settings, new = Settings(home=tmp_path / "home"), Settings(home=tmp_path / "new")
+    vault, ledger = Vault.open(settings, segment_bytes=SMALLEST), Ledger.open(settings)
+    refs = {name: vault.put("t", name, name.encode() * 1000).object for name in "abcd"}
+    seen = []
+
+    def progress(place: str) -> None:
+        if not seen:
+            vault.erase("t", "c")
+            vault.remove("t", refs["d"])
+        seen.append(place)
+
+    checked = make_backup(settings, tmp_path / "backup", passphrase=WORDS, still=ledger.still, progress=progress)
+    assert checked.manifest.missing == 0 and {name for name, _ in checked.manifest.removed} == {refs["c"], refs["d"]}
+    ledger.close()
+    vault.close()
+    restore_backup(tmp_path / "backup", new, passphrase=WORDS)
+    vault = Vault.open(new)
+    assert vault.get("t", refs["a"]) == b"a" * 1000
+    with pytest.raises(Gone):
+        vault.get("t", refs["c"])
+    with pytest.raises(NotFound):
+        vault.get("t", refs["d"])
+    vault.close()
+
+
 def test_a_patient_who_was_erased_after_the_backup_stays_erased(kept, tmp_path):
     """The mirror on another disk was told; the twin without a mirror shows what would be back."""
     settings, backup = kept

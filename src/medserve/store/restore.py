@@ -159,9 +159,12 @@ def _erase_again(settings: Settings, told: list[Erased], removed: list[tuple[str
                 if row is not None and row.tenant == said.tenant:
                     destroy(db, row, said.receipt, said.at)
                     done += 1
+            # An erased patient's objects keep their rows, so that they answer "gone" and not "unknown".
+            whole = sa.select(vault_keys.c.id).where(vault_keys.c.wrapped != DESTROYED)
             for object, version in removed:
-                one = (vault_objects.c.object == object, vault_objects.c.version == version)
-                db.execute(vault_objects.update().where(*one).values(wrapped=DESTROYED))
+                one = sa.and_(vault_objects.c.object == object, vault_objects.c.version == version)
+                one &= vault_objects.c.patient.in_(whole)
+                db.execute(vault_objects.update().where(one).values(wrapped=DESTROYED))
         finish_erasures(engine, files)
     finally:
         engine.dispose()
