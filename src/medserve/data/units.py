@@ -11,6 +11,7 @@ from typing import Any
 
 from medserve.errors import Refusal
 
+MOST = 64  # characters of a unit: the grammar costs more than its length
 SAME = {"bpm": "/min", "beats/min": "/min", "years": "a", "year": "a", "mmHg": "mm[Hg]", "°C": "Cel", "C": "Cel"}
 
 
@@ -24,6 +25,8 @@ def convert(value: float, unit: str, wanted: str | None, *, what: str) -> float:
     """
     if unit == wanted:
         return value
+    if len(unit) > MOST:
+        raise Refusal("wrong-unit", f"{what}: a unit has at most {MOST} characters; {unit[:16]!r} goes on for more.")
     if wanted is None:
         raise Refusal("wrong-unit", f"{what} was learned without a unit; {unit!r} cannot be converted.")
     try:

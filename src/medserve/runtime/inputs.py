@@ -16,7 +16,7 @@ from medserve.errors import Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
 
 JSON, FHIR, TEXT = "application/json", "application/fhir+json", "text/plain"
-MOST_DEPTH_BYTES = 64 * 2**20
+MOST_PIECES = 700_000  # commas and brackets of a JSON body; 100,000 events of five make 600,000
 
 
 def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "") -> dict[str, Any]:
@@ -37,6 +37,12 @@ def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "")
 
 
 def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_PIECES:
+        raise Refusal(
+            "json-too-many-values",
+            f"{name or 'The body'} holds more than {MOST_PIECES} values.",
+            hint="Send the part of the history that matters, or a waveform as a file of its own.",
+        )
     try:
         found = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -189,7 +189,7 @@ def unknown_input(name: str, known: Iterable[str]) -> Exception:
 
     return Refusal(
         "input-unknown",
-        f"The model takes no input {name!r} ({neighbours(name, sorted(known))}).",
+        f"The model takes no input {name[:60]!r} ({neighbours(name, sorted(known))}).",
         hint="GET /v1/models/NAME lists the inputs.",
     )
 

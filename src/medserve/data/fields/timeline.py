@@ -30,6 +30,7 @@ from medserve.types import Array, Event, Named
 
 BINS = 48
 MOST_EVENTS = 100_000  # of one timeline
+MOST_ENTRIES = 20_000  # of one Bundle
 SLIPS = 0.02  # share of the measured values that may be impossible before a case is refused
 MAX_CODE = 512  # characters
 WINDOW_AT = 0.9  # the window holds this share of the training timelines whole
@@ -125,6 +126,9 @@ class Timeline:
     def _bundle(self, raw: dict[str, Any]) -> list[Event]:
         from medserve.data.readers.records.fhir import bundle_timelines
 
+        entries = raw.get("entry")
+        if isinstance(entries, list) and len(entries) > MOST_ENTRIES:
+            raise self._invalid(f"the Bundle holds {len(entries)} entries; at most {MOST_ENTRIES} are read")
         try:
             found = list(bundle_timelines(raw))
         except BadData as error:
@@ -159,7 +163,9 @@ class Timeline:
         if isinstance(item, dict):
             unknown = sorted(str(key) for key in item if key not in EVENT_KEYS)
             if unknown:
-                raise self._invalid(f"event {number}: no key {unknown[0]!r} ({neighbours(unknown[0], EVENT_KEYS)})")
+                raise self._invalid(
+                    f"event {number}: no key {unknown[0][:60]!r} ({neighbours(unknown[0], EVENT_KEYS)})"
+                )
             item = [item.get(key) for key in ("time", "code", "value", "unit", "text")]
         if not isinstance(item, list | tuple) or not 2 <= len(item) <= 5:
             raise self._invalid(f"event {number}: [time, code, value, unit, text] was expected")
@@ -336,7 +342,7 @@ class Timeline:
 
 def _hours(said: Any) -> float | None:
     if isinstance(said, str):
-        return iso_hours(said[:64])
+        return iso_hours(said)
     if isinstance(said, bool) or not isinstance(said, int | float):
         return None
     try:

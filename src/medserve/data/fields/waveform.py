@@ -39,6 +39,7 @@ MOST_HZ = 250.0  # chosen where nothing is declared: the QRS complex lies below 
 ECG_BAND = (0.5, 40.0)  # Hz
 PLAUSIBLE_MV = 20.0
 SETTLE_S = 4.0  # beside the window, so that the filter's ends lie outside it
+MOST_MADE = 10_000_000  # samples that a slow strip may become at the rate of the model
 FIT_WAVES = 20_000
 
 
@@ -186,6 +187,12 @@ class Waveform:
         self._check_values(value)
 
     def _check_values(self, wave: Wave) -> None:
+        if self.hz and 0 < wave.hz < self.hz and wave.values.size * self.hz / wave.hz > MOST_MADE:
+            raise Refusal(
+                "wave-too-large",
+                f"{self.name}: at {self.hz:g} Hz, the rate of the model, the strip has more than {MOST_MADE} samples.",
+                hint="Check the sampling rate, or send a shorter strip.",
+            )
         length = _length(wave.values.shape[1], wave.hz, self.hz or 0.0)
         if length < self.shortest:
             least = f"{self.shortest / self.hz:.2f} s" if self.hz else f"{self.shortest} samples"

@@ -10,6 +10,7 @@ Source: DICOM PS3.3 C.7.6.3 (image pixel), PS3.5 section 8 and annex A, PS3.10 s
 """
 
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from medserve.data.readers.codecs import register
-from medserve.data.readers.codestream import rows_and_columns
+from medserve.data.readers.codestream import components, rows_and_columns
 from medserve.data.readers.dicom_scan import Wanted, meta, scan
 from medserve.data.readers.dicom_values import picture_of, positive, text
 from medserve.data.readers.formats import READERS, Limits
@@ -28,6 +29,10 @@ from medserve.types import Array, Picture
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+_RLE = "1.2.840.10008.1.2.5"
+MOST_ITEMS = 65_536  # of all sequences and fragments
+MOST_READS = 500_000  # of a header: two or three an element
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000), little and big endian
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FACTS = [
     "SpecificCharacterSet", "Modality", "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "ViewPosition",
@@ -110,8 +115,10 @@ def _thoroughly(data: bytes, syntax: str) -> Opened:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID
 
+    if max(map(data.count, _ITEMS)) > MOST_ITEMS:
+        raise _endless(f"more than {MOST_ITEMS} items")
     tags: list[Any] = [*_FACTS, *_PIXELS]
-    dataset: Any = dcmread(io.BytesIO(data), force=True, specific_tags=tags)
+    dataset: Any = dcmread(_Bounded(data), force=True, specific_tags=tags)
     kind = next((tag for tag in _PIXELS if tag in dataset), None)
     if kind is None:
         modality = text(dataset, "Modality") or "unknown"
@@ -142,11 +149,43 @@ def _thoroughly(data: bytes, syntax: str) -> Opened:
     return Opened(facts, dataset, uid, native)
 
 
+class _Bounded(io.BytesIO):
+    """A file that is read from a limited number of times, whatever its header makes of itself."""
+
+    left = MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise _endless("far too many elements")
+        return super().read(size)
+
+
+def _endless(found: str) -> Refusal:
+    return Refusal("dicom-bad-header", f"The DICOM file has {found}.", hint="Export the image again.")
+
+
+def _promised(header: bytes) -> int:
+    """Bytes of pixels that the beginning of a data set promises; 0 where it cannot be read."""
+    from pydicom import dcmread
+
+    names: list[Any] = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated"]
+    try:
+        found = dcmread(_Bounded(header), force=True, stop_before_pixels=True, specific_tags=names)
+        facts = {name: found.get(name) for name in names}
+    except Exception:  # whatever pydicom makes of a cut header
+        return 0
+    rows, columns, *others = (positive(facts, name) for name in names)
+    return (rows or 0) * (columns or 0) * math.prod(n or 1 for n in others[:2]) * (others[2] or 16) // 8
+
+
 def _inflate(data: bytes, limits: Limits) -> bytes:
     """A deflated data set as plain explicit little endian; never more than the limits allow."""
     inflater = zlib.decompressobj(-15)
     try:
-        plain = inflater.decompress(data, 8 * limits.pixels + 2**24)
+        plain = inflater.decompress(data, 2**20)
+        room = min(_promised(plain), 8 * limits.pixels) + 2**24
+        plain += inflater.decompress(inflater.unconsumed_tail, room)
     except zlib.error as error:
         raise Refusal("file-truncated", "The deflated DICOM data set is damaged or cut short.") from error
     if inflater.unconsumed_tail:
@@ -174,6 +213,10 @@ def _complete(facts: dict[str, Any], pixel_bytes: int, default_bits: int = 0) ->
     for keyword, value in defaults.items():
         if facts.get(keyword) in (None, ""):
             facts[keyword] = value
+    if (positive(facts, "BitsStored") or 0) > (positive(facts, "BitsAllocated") or 0):
+        raise Refusal(
+            "dicom-bad-header", "The DICOM image stores more bits than it allocates.", hint="Export it again."
+        )
     return facts
 
 
@@ -247,12 +290,19 @@ def _check_frames(opened: Opened, rows: int, columns: int, limits: Limits) -> No
     if facts.get("ExtendedOffsetTable") and facts.get("ExtendedOffsetTableLengths"):
         offsets = (facts["ExtendedOffsetTable"], facts["ExtendedOffsetTableLengths"])
     frames, count = positive(facts, "NumberOfFrames") or 1, 0
+    room = rows * columns * int(facts["SamplesPerPixel"]) * int(facts["BitsAllocated"]) // 8
     for frame in generate_frames(opened.dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
         count += 1
         limits.check(rows * columns, max(count, frames))
+        if opened.syntax == _RLE and len(frame) > 2 * room + 2**16:  # the worst of PackBits
+            raise _endless(f"a run-length frame of {len(frame)} bytes for {room} bytes of pixels")
+        if components(frame) > 4:
+            raise _endless(f"a JPEG 2000 image of {components(frame)} components")
         if frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
             # without its end marker a JPEG was cut; some decoders would paint the rest grey and say nothing
             raise Refusal("file-truncated", "A compressed frame of the DICOM file ends early.", hint="Fetch it again.")
+        if frame[:2] == b"\xff\xd8":
+            limits.check_jpeg(frame)
         found = rows_and_columns(frame)
         if found is not None and found != (rows, columns):
             limits.check(found[0] * found[1], frames)

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from medserve.catalog import Catalog
+from medserve.data.readers.codestream import MOST_SEGMENTS, jpeg_scans, rows_and_columns
 from medserve.errors import Refusal
 from medserve.types import Picture
 
+USUAL_SCANS, MOST_SCANS = 16, 64  # of a progressive JPEG; encoders write some ten
+SCANNED = 4  # a JPEG of more scans than usual may go over this many times `Limits.pixels` pixels
 HEAD_BYTES = 1024  # enough for `sniff`
 
 
@@ -32,6 +35,19 @@ class Limits:
         if pixels > self.pixels or pixels * pictures > self.total:
             raise self.refusal(f"The file declares {pictures} x {pixels} pixels")
 
+    def check_jpeg(self, data: bytes) -> None:
+        """Refuses a JPEG of very many segments, or one that paints a large picture over and over.
+
+        Raises: Refusal `image-too-large`, `file-unreadable`.
+        """
+        scans = jpeg_scans(data)
+        if scans is None:
+            raise too_many("segments", MOST_SEGMENTS)
+        if scans > USUAL_SCANS:
+            rows, columns = rows_and_columns(data) or (0, 0)
+            if scans > MOST_SCANS or scans * rows * columns > SCANNED * self.pixels:
+                raise self.refusal(f"The JPEG goes over its pixels {scans} times")
+
     def refusal(self, found: str) -> Refusal:
         """`image-too-large`, with what was found and what is allowed."""
         return Refusal(
@@ -39,6 +55,10 @@ class Limits:
             f"{found}; at most {self.pixels} a picture and {self.total} in all are read.",
             hint="Send a smaller image, or raise the limit if the file is trusted.",
         )
+
+
+def too_many(parts: str, most: int) -> Refusal:
+    return Refusal("file-unreadable", f"The file has more than {most} {parts}.", hint="Export it again.")
 
 
 Reader = Callable[[bytes, Limits, bool], Iterator[Picture]]  # (data, limits, volume) -> pictures, decoded one by one

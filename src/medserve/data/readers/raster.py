@@ -6,33 +6,61 @@ laid over black. Pillow gives 8 bits for 16-bit *colour*. Source: the readers of
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from medserve.data.readers.arrays import check_finite, size_of, stretch
-from medserve.data.readers.formats import READERS, Limits
+from medserve.data.readers.formats import READERS, Limits, too_many
 from medserve.errors import Refusal
 from medserve.types import Array, Picture
 
 _ORIENTATION = 0x0112
+MOST_CHUNKS = 20_000  # of a PNG; encoders write one for 8 KiB or more
+MOST_PAGES = 4096  # of a TIFF
 
 
 @READERS.register("image/png")
 def read_png(data: bytes, limits: Limits, volume: bool) -> Iterator[Picture]:
     if b"IEND" not in data[-64:]:
         raise _truncated()
+    _check_chunks(data)
     return _read(data, limits, volume, "PNG")
 
 
 @READERS.register("image/jpeg")
 def read_jpeg(data: bytes, limits: Limits, volume: bool) -> Iterator[Picture]:
+    limits.check_jpeg(data)
     return _read(data, limits, volume, "JPEG")
 
 
 @READERS.register("image/tiff")
 def read_tiff(data: bytes, limits: Limits, volume: bool) -> Iterator[Picture]:
+    _check_pages(data)
     return _read(data, limits, volume, "TIFF")
+
+
+def _check_chunks(data: bytes) -> None:
+    """Raises: Refusal. Source: PNG (third edition) 5.3."""
+    at = 8
+    for _ in range(MOST_CHUNKS):
+        if at + 12 > len(data):
+            return
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    raise too_many("chunks", MOST_CHUNKS)
+
+
+def _check_pages(data: bytes) -> None:
+    """Raises: Refusal. Source: TIFF 6.0, section 2; the BigTIFF file format."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    count, entry, link = (8, 20, 8) if data[2:4] in (b"+\0", b"\0+") else (2, 12, 4)
+    at, seen = int.from_bytes(data[link : 2 * link], order), set[int]()
+    while 0 < at < len(data) and at not in seen:
+        seen.add(at)
+        if len(seen) > MOST_PAGES:
+            raise too_many("pages", MOST_PAGES)
+        at += count + entry * int.from_bytes(data[at : at + count], order)
+        at = int.from_bytes(data[at : at + link], order)
 
 
 def _truncated() -> Refusal:

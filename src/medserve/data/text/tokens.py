@@ -19,16 +19,32 @@ _TOKEN = re.compile(rf"\d+(?:[.,]\d+)+|[{_CJK}]|[^\W_{_CJK}]+(?:['\u2019][^\W\d_
 _LONG_DIGITS = re.compile(r"\d{5,}")
 _DROPPED = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, invisible format marks, surrogates, private and unassigned
 _SPACES = "\t\n\r\x0b\x0c\x85\u2028\u2029"
+_MARKS = re.compile(r"[^\w\s\x00-\x7f]{31,}")  # where a long run of combining marks may be
+MOST_MARKS = 30  # combining marks in a row, as in the Stream-Safe Text Format: NFC is quadratic in them
 ENDS = frozenset(".!?;。！？；")  # of a sentence or clause
 SENTENCE_ENDS = frozenset(".!?。！？")
 
 
 def clean(text: str) -> str:
     """Unicode NFC, line ends and tabs as they are, every other control or invisible character gone."""
-    text = unicodedata.normalize("NFC", text)
+    text = composed(text)
     if text.isascii() and text.isprintable():
         return text
     return "".join(c for c in text if c in _SPACES or unicodedata.category(c) not in _DROPPED)
+
+
+def composed(text: str) -> str:
+    """Unicode NFC; of more than 30 combining marks in a row the first 30. Source: UAX #15, section 13."""
+    return unicodedata.normalize("NFC", _MARKS.sub(_fewer, text))
+
+
+def _fewer(run: re.Match[str]) -> str:
+    kept, row = [], 0
+    for c in run[0]:
+        row = row + 1 if unicodedata.combining(c) else 0
+        if row <= MOST_MARKS:
+            kept.append(c)
+    return "".join(kept)
 
 
 def spans(text: str) -> list[tuple[int, int]]:

@@ -11,6 +11,8 @@ among the words is a place in what was sent. Training and serving call these two
 import re
 import unicodedata
 
+from medserve.data.text.tokens import composed
+
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
 _MARK = "\u0300-\u036f"  # accents that stand behind their letter
 _WORD = re.compile(rf"\d+(?:[.,]\d+)+|[{_CJK}]|[^\W_{_CJK}](?:[^\W_{_CJK}]|[{_MARK}])*|[^\w\s]|_")
@@ -56,7 +58,7 @@ def plain_words(text: str, spans: list[tuple[int, int]]) -> list[str]:
     """The words themselves, composed (NFC): an accent is the same however it was typed."""
     if text.isascii():
         return [text[a:b] for a, b in spans]
-    return [unicodedata.normalize("NFC", text[a:b]) for a, b in spans]
+    return [composed(text[a:b]) for a, b in spans]
 
 
 def sentences(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

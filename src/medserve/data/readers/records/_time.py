@@ -15,9 +15,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
 
 
-@lru_cache(65536)
+LONGEST = 64  # characters
+
+
 def iso_hours(text: str) -> float | None:
     """Any precision of a FHIR date, dateTime or instant, and the usual SQL ones; None: it is no date."""
+    return _iso_hours(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(65536)
+def _iso_hours(text: str) -> float | None:
     text = text.strip()
     try:
         if len(text) == 4:

@@ -24,6 +24,7 @@ from medserve.errors import Refusal
 from medserve.types import Array
 
 MAX_HEADER = 2**20
+MAX_DIRECTORY = 2**19  # bytes; 512 entries take some 50,000
 _SIZE = {"16": 2.0, "212": 1.5, "80": 1.0, "24": 3.0, "32": 4.0, "61": 2.0, "160": 2.0}  # bytes a sample
 _RECORD = re.compile(
     r"(?P<name>[\w.-]{1,200})(/(?P<segments>\d{1,6}))?\s+(?P<leads>\d{1,6})"
@@ -94,6 +95,7 @@ def signals_of_path(header: Path) -> list[Signal]:
 
 def signals_of_zip(data: bytes) -> list[Signal]:
     """Raises: Refusal; zipfile.BadZipFile."""
+    _check_directory(data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = {Path(e.filename).name: e for e in archive.infolist() if not e.is_dir()}
         headers = sorted(name for name in entries if name.endswith(".hea"))
@@ -117,6 +119,13 @@ def signals_of_zip(data: bytes) -> list[Signal]:
         if len(tops) != 1:
             raise Refusal("wave-unreadable", f"The archive holds {len(headers)} records; one was expected.")
         return _signals(tops[0], read)
+
+
+def _check_directory(data: bytes) -> None:
+    """The directory of an archive, by the size that its end record says, before it is read. Source: APPNOTE 4.3.16."""
+    end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
+    if end >= 0 and int.from_bytes(data[end + 12 : end + 16], "little") > MAX_DIRECTORY:
+        raise Refusal("wave-too-large", "The archive holds far too many files; a WFDB record has a few.")
 
 
 def _signals(header: str, read: Files) -> list[Signal]:
