@@ -176,6 +176,8 @@ def test_what_is_no_request_is_answered_in_json_and_disconnected(running, data, 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode()), answer[:200]
     assert set(json.loads(body)) == {"error", "trace"}
+    said = head.lower().split(b"\r\n")
+    assert b"x-content-type-options: nosniff" in said and b"cache-control: no-store" in said
     still_answers(running)
 
 

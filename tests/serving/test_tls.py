@@ -11,11 +11,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from tiny_package import png, ramp, serving, write_package
 
 from medserve.access.keys import KeyRing
 from medserve.app import build
+from medserve.cli.serve import serve
 from medserve.errors import Fault, Usage
 from medserve.serving.tls import Tls, _make
 from medserve.settings import Settings
@@ -112,6 +115,23 @@ def test_unusable_files_are_refused_by_name(home, tmp_path):
     text.chmod(0o600)
     with pytest.raises(Usage, match="not a certificate"):
         Tls.of(text)
+    locked = tmp_path / "locked.pem"  # it would be asked for at a keyboard that nobody sits at
+    private = ec.generate_private_key(ec.SECP256R1())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    locked.write_bytes(
+        private.private_bytes(*form, serialization.BestAvailableEncryption(b"words"))
+        + Tls.self_signed(home, []).certificate.read_bytes()
+    )
+    locked.chmod(0o600)
+    with pytest.raises(Usage, match="not a certificate") as refused:
+        Tls.of(locked)
+    assert "without a passphrase" in refused.value.hint
     text.chmod(0o644)
     with pytest.raises(Fault, match="chmod 600"):
         Tls.of(text)
+
+
+def test_a_certificate_of_ones_own_and_a_made_one_are_not_both_taken(home):
+    with pytest.raises(Usage) as refused:
+        serve(tls="self-signed", tls_cert=home.home / "keys" / "tls.pem", home=home.home)
+    assert refused.value.code == "tls-twice"

@@ -68,6 +68,10 @@ def serve(
     progress = Progress(quiet=False)
     settings = Settings.from_environment(home)
     secured = None
+    if tls is not None and (tls_cert is not None or tls_key is not None):
+        raise Usage(
+            "tls-twice", "Both --tls self-signed and a certificate of your own were given.", hint="Leave one out."
+        )
     if tls_cert is not None:
         secured = Tls.of(tls_cert, tls_key, tls_clients)
     elif tls is not None:

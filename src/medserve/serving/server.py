@@ -24,6 +24,7 @@ from medserve.errors import Fault, Usage
 from medserve.runtime.model import new_id
 from medserve.serving.asgi import Application
 from medserve.serving.tls import Tls
+from medserve.serving.wire import HSTS, SAFE
 
 HEAD_S = 10.0  # for a request line and its headers to arrive
 REST_S = 10.0  # for the rest of a body that was refused unread
@@ -121,11 +122,13 @@ class BoundedProtocol(HttpToolsProtocol):
         trace = new_id()
         error = {"code": code, "message": message, "hint": "", "kind": kind}
         body = json.dumps({"error": error, "trace": trace}).encode()
+        secured = (HSTS,) if self.transport.get_extra_info("ssl_object") is not None else ()
+        safe = b"".join(name + b": " + value + b"\r\n" for name, value in (*SAFE, *secured))
         head = (
             f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-trace-id: {trace}\r\nconnection: close\r\n\r\n"
+            f"x-trace-id: {trace}\r\nconnection: close\r\n"
         )
-        self.transport.write(head.encode() + body)
+        self.transport.write(head.encode() + safe + b"\r\n" + body)
         self.transport.close()
 
 

@@ -70,7 +70,8 @@ class Tls:
         context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            # a key under a passphrase is refused below: nobody is there to type it
+            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
             if self.clients is not None:
                 context.load_verify_locations(self.clients)
                 context.verify_mode = ssl.CERT_REQUIRED

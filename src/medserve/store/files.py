@@ -16,6 +16,15 @@ from pathlib import Path
 from medserve.errors import Fault, Usage
 
 
+def sync_folder(folder: Path) -> None:
+    """What was named in it stays named after a loss of power."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Raises: Fault "disk-full" or "file-unwritable", naming the file; nothing half-written stays."""
     handle, name = -1, ""
@@ -28,6 +37,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         os.chmod(name, mode)
         os.replace(name, path)
+        sync_folder(path.parent)
     except OSError as error:
         if name:
             with contextlib.suppress(OSError):
@@ -51,6 +61,7 @@ def write_once(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process made it first; its content is the one
             os.link(work, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
