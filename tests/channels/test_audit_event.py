@@ -33,5 +33,15 @@ def test_every_action_is_a_valid_resource(action):
         assert AuditEvent.model_validate(audit_event(1, event, site="s")).outcome == code
 
 
+@pytest.mark.parametrize(
+    ("action", "done"),
+    [("cases.create", "C"), ("packages.upload", "C"), ("packages.publish", "U"), ("jobs.cancel", "D"),
+     ("session.open", "C"), ("session.read", "R"), ("access.review", "U"), ("keys.manage", "U"), ("unparsed", "E")],
+)  # fmt: skip
+def test_what_was_done_is_told_by_the_last_word(action, done):
+    event = Event(action=action, outcome="allow", status=200, at=1.0)
+    assert AuditEvent.model_validate(audit_event(1, event, site="s")).action == done
+
+
 def test_every_purpose_has_its_code():
     assert set(module.PURPOSES) == set(PURPOSES)

@@ -1,5 +1,6 @@
 """Who has not said who he is, and who computes too much, is turned away before he costs anything."""
 
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -59,6 +60,28 @@ def test_a_flood_of_401s_is_a_few_rows(package):
     ring.close()
 
 
+def test_what_is_no_request_is_counted_in_the_log(package):
+    """300 broken requests and 5 with too large a head: a few rows, one kind each, with their numbers."""
+    settings, folder = package
+    ring = KeyRing.open(settings)
+    before = Ledger.open(settings).count()
+    with serving(build(settings, [folder], keys=ring, limits=SMALL, threads=1)) as port:
+        began = time.monotonic()
+        for said, times, status in ((b"\x16\x03\x01 hello\r\n\r\n", 300, b"400"), (b"x" * 40_000, 5, b"4")):
+            for _ in range(times):
+                with socket.create_connection(("127.0.0.1", port)) as raw:
+                    raw.sendall(said if times == 300 else b"GET / HTTP/1.1\r\na: " + said + b"\r\n\r\n")
+                    assert raw.recv(4096).startswith(b"HTTP/1.1 " + status)
+        seconds = time.monotonic() - began
+    events = [event for _, event in Ledger.open(settings).read(after=before)]
+    assert {(e.action, e.outcome, e.status, e.code) for e in events} == {
+        ("unparsed", "deny", 400, "http-invalid"), ("unparsed", "deny", 431, "headers-too-large")
+    }  # fmt: skip
+    counted = {status: sum(e.count for e in events if e.status == status) for status in (400, 431)}
+    assert counted == {400: 300, 431: 5} and len(events) <= 2 * (seconds + 2)
+    ring.close()
+
+
 def test_the_events_of_an_ended_key_name_whose_it_was(package):
     settings, folder = package
     ring = KeyRing.open(settings)
@@ -93,11 +116,11 @@ def _spent(strangers, address, times):
 
 def test_each_address_has_a_share_and_all_together_have_one():
     limits = StrangerLimits(per_s=0.001, burst=10, all_per_s=0.001, all_burst=25)
-    strangers = Strangers(None, None, limits)
+    strangers = Strangers(limits)
     assert _spent(strangers, "192.0.2.1", 50) == 10
     assert _spent(strangers, "192.0.2.2", 50) == 10
     assert _spent(strangers, "192.0.2.3", 50) == 5
-    six = Strangers(None, None, limits)
+    six = Strangers(limits)
     assert _spent(six, "2001:db8::1", 50) + _spent(six, "2001:db8::ffff", 50) == 10  # one /64 is one client
     six.back("2001:db8::2")
     assert _spent(six, "2001:db8::3", 50) == 1

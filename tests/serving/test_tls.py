@@ -3,6 +3,7 @@
 import socket
 import ssl
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -20,6 +21,7 @@ from medserve.access.keys import KeyRing
 from medserve.app import build
 from medserve.cli.serve import serve
 from medserve.errors import Fault, Usage
+from medserve.serving import server
 from medserve.serving.tls import Tls, _make
 from medserve.settings import Settings
 
@@ -57,6 +59,19 @@ def test_an_answer_over_tls_says_that_it_stays_so(secured):
 def test_who_does_not_know_the_certificate_is_warned(secured):
     with pytest.raises(httpx2.ConnectError, match="(?i)certificate"):
         httpx2.get(f"https://localhost:{secured[0]}/v2/health/live")
+
+
+def test_a_handshake_that_does_not_come_is_given_up(home, monkeypatch):
+    """After `HEAD_S`; others are served meanwhile."""
+    monkeypatch.setattr(server, "HEAD_S", 1.0)
+    tls, ring = Tls.self_signed(home, ["localhost"]), KeyRing.open(home)
+    with serving(build(home, [write_package(home.home / "slow", home)], keys=ring, threads=1), tls) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=8) as silent:
+            url = f"https://localhost:{port}/v2/health/live"
+            assert httpx2.get(url, verify=_trusting(tls.certificate)).status_code == 200
+            began = time.monotonic()
+            assert silent.recv(1) == b"" and time.monotonic() - began < 5
+    ring.close()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -31,9 +31,24 @@ DONE = {
     "cases.delete": ("D", "delete"),
     "api.read": ("R", "capabilities"),
     "audit.read": ("R", "search"),
-    "health.live": ("R", "read"),
-    "health.ready": ("R", "read"),
-    "keys.manage": ("U", "update"),
+    "access.break": ("C", "create"),
+}
+# and where the action has no line of its own, by its last word
+VERBS = {
+    "list": ("R", "search"),
+    "read": ("R", "read"),
+    "live": ("R", "read"),
+    "ready": ("R", "read"),
+    "create": ("C", "create"),
+    "open": ("C", "create"),
+    "upload": ("C", "create"),
+    "manage": ("U", "update"),
+    "publish": ("U", "update"),
+    "review": ("U", "update"),
+    "delete": ("D", "delete"),
+    "cancel": ("D", "delete"),
+    "close": ("D", "delete"),
+    "end": ("D", "delete"),
 }
 PURPOSES = {"treatment": "TREAT", "research": "HRESCH", "operations": "HOPERAT", "audit": "HCOMPL"}
 
@@ -43,7 +58,8 @@ def audit_event(seq: int, event: Event, *, site: str) -> dict[str, Any]:
     Args:
         seq: the row of the log. site: how this service is named among the hospital's systems.
     """
-    action, interaction = DONE.get(event.action, ("E", "operation"))
+    verb = event.action.rpartition(".")[2]
+    action, interaction = DONE.get(event.action) or VERBS.get(verb, ("E", "operation"))
     denied = event.outcome == "deny"
     outcome = "4" if denied or 400 <= event.status < 500 else "8" if event.status >= 500 else "0"
     agent: dict[str, Any] = {

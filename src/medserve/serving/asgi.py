@@ -41,7 +41,7 @@ from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
-from medserve.serving.strangers import StrangerLimits, Strangers
+from medserve.serving.strangers import StrangerLimits, Strangers, Tally
 from medserve.serving.wire import (
     HSTS,
     ClientLeft,
@@ -118,7 +118,9 @@ class Application:
         self._log = make_log() if log is None else log
         self.metrics = Metrics() if metrics is None else metrics
         self.metrics.watch(registry, self.admission)
-        self.strangers = Strangers(recorder.record, self._burst, self.limits.strangers)
+        self.strangers = Strangers(self.limits.strangers)
+        self._tallies: dict[str, Tally] = {}  # by code
+        self._counting: set[asyncio.Task[None]] = set()
         self._control = control_plane(registry, self.admission, doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,15 +172,30 @@ class Application:
         if asked.named.startswith("health.") and not note.get("denied") and "caller" not in note:
             return
         if note.get("code") == "quota-strangers":
-            await self.strangers.turned_away()
+            await self._tally("unidentified", "quota-strangers", Quota.status).add()
             return
         if note.get("written") != status:
             await self.recorder.record(self.event(asked.named, note, trace, status))
 
-    def _burst(self, count: int) -> Event:
-        """Of unidentified requests beyond their quota."""
-        return Event(action="unidentified", outcome="deny", code="quota-strangers", status=Quota.status,
-                     count=count, policy=self.gate.policy.digest)  # fmt: skip
+    def refused(self, trace: str, code: str, status: int) -> None:
+        """What the parser turned away, before it was a request: logged, and counted in the audit log."""
+        self.metrics.request("unparsed", status, 0.0)
+        self._log.info("request", trace=trace, status=status, route="unparsed", code=code)
+
+        async def count() -> None:
+            with contextlib.suppress(MedServeError):  # it stays counted, and is written with the next one
+                await self._tally("unparsed", code, status).add()
+
+        task = asyncio.ensure_future(count())
+        self._counting.add(task)
+        task.add_done_callback(self._counting.discard)
+
+    def _tally(self, action: str, code: str, status: int) -> Tally:
+        def event(count: int) -> Event:
+            return Event(action=action, outcome="deny", code=code, status=status, count=count,
+                         policy=self.gate.policy.digest)  # fmt: skip
+
+        return self._tallies.setdefault(code, Tally(self.recorder.record, event))
 
     def event(self, action: str, note: dict[str, Any], trace: str, status: int) -> Event:
         """What the audit log keeps of a request."""
@@ -351,8 +368,9 @@ class Application:
             elif message["type"] == "lifespan.shutdown":
                 self.admission.draining = True
                 await asyncio.to_thread(self.registry.close)
-                with contextlib.suppress(MedServeError):
-                    await self.strangers.flush()
+                for tally in self._tallies.values():
+                    with contextlib.suppress(MedServeError):
+                        await tally.flush()
                 await asyncio.to_thread(self.recorder.close)
                 await asyncio.to_thread(self.identity.sessions.close)
                 await asyncio.to_thread(self._cases.close)

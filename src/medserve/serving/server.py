@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from medserve.access.keys import KeyRing
@@ -26,7 +27,7 @@ from medserve.serving.asgi import Application
 from medserve.serving.tls import Tls
 from medserve.serving.wire import HSTS, SAFE
 
-HEAD_S = 10.0  # for a request line and its headers to arrive
+HEAD_S = 10.0  # for a request line and its headers to arrive; before them, for a TLS handshake
 REST_S = 10.0  # for the rest of a body that was refused unread
 MAX_HEAD_BYTES = 32 * 1024
 MAX_CONNECTIONS = 2048
@@ -38,10 +39,28 @@ class Address(NamedTuple):
     port: int = 8000
 
 
+class BoundedLoop(uvloop.Loop):
+    """An event loop whose servers wait no longer for a TLS handshake than for a request's head."""
+
+    async def create_server(self, *given: Any, **more: Any) -> Any:
+        if more.get("ssl") is not None:
+            more.setdefault("ssl_handshake_timeout", HEAD_S)
+        return await super().create_server(*given, **more)
+
+
+class BoundedConfig(uvicorn.Config):
+    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
+        return BoundedLoop
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 parser with bounds it does not set: bytes and seconds of a request's head, and of a refused
-    body's rest; the number of connections. What breaks one is told so in JSON and disconnected."""
+    body's rest; the number of connections. What breaks one is told so in JSON and disconnected.
 
+    refused: told the trace, code and status of each such end.
+    """
+
+    refused: Callable[[str, str, int], None] = staticmethod(lambda trace, code, status: None)
     _head_bytes = 0  # as they came
     _parsed_bytes = 0  # of the request line and headers
     _in_head = True
@@ -128,6 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             f"x-trace-id: {trace}\r\nconnection: close\r\n"
         )
+        self.refused(trace, code, status)
         self.transport.write(head.encode() + safe + b"\r\n" + body)
         self.transport.close()
 
@@ -194,9 +214,13 @@ class Server(uvicorn.Server):
     def __init__(
         self, application: Application, url: str, on_ready: Callable[[str], None], tls: Tls | None = None
     ) -> None:
-        config = uvicorn.Config(
+
+        class Protocol(BoundedProtocol):
+            refused = staticmethod(application.refused)
+
+        config = BoundedConfig(
             application,  # type: ignore[arg-type]
-            http=BoundedProtocol,
+            http=Protocol,
             ws="none",
             lifespan="on",
             interface="asgi3",

@@ -1,8 +1,9 @@
 """Those who have not said who they are: so many a second, and no more events than that.
 
-    strangers = Strangers(record, event)
+    strangers = Strangers(StrangerLimits())
     strangers.spend("192.0.2.7")              # Quota "quota-strangers" (429)
-    await strangers.turned_away()             # counted; written down once a second, with the count
+    turned_away = Tally(record, event)
+    await turned_away.add()                   # counted; written down once a second, with the count
 
 Without this, whoever can reach the service could fill its audit log with 401s. Who shows a valid key is never counted.
 """
@@ -33,20 +34,12 @@ class StrangerLimits:
 
 
 class Strangers:
-    """Of one process and event loop.
+    """Of one process and event loop."""
 
-    Args:
-        record: writes an event durably. event: makes the one for a count of requests.
-    """
-
-    def __init__(
-        self, record: Callable[[Event], Awaitable[None]], event: Callable[[int], Event], limits: StrangerLimits
-    ) -> None:
-        self._record, self._event, self.limits = record, event, limits
+    def __init__(self, limits: StrangerLimits) -> None:
+        self.limits = limits
         self._buckets = Buckets()
         self._all = Buckets()
-        self._count, self._written = 0, -math.inf
-        self._later: asyncio.Task[None] | None = None
 
     def spend(self, address: str) -> None:
         """One request. Raises: Quota "quota-strangers"."""
@@ -68,7 +61,20 @@ class Strangers:
         self._buckets.charge(name, said.per_s, said.burst, -1.0)
         self._all.charge("", said.all_per_s, said.all_burst, -1.0)
 
-    async def turned_away(self) -> None:
+
+class Tally:
+    """Requests of one kind that may come as a flood; of one process and event loop.
+
+    Args:
+        record: writes an event durably. event: makes the one for a count of requests.
+    """
+
+    def __init__(self, record: Callable[[Event], Awaitable[None]], event: Callable[[int], Event]) -> None:
+        self._record, self._event = record, event
+        self._count, self._written = 0, -math.inf
+        self._later: asyncio.Task[None] | None = None
+
+    async def add(self) -> None:
         """One more. Raises: what `record` raises."""
         self._count += 1
         if time.monotonic() - self._written >= WRITE_S:

@@ -34,7 +34,7 @@ from medserve.errors import BadData, Fault, MedServeError, Refusal, Usage
 from medserve.types import Picture, Wave
 
 MEMORY_BYTES = 3 * 2**30  # address space of a worker; 0.15 GiB of it are its own programs
-FILE_S = 5.0
+FILE_S = 4.0
 START_S = 60.0
 SCRATCH_BYTES = 256 * 2**20  # of a worker's own folder in memory, behind bubblewrap; without it there is none
 MOST_TOLD = 2**20  # bytes of one message's head
