@@ -7,7 +7,7 @@ TORCH_ARGS ?=
 DATA ?=
 BIN := .venv/bin
 
-.PHONY: demo demo-stop test test-all lint bench revision sbom clean
+.PHONY: demo demo-stop test test-all lint bench revision sbom lock clean
 
 demo: .venv/ok
 	$(BIN)/medserve demo $(if $(DATA),--data $(DATA))
@@ -48,5 +48,14 @@ sbom: .venv/ok
 	mkdir -p dist
 	.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON --sv 1.6 -o dist/sbom.json .venv/bin/python
 
+# What a serving installation takes, with hashes; the versions of constraints.txt.
+lock:
+	test -x .venv-lock/bin/uv || $(PY) -m venv .venv-lock
+	.venv-lock/bin/pip install -q --disable-pip-version-check uv==0.13.9
+	grep -v '^torch' constraints.txt > .venv-lock/constraints.txt
+	.venv-lock/bin/uv pip compile -q pyproject.toml --extra imaging --extra signals --extra wordpieces --extra openvino \
+	  --extra postgres --extra hardware -c .venv-lock/constraints.txt --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --python-version 3.11 -o requirements.lock
+
 clean:
-	rm -rf .venv .venv-sbom .boot demo dist
+	rm -rf .venv .venv-sbom .venv-lock .boot demo dist

@@ -1,6 +1,7 @@
 """The folder tree is the design: a folder imports only from folders above it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,16 @@ def test_the_serving_side_imports_no_training_library():
     code = "import sys\n" + "".join(f"import medserve.{name}\n" for name in LIGHT)
     code += f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_lock_holds_the_versions_of_the_constraints():
+    """Every part with a hash, none of another version, and no training library."""
+    root = Path(__file__).parents[1]
+    pinned = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", (root / "constraints.txt").read_text()))
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    lock = (root / "requirements.lock").read_text()
+    parts = re.findall(r"(?m)^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", lock)
+    assert len(parts) == len(re.findall(r"(?m)^\w", lock)) > 50
+    assert [part for part in parts if pinned.get(part[0].lower().replace("_", "-")) != part[1]] == []
+    assert not {"torch", "lightgbm", "scikit-learn"} & {name for name, _ in parts}
+    assert "uvicorn" in dict(parts) and "://" not in lock

@@ -85,7 +85,10 @@ def build(
         warn(f"policy.yaml names the model {name!r} under tenants, which is not served here.")
     if not registry.services:
         warn("There is no model yet: upload one and let it be published, or start again with --models DIR")
-    cases, identity = Cases(settings), Identity(ring, Sessions.open(settings))
+    cases = Cases(settings)
+    if settings.passphrase_file is not None or settings.pkcs11_module is not None:
+        _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
+    identity = Identity(ring, Sessions.open(settings))
     metrics = Metrics()
     parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, load, metrics)
     doors = [router(parts) for router in DOORS]

@@ -22,6 +22,10 @@ class Settings:
     data: Path | None = None  # MEDSERVE_DATA, the demo's image set
     audit_mirror: Path | None = None  # MEDSERVE_AUDIT_MIRROR, a file on another disk
     public_url: str = ""  # MEDSERVE_PUBLIC_URL, how clients reach the service where that is not its own address
+    passphrase_file: Path | None = None  # MEDSERVE_PASSPHRASE_FILE, of the vault's master key
+    pkcs11_module: Path | None = None  # MEDSERVE_PKCS11_MODULE, a hardware module's library
+    pkcs11_token: str = ""  # MEDSERVE_PKCS11_TOKEN, its label
+    pkcs11_pin_file: Path | None = None  # MEDSERVE_PKCS11_PIN_FILE
     data_root: Path | None = None  # MEDSERVE_DATA_ROOT, holds a folder of data for each tenant whose jobs may read it
     max_upload_bytes: int = 64 * 2**20
     max_package_bytes: int = 2 * 2**30
@@ -31,15 +35,21 @@ class Settings:
     def from_environment(cls, home: Path | None = None, environ: Mapping[str, str] | None = None) -> "Settings":
         env = os.environ if environ is None else environ
         root = home or Path(env.get("MEDSERVE_HOME") or Path.home() / ".medserve")
-        data = env.get("MEDSERVE_DATA")
-        mirror = env.get("MEDSERVE_AUDIT_MIRROR")
-        jobs = env.get("MEDSERVE_DATA_ROOT")
+
+        def path(name: str) -> Path | None:
+            return Path(env[name]) if env.get(name) else None
+
+        jobs = path("MEDSERVE_DATA_ROOT")
         return cls(
             home=root.expanduser().absolute(),
             database=env.get("MEDSERVE_DATABASE", ""),
-            data=Path(data) if data else None,
-            audit_mirror=Path(mirror) if mirror else None,
-            data_root=Path(jobs).expanduser().absolute() if jobs else None,
+            data=path("MEDSERVE_DATA"),
+            audit_mirror=path("MEDSERVE_AUDIT_MIRROR"),
+            passphrase_file=path("MEDSERVE_PASSPHRASE_FILE"),
+            pkcs11_module=path("MEDSERVE_PKCS11_MODULE"),
+            pkcs11_token=env.get("MEDSERVE_PKCS11_TOKEN", ""),
+            pkcs11_pin_file=path("MEDSERVE_PKCS11_PIN_FILE"),
+            data_root=jobs.expanduser().absolute() if jobs else None,
             public_url=env.get("MEDSERVE_PUBLIC_URL", "").rstrip("/"),
         )
 

@@ -9,11 +9,11 @@ from cyclopts import App, Parameter
 
 from medserve.access.audit import Event, Ledger
 from medserve.cli._answer import Answer
-from medserve.cli.vault import first_line
 from medserve.errors import Usage
 from medserve.progress import Progress
 from medserve.settings import Settings
 from medserve.store.backup import Checked, make_backup, own_signer, verify_backup
+from medserve.store.sources import first_line
 
 app = App(name="backup", help="A signed copy of everything, made while the service runs.", help_format="plaintext",
           result_action="return_value")  # fmt: skip

@@ -1,5 +1,6 @@
 """`medserve restore DIR --home NEW`: a backup becomes a home again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,11 @@ from cyclopts import Parameter
 from medserve.access.audit import Ledger
 from medserve.cli._answer import Answer
 from medserve.cli.backup import as_dict, bar_of, event_of
-from medserve.cli.vault import first_line
 from medserve.errors import Usage
 from medserve.progress import Progress
 from medserve.settings import Settings
 from medserve.store.restore import restore_backup
+from medserve.store.sources import first_line
 from medserve.store.vault import Vault
 from medserve.store.vault_tables import vault_keys, vault_objects
 from medserve.store.wrap import DESTROYED
@@ -86,9 +87,9 @@ def restore(
 
 
 def _open_some(settings: Settings, most: int = 100) -> int | None:
-    """Decrypt some objects; None where the master key comes from a passphrase of its own."""
+    """Decrypt some objects; None where the master key's passphrase or module is not named here."""
     try:
-        vault = Vault.open(Settings(home=settings.home, database=settings.database))
+        vault = Vault.open(replace(settings, audit_mirror=None))
     except Usage:
         return None
     try:

@@ -10,8 +10,9 @@ from cyclopts import App, Parameter
 from medserve.cli._answer import Answer, table
 from medserve.errors import Usage
 from medserve.settings import Settings
-from medserve.store.masters import FileSource, PassphraseSource, Source
+from medserve.store.masters import Source
 from medserve.store.rotation import Rotated, finish, rotate_master, rotate_tenant, tenants
+from medserve.store.sources import first_line, sources_of
 from medserve.store.vault import Vault
 
 app = App(name="vault", help="What is encrypted at rest; new keys; erasing a patient.", help_format="plaintext",
@@ -79,7 +80,7 @@ def rotate(
     resume
         Only finish what was interrupted; make no new version.
     to
-        Where the new master key comes from: file or passphrase. Default: where the current one comes from.
+        Where the new master key comes from: file, passphrase or pkcs11. Default: where the current one comes from.
     passphrase_file
         A file with the passphrase in its first line, where the master key comes from one.
     new_passphrase_file
@@ -95,7 +96,7 @@ def rotate(
             "--tenant, --master and --resume exclude each other; --to goes with the master key.",
             hint="For a new master key alone: medserve vault rotate --master",
         )
-    if new_passphrase_file is not None and (tenant is not None or resume or to == "file"):
+    if new_passphrase_file is not None and (tenant is not None or resume or to in ("file", "pkcs11")):
         raise Usage("bad-arguments", "--new-passphrase-file goes with a new master key from a passphrase.",
                     hint="medserve vault rotate --master --to passphrase --new-passphrase-file FILE")  # fmt: skip
     vault = Vault.open(*_doors(home, [passphrase_file, new_passphrase_file]))
@@ -152,21 +153,4 @@ def erase(
 
 def _doors(home: Path | None, files: Sequence[Path | None]) -> tuple[Settings, list[Source]]:
     settings = Settings.from_environment(home)
-    sources: list[Source] = [FileSource(settings)]
-    passphrases = [first_line(file) for file in files if file is not None]
-    if passphrases:
-        sources.append(PassphraseSource(passphrases))
-    return settings, sources
-
-
-def first_line(file: Path) -> str:
-    """Raises: Usage "passphrase-unreadable", "passphrase-exposed"."""
-    try:
-        mode, text = file.stat().st_mode, file.read_text()
-    except (OSError, UnicodeDecodeError):
-        raise Usage(
-            "passphrase-unreadable", f"Cannot read a passphrase from {file}.", hint="One line of text, UTF-8."
-        ) from None
-    if mode & 0o077:
-        raise Usage("passphrase-exposed", f"{file} can be read by others.", hint=f"Run: chmod 600 {file}")
-    return text.partition("\n")[0].rstrip("\r")
+    return settings, sources_of(settings, [first_line(file) for file in files if file is not None])

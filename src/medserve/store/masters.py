@@ -1,13 +1,14 @@
-"""The master key and where it comes from: a file that its owner alone can read, or a passphrase.
+"""The master key and where it comes from: a file that its owner alone can read, a passphrase, a hardware module.
 
     masters = Masters([FileSource(settings)])
     with writing(engine) as db:
         master = masters.current(db)             # made on first use
         wrapped = master.wrapper.wrap(tenant_key, bound)
 
-A source is anything with the four members of `Source`; one whose key never leaves a hardware module would fit too. The
-database keeps each version's source, its parameters (never the key) and known bytes under the key, so that a wrong
-file or passphrase is told apart from damaged data. A master key that once existed is never silently made again.
+A source is anything with the four members of `Source`; the hardware module's is in `hardware`, and `sources` says which
+are in use here. The database keeps each version's source, its parameters (never the key) and known bytes under the key,
+so that a wrong file or passphrase is told apart from damaged data. A master key that once existed is never silently
+made again.
 Source: RFC 9106, section 4, second recommended option (Argon2id: 3 passes, 64 MiB, 4 lanes).
 """
 
@@ -237,6 +238,6 @@ class Masters:
             raise Usage(
                 "key-source",
                 f"The vault's master key comes from a {kind}, and none was given.",
-                hint=f"Name it: `medserve vault status --help` lists the options for a {kind}.",
+                hint="Set MEDSERVE_PASSPHRASE_FILE, or for pkcs11 MEDSERVE_PKCS11_MODULE, _TOKEN and _PIN_FILE.",
             )
         return self._sources[kind]

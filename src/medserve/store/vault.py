@@ -29,7 +29,7 @@ from medserve.store.database import database
 from medserve.store.erasure import Receipt, erase_patient, finish_erasures, truncate_log
 from medserve.store.fields import Fields
 from medserve.store.keyring import Keyring, PatientKey, at_once, check_tenant, writing
-from medserve.store.masters import FileSource, Masters, Source
+from medserve.store.masters import Masters, Source
 from medserve.store.object_files import Incoming, ObjectFiles, conflict
 from medserve.store.segments import (
     LARGEST,
@@ -40,6 +40,7 @@ from medserve.store.segments import (
     read_segments,
     sealed_bytes,
 )
+from medserve.store.sources import sources_of
 from medserve.store.vault_tables import vault_keys, vault_masters, vault_objects, vault_receipts
 from medserve.store.wrap import DESTROYED, LocalKey, binding, new_id, new_key
 
@@ -94,7 +95,7 @@ class Vault:
         """Check the master key and tidy up after a crash.
 
         Args:
-            sources: where master keys live; a file under MEDSERVE_HOME/keys by default.
+            sources: where master keys live; by default those that the settings name.
             segment_bytes: of new objects, 64 KiB to 1 MiB.
 
         Raises: Fault "key-exposed", "key-unreadable", "key-wrong"; Usage "key-source".
@@ -104,7 +105,7 @@ class Vault:
         engine = database(settings)
         vault = cls(
             engine,
-            Keyring(Masters(sources or [FileSource(settings)])),
+            Keyring(Masters(sources or sources_of(settings))),
             ObjectFiles(settings.folder("objects")),
             segment_bytes,
             settings.audit_mirror,
