@@ -18,8 +18,11 @@ demo-stop: .venv/ok
 test: .venv/test lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
+# Also the long campaigns; dist/test-all.txt and .xml say what ran, for how long, and how it ended.
 test-all: .venv/test lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	mkdir -p dist
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -ra --durations=40 --junitxml=dist/test-all.xml > dist/test-all.txt; \
+	  status=$$?; cat dist/test-all.txt; exit $$status
 
 lint: .venv/test
 	$(BIN)/ruff format --check src tests benchmarks examples

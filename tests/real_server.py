@@ -17,8 +17,9 @@ from pathlib import Path
 
 
 class RealServer:
-    def __init__(self, root: Path, folders: list[Path]) -> None:
-        """root: `home` in it is the service's state."""
+    def __init__(self, root: Path, folders: list[Path], *, jobs: int = 1, data_root: Path | None = None) -> None:
+        """root: `home` in it is the service's state. data_root: what jobs may read; `jobs` of them run at once."""
+        self._jobs, self._data = jobs, {} if data_root is None else {"MEDSERVE_DATA_ROOT": str(data_root)}
         self.root, self.home, self._folders = root, root / "home", folders
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -28,8 +29,8 @@ class RealServer:
     def start(self) -> float:
         began = time.monotonic()
         command = [sys.executable, "-m", "medserve.cli", "serve", "--port", "0", "--threads", "1", "--json", "--home",
-                   str(self.home), "--models", *map(str, self._folders)]  # fmt: skip
-        env = dict(os.environ, TMPDIR=str(self.root / "temp"), OMP_NUM_THREADS="1")
+                   str(self.home), "--jobs", str(self._jobs), "--models", *map(str, self._folders)]  # fmt: skip
+        env = dict(os.environ, TMPDIR=str(self.root / "temp"), OMP_NUM_THREADS="1", **self._data)
         with open(self.root / "log" / "stderr", "ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, env=env, cwd=self.root / "work", start_new_session=True
