@@ -25,7 +25,9 @@ LARGEST = 2**20  # bytes of a file
 
 
 def files() -> list[Path]:
-    return sorted(p for p in FILES.rglob("*.dcm") if 0 < p.stat().st_size <= LARGEST)
+    """With and without a suffix, directories of media too."""
+    found = [p for p in FILES.rglob("*") if p.is_file() and 0 < p.stat().st_size <= LARGEST]
+    return sorted(p for p in found if p.suffix == ".dcm" or p.read_bytes()[128:132] == b"DICM")
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -79,7 +81,7 @@ def run(service: Service, paths: list[Path], times: int, seed: int) -> dict:
     for path in paths:
         data = path.read_bytes()
         for i in range(times):
-            said, why = send(service, damaged(data, random.Random(f"{seed} {path.name} {i}")))
+            said, why = send(service, damaged(data, random.Random(f"{seed} {path.relative_to(FILES)} {i}")))
             answers[said] += 1
             if why:
                 wrong.append(f"{path.name} {i}: {said} {why}")

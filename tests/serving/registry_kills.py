@@ -5,8 +5,8 @@ patients erased, all at once; judges what is left by the journals of those who w
 
 In each life one client does each of these, and a `medserve vault` process rotates or erases beside the server; after
 a random time both get SIGKILL. After the next start what was acknowledged must hold: a package is there, a published
-one answers, a job is there or ended, a case has its bytes, an erased patient is gone. What was not acknowledged is there
-whole, with its event in the audit log, or not at all. A new home every `LIVES` kills keeps starts comparable.
+one answers, a job is there or ended, a case has its bytes, an erased patient is gone. The rest is there whole, with its
+event in the audit log, or not at all. A new home every `LIVES` kills keeps starts comparable.
 """
 
 import itertools
