@@ -7,7 +7,7 @@ import time
 import pytest
 
 from medserve.errors import Busy, Fault, Refusal
-from medserve.runtime.batcher import Batcher, Late
+from medserve.runtime.batcher import Batcher, Late, Spent
 
 
 def soon() -> float:
@@ -220,3 +220,48 @@ def test_closing_finishes_what_was_accepted():
 
     assert asyncio.run(ask()) == [0, 10, 20, 30, 40]
     assert not batcher.alive
+
+
+def test_the_urgent_go_first_and_nothing_starves(made, monkeypatch):
+    """stat before routine before batch; what waited long enough goes before what is more urgent and new."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1)
+
+    async def ask():
+        first = asyncio.ensure_future(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        late = [
+            asyncio.ensure_future(batcher.submit(i, deadline=soon(), priority=p)) for i, p in ((1, 2), (2, 1), (3, 0))
+        ]
+        await until(lambda: batcher.waiting == 3)
+        batcher._waiting[2][0].came -= 11  # it has waited for long
+        late += [asyncio.ensure_future(batcher.submit(4, deadline=soon(), priority=2))]
+        await until(lambda: batcher.waiting == 4)
+        gate.open.set()
+        return await asyncio.gather(first, *late)
+
+    assert asyncio.run(ask()) == [0, 10, 20, 30, 40]
+    assert gate.batches == [[0], [1], [3], [2], [4]]
+
+
+def test_promised_work_counts_what_is_ahead(made):
+    """A queue full of batch work refuses more of it, and still takes an urgent case."""
+    gate = Gate()
+    batcher = made(gate, max_batch=1, item_s=1.0, horizon_s=3.0)
+
+    async def ask():
+        first = asyncio.ensure_future(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        waits = [asyncio.ensure_future(batcher.submit(i, deadline=soon(), priority=2)) for i in (1, 2, 3)]
+        await until(lambda: batcher.waiting == 3)
+        with pytest.raises(Busy) as told:
+            await batcher.submit(4, deadline=soon(), priority=2)
+        assert told.value.code == "service-full" and told.value.retry_after_s >= 1
+        spent = Spent()
+        urgent = asyncio.ensure_future(batcher.submit(5, deadline=soon(), priority=0, spent=spent))
+        await until(lambda: batcher.waiting == 4)
+        gate.open.set()
+        assert await urgent == 50 and spent.batch == 1 and spent.queue > 0
+        await asyncio.gather(first, *waits)
+
+    asyncio.run(ask())

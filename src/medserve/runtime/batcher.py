@@ -7,7 +7,8 @@ A lone request never waits. Which requests share a batch is decided only when a 
 whose client left or whose deadline passed is dropped when it is taken, before it costs anything. When a batch fails,
 each of its items is tried alone, so that one bad item cannot fail its neighbours. One wake-up of the event loop per
 batch. Work is admitted in seconds of promised work, from the measured cost of an item; past `horizon_s` the caller is
-told when to come back.
+told when to come back. Three classes wait apart, STAT, ROUTINE and BATCH: a class goes before the next one unless that
+has waited longer by `AGEING_S`, so that nothing starves.
 Source: the dynamic batcher of NVIDIA Triton, without its queue delay.
 """
 
@@ -24,6 +25,9 @@ from medserve.errors import Busy, Fault, MedServeError
 I = TypeVar("I")
 R = TypeVar("R")
 SMOOTHING = 0.2  # weight of the newest batch in the cost of an item
+STAT, ROUTINE, BATCH = range(3)
+PRIORITIES = ("stat", "routine", "batch")
+AGEING_S = (0.0, 1.0, 10.0)  # by class: counts as having come so much later
 
 
 class Late(Busy):
@@ -33,11 +37,22 @@ class Late(Busy):
 
 
 @dataclass(slots=True)
+class Spent:
+    """Seconds of one item: in the queue, and in the pass that it shared with `batch` items."""
+
+    queue: float = 0.0
+    infer: float = 0.0
+    batch: int = 0
+
+
+@dataclass(slots=True)
 class _Job(Generic[I, R]):
     item: I
     deadline: float  # time.monotonic()
     answer: "asyncio.Future[R]"
     loop: asyncio.AbstractEventLoop
+    came: float  # time.monotonic()
+    spent: Spent
 
 
 _Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
@@ -67,8 +82,9 @@ class Batcher(Generic[I, R]):
         name: str = "engine",
     ) -> None:
         self._run, self._max_batch, self._horizon_s, self._max_waiting = run, max_batch, horizon_s, max_waiting
-        self._waiting: deque[_Job[I, R]] = deque()
+        self._waiting: tuple[deque[_Job[I, R]], ...] = tuple(deque() for _ in PRIORITIES)
         self._running = 0
+        self._busy_s = 0.0
         self._item_s = item_s
         self._ready = threading.Condition()
         self._open = True
@@ -78,8 +94,25 @@ class Batcher(Generic[I, R]):
 
     @property
     def promised_s(self) -> float:
-        """Seconds until work handed in now would start."""
-        return (len(self._waiting) + self._running) * self._item_s / len(self._threads)
+        """Seconds until work of the last class handed in now would start."""
+        return self._promised(BATCH)
+
+    def _promised(self, priority: int) -> float:
+        ahead = sum(len(waiting) for waiting in self._waiting[: priority + 1]) + self._running
+        return ahead * self._item_s / len(self._threads)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the engine threads have computed so far, together."""
+        return self._busy_s
+
+    @property
+    def threads(self) -> int:
+        return len(self._threads)
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting))
 
     @property
     def item_s(self) -> float:
@@ -90,28 +123,33 @@ class Batcher(Generic[I, R]):
     def alive(self) -> bool:
         return self._open and all(thread.is_alive() for thread in self._threads)
 
-    async def submit(self, item: I, *, deadline: float) -> R:
+    async def submit(self, item: I, *, deadline: float, priority: int = ROUTINE, spent: Spent | None = None) -> R:
         """The result of one item.
+
+        Args:
+            deadline: `time.monotonic()`. priority: STAT, ROUTINE or BATCH.
+            spent: is filled in before the result is there.
 
         Raises: Busy "service-full" (503) at once when too much is promised; Late "deadline-missed" (504); or what `run`
             raised for this item alone.
         """
         loop = asyncio.get_running_loop()
+        now = time.monotonic()
         with self._ready:
             if not self._open:
                 raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
-            promised = self.promised_s
-            if len(self._waiting) >= self._max_waiting or promised > self._horizon_s:
+            promised = self._promised(priority)
+            if len(self._waiting[priority]) >= self._max_waiting or promised > self._horizon_s:
                 raise Busy(
                     "service-full",
                     "More work is waiting than this service can promise to answer in time.",
                     hint="Try again after the time in Retry-After.",
                     retry_after_s=max(1.0, promised / 2),
                 )
-            if promised > deadline - time.monotonic():
+            if promised > deadline - now:
                 raise _late()
             answer: asyncio.Future[R] = loop.create_future()
-            self._waiting.append(_Job(item, deadline, answer, loop))
+            self._waiting[priority].append(_Job(item, deadline, answer, loop, now, spent or Spent()))
             self._ready.notify()
         return await answer
 
@@ -127,9 +165,13 @@ class Batcher(Generic[I, R]):
         while jobs := self._take():
             started = time.perf_counter()
             outcomes = self._compute(jobs)
-            cost = (time.perf_counter() - started) / len(jobs)
+            took = time.perf_counter() - started
+            cost = took / len(jobs)
+            for job in jobs:
+                job.spent.infer, job.spent.batch = took, len(jobs)
             with self._ready:
                 self._running -= len(jobs)
+                self._busy_s += took
                 self._item_s += (cost - self._item_s) * (SMOOTHING if self._item_s else 1.0)
             _deliver(jobs, outcomes)
 
@@ -139,20 +181,25 @@ class Batcher(Generic[I, R]):
             late: list[_Job[I, R]] = []
             jobs: list[_Job[I, R]] = []
             with self._ready:
-                while not self._waiting and self._open:
+                while not any(self._waiting) and self._open:
                     self._ready.wait()
                 now = time.monotonic()
-                while self._waiting and len(jobs) < self._max_batch:
-                    job = self._waiting.popleft()
+                while len(jobs) < self._max_batch and (job := self._first()):
                     if job.answer.cancelled():
                         continue
+                    job.spent.queue = now - job.came
                     (late if job.deadline < now else jobs).append(job)
                 self._running += len(jobs)
-                finished = not self._open and not self._waiting
+                finished = not self._open and not any(self._waiting)
             if late:
                 _deliver(late, [(job.answer, None, _late()) for job in late])
             if jobs or finished:
                 return jobs
+
+    def _first(self) -> _Job[I, R] | None:
+        """Takes the one that is due first. Held lock."""
+        due = [(queue[0].came + AGEING_S[rank], rank) for rank, queue in enumerate(self._waiting) if queue]
+        return self._waiting[min(due)[1]].popleft() if due else None
 
     def _compute(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         try:

@@ -1,0 +1,114 @@
+"""A model's signature in tensors: rows of a request are cases, columns of its answer are what was said of each.
+
+    inputs_of(spec), outputs_of(spec)         # for the metadata
+    rows(spec, tensors, count)                # what each case is: bytes of a file, a prepared picture, raw inputs
+    columns(spec, answers)                    # name -> (datatype, values)
+
+A picture goes in as BYTES, the file itself, and takes the whole way: scope checks and transforms included. UINT8 of the
+graph's own shape is taken as a picture that has been prepared already: what the transforms would check of the file
+(modality, colour, blankness) is then the client's word, and only the distance to the training data still refuses.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from medserve.errors import MedServeError, Refusal, Usage
+from medserve.models.spec import InputSpec, ModelSpec
+from medserve.serving.oip.words import TensorShape, Values
+from medserve.types import Array
+
+Row = bytes | Array | dict[str, Any]
+MOST_ROWS = 256
+
+
+def inputs_of(spec: ModelSpec) -> list[TensorShape]:
+    kinds = {"number": "FP64"}
+    return [TensorShape(want.name, kinds.get(want.kind, "BYTES"), [-1]) for want in spec.inputs]
+
+
+def outputs_of(spec: ModelSpec) -> list[TensorShape]:
+    out = [TensorShape("status", "BYTES", [-1]), TensorShape("answer", "BYTES", [-1])]
+    if spec.output.task == "number":
+        return [TensorShape("value", "FP64", [-1, 1]), TensorShape("interval", "FP64", [-1, 2]), *out]
+    return out if spec.output.task == "tags" else [TensorShape("probability", "FP64", [-1, -1]), *out]
+
+
+def rows(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[Row]:
+    """Raises: Usage "tensor-invalid", "tensor-unknown"; Refusal "batch-too-large"."""
+    if count > MOST_ROWS:
+        raise Refusal("batch-too-large", f"{count} cases in one request; at most {MOST_ROWS}.", hint="Send several.")
+    names = [want.name for want in spec.inputs]
+    if unknown := [name for name in tensors if name not in names]:
+        raise Usage("tensor-unknown", f"There is no input {unknown[0][:64]!r}.", hint=f"Inputs: {', '.join(names)}.")
+    if not spec.is_record:
+        return _pictures(spec, tensors, count)
+    found: list[Row] = [{} for _ in range(count)]
+    for want in spec.inputs:
+        if want.name in tensors:
+            for row, value in zip(found, _column(want, tensors[want.name], count), strict=True):
+                if value is not None:
+                    row[want.name] = value  # type: ignore[index]
+    return found
+
+
+def _pictures(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[Row]:
+    (want,) = spec.inputs
+    values = tensors.get(want.name)
+    if isinstance(values, list) and len(values) == count:
+        return list(values)
+    if isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.shape[1:] == spec.shape:
+        return list(values)
+    shape = ", ".join(map(str, spec.shape))
+    raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B], files, or UINT8 [B, {shape}], prepared pictures.")
+
+
+def _column(want: InputSpec, values: Values, count: int) -> list[Any]:
+    if want.kind == "number":
+        if isinstance(values, list) or values.size != count or values.dtype == bool:
+            raise Usage("tensor-invalid", f"{want.name!r} is one number a case: FP64 [B]; NaN where there is none.")
+        flat = values.reshape(count).astype(np.float64).tolist()
+        return [None if math.isnan(value) else value for value in flat]
+    if not isinstance(values, list) or len(values) != count:
+        raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B]; empty where there is none.")
+    return [None if not value else _value(want, value) for value in values]
+
+
+def _value(want: InputSpec, value: bytes) -> Any:
+    """As it would stand in `{"inputs": ...}`, or a file."""
+    if want.kind in ("image", "volume"):
+        return base64.b64encode(value).decode()
+    if want.kind == "timeline" or (want.kind == "waveform" and value.lstrip()[:1] == b"{"):
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise Usage("tensor-invalid", f"{want.name!r} holds JSON in each element, and one is none.") from error
+    return value if want.kind == "waveform" else value.decode("utf-8", errors="replace")
+
+
+def columns(spec: ModelSpec, answers: Sequence[dict[str, Any] | MedServeError]) -> dict[str, tuple[str, Values]]:
+    """A refused case has the status "refused", its error as the answer, and NaN for every number."""
+    good = [None if isinstance(one, MedServeError) else one for one in answers]
+    width = max((len(one["outputs"]) for one in good if one is not None), default=1)
+    found: dict[str, tuple[str, Values]] = {}
+    if spec.output.task == "number":
+        nan = (math.nan, math.nan)
+        firsts = [one["outputs"][0] if one is not None else {} for one in good]
+        found["value"] = "FP64", np.array([[_number(first.get("value"))] for first in firsts], np.float64)
+        found["interval"] = "FP64", np.array([first.get("interval") or nan for first in firsts], np.float64)
+    elif spec.output.task != "tags":
+        nans = [math.nan] * width
+        rows = [nans if one is None else [_number(out["probability"]) for out in one["outputs"]] for one in good]
+        found["probability"] = "FP64", np.array(rows, np.float64).reshape(len(answers), width)
+    found["status"] = "BYTES", [b"refused" if one is None else one["status"].encode() for one in good]
+    said = [one.as_dict() if isinstance(one, MedServeError) else one for one in answers]
+    found["answer"] = "BYTES", [msgspec.json.encode(one) for one in said]
+    return found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
