@@ -17,11 +17,12 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 from medserve.errors import Usage
-from medserve.serving.oip import open_inference_pb2 as pb
+from medserve.serving.oip import open_inference_pb2
 from medserve.serving.oip.words import DTYPES, HEAD_LENGTH
 from medserve.serving.tls import Tls
 from medserve.serving.wire import Message, Scope
 
+pb: Any = open_inference_pb2  # made by a tool, without types
 SERVICE = "inference.GRPCInferenceService"
 HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent")
 MOST_CALLS = 512

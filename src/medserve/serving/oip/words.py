@@ -168,7 +168,8 @@ def _from_bytes(tensor: TensorIn, data: memoryview) -> Values:
 
 
 def _strings(tensor: TensorIn, data: memoryview, count: int) -> list[bytes]:
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at < len(data) and len(found) < count:
         if at + 4 > len(data):
             break
