@@ -13,9 +13,9 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter
@@ -30,7 +30,6 @@ from medserve.access.policy import PURPOSES, Policy, Principal, Resource
 from medserve.access.recorder import Recorder
 from medserve.access.witness import Witness
 from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
-from medserve.runtime.batcher import Late
 from medserve.runtime.model import LoadedModel, new_id
 from medserve.runtime.replay import canonical
 from medserve.serving import bodies
@@ -42,6 +41,7 @@ from medserve.serving.logs import make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
+from medserve.serving.waiting import deadline_of, while_client_waits
 from medserve.serving.wire import (
     HSTS,
     ClientLeft,
@@ -58,7 +58,6 @@ from medserve.serving.wire import (
 )
 from medserve.store.cases import Case, Cases
 
-T = TypeVar("T")
 INLINE_BYTES = 64 * 1024  # a longer body is digested in a thread
 LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
 
@@ -310,9 +309,9 @@ class Application:
             data = bodies.case_bytes(body, media, model.spec)
             if case is None:
                 note["input"] = await self._digest("input", caller, trace, data)
-            deadline = time.monotonic() + _deadline(scope, self.limits.deadline_s)
+            deadline = time.monotonic() + deadline_of(scope, self.limits.deadline_s)
             work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
-            answer, stages = await _while_client_waits(work, receive, deadline)
+            answer, stages = await while_client_waits(work, receive, deadline)
         self.gate.charge(caller, stages.compute)
         self.metrics.stage("read", read)
         self.metrics.stage("decode", stages.decode)
@@ -435,36 +434,3 @@ def _explain_method(scope: Scope) -> str | None:
     if set(given) != {"explain"} or len(given["explain"]) != 1 or len(given["explain"][0]) > 64:
         raise Usage("query-invalid", "The address takes one parameter: explain.", hint="For instance ?explain=cam")
     return given["explain"][0]
-
-
-def _deadline(scope: Scope, longest: float) -> float:
-    """Seconds, from `X-Request-Deadline-Ms`."""
-    text = header(scope, b"x-request-deadline-ms")
-    if not text:
-        return longest
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
-        raise Usage("deadline-invalid", "X-Request-Deadline-Ms is a whole number of milliseconds.")
-    return min(longest, int(text) / 1000)
-
-
-async def _while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
-    """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait(
-            {task, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-        )
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise ClientLeft("client-left", "The client closed the connection before the answer.")
-        raise Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.wait({task, gone})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -1,0 +1,49 @@
+"""How long an answer is worked on: until its deadline, and while its client waits.
+
+deadline = time.monotonic() + deadline_of(scope, limits.deadline_s)
+answer = await while_client_waits(work, receive, deadline)
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from medserve.errors import Usage
+from medserve.runtime.batcher import Late
+from medserve.serving.wire import ClientLeft, Receive, Scope, header
+
+T = TypeVar("T")
+
+
+def deadline_of(scope: Scope, longest: float) -> float:
+    """Seconds, from `X-Request-Deadline-Ms`."""
+    text = header(scope, b"x-request-deadline-ms")
+    if not text:
+        return longest
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
+        raise Usage("deadline-invalid", "X-Request-Deadline-Ms is a whole number of milliseconds.")
+    return min(longest, int(text) / 1000)
+
+
+async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
+    """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait(
+            {task, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+        )
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientLeft("client-left", "The client closed the connection before the answer.")
+        raise Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.wait({task, gone})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
