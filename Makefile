@@ -5,9 +5,11 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 # For instance DATA=/path/to/pneumoniamnist.npz; without it MEDSERVE_DATA, a download, then generated phantoms.
 DATA ?=
+# Of `make soak`.
+HOURS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo demo-stop test test-all lint bench revision sbom lock clean
+.PHONY: demo demo-stop test test-all lint bench soak revision sbom lock clean
 
 demo: .venv/ok
 	$(BIN)/medserve demo $(if $(DATA),--data $(DATA))
@@ -39,6 +41,10 @@ lint: .venv/test
 .venv/test: .venv/ok
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
+
+# Steady load on a real service for HOURS; does its memory grow, does it fail? dist/soak.json, exit code 1 if so.
+soak: .venv/test
+	$(BIN)/python benchmarks/soak.py --hours $(HOURS)
 
 # After a table was changed: make revision WORDS="what changed"; then read the file it names.
 revision: .venv/test
