@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -25,6 +26,7 @@ from medserve.errors import MedServeError
 from medserve.jobs.executor import Executor
 from medserve.jobs.table import Jobs
 from medserve.models.signing import Trust
+from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.doors import Parts, breakglass, login, oauth, session
@@ -47,6 +49,14 @@ DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """budget: bytes of engines in memory; None: no limit. pinned: names of models that never leave it."""
+
+    budget: int | None = None
+    pinned: tuple[str, ...] = ()
+
+
 def build(
     settings: Settings,
     folders: Sequence[Path],
@@ -54,6 +64,7 @@ def build(
     keys: KeyRing | None = None,
     limits: Limits | None = None,
     threads: int = 0,
+    memory: Keep = Keep(),
     warn: Callable[[str], None] = lambda text: None,
 ) -> Application:
     """Open the keys and every package; nothing is served unless all of them are sound.
@@ -63,24 +74,27 @@ def build(
             published through the network is served beside them.
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
+        memory: how much of it the engines may take, and which of them never leave it.
         warn: gets a line where a verdict of the tuner could not be followed.
 
     Raises: BadPackage, naming the folder; Usage "service-taken", "policy-invalid"; Fault
         "key-exposed", and those of the audit log.
     """
     ring = KeyRing.open(settings) if keys is None else keys
-    found = {"threads": threads, "max_pixels": settings.max_pixels, "tuned": settings.home / "tuned", "warn": warn}
-
-    def load(folder: Path) -> LoadedModel:
-        return LoadedModel.open(folder, Trust.load(settings), **found)  # type: ignore[arg-type]
-
-    models = [load(folder) for folder in folders]
+    loader = Loader(
+        lambda: Trust.load(settings), threads=threads, max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
+        warn=warn,
+    )  # fmt: skip
+    registry = Registry(loader, budget=memory.budget, pinned=memory.pinned)
+    for folder in folders:
+        registry.add(loader.verify(folder))
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
-    policy, ledger, registry = Policy.load(settings), Ledger.open(settings), Registry(models)
+    policy, ledger = Policy.load(settings), Ledger.open(settings)
     shelf, jobs = Shelf(settings), Jobs(settings)
     shelf.sweep()
     for row in shelf.published():
-        registry.add(load(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
+        registry.add(loader.verify(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
+    registry.load_at_start()
     for name in policy.check_models(service.model.name for service in registry.services):
         warn(f"policy.yaml names the model {name!r} under tenants, which is not served here.")
     if not registry.services:
@@ -90,7 +104,7 @@ def build(
         _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
     identity = Identity(ring, Sessions.open(settings))
     metrics = Metrics()
-    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, load, metrics)
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics)
     doors = [router(parts) for router in DOORS]
     return Application(
         registry, identity, policy=policy, recorder=Recorder(ledger, metrics.committed), ledger=ledger, cases=cases,
@@ -104,6 +118,7 @@ def serve(
     address: Address,
     *,
     threads: int = 0,
+    memory: Keep = Keep(),
     tls: Tls | None = None,
     behind_proxy: bool = False,
     jobs: int = 1,
@@ -129,9 +144,12 @@ def serve(
             warn(tls.warning)
         if not ring.active():
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
-        application = build(settings, folders, keys=ring, threads=threads, warn=warn)
+        application = build(settings, folders, keys=ring, threads=threads, memory=memory, warn=warn)
         for service in application.registry.services:
-            warn(f"{service.model.name} {service.model.version} runs on {service.model.engine.choice}.")
+            if isinstance(service.model, LoadedModel):
+                warn(f"{service.title} runs on {service.model.engine.choice}.")
+            else:
+                warn(f"{service.title} is loaded when it is asked for.")
         with contextlib.ExitStack() as stack:
             _decode_outside(application, stack, warn)
             if jobs and settings.data_root is not None:

@@ -124,7 +124,7 @@ def test_many_who_ask_for_readiness_cost_one_inference(running, monkeypatch):
         time.sleep(0.2)
         return score(images)
 
-    monkeypatch.setattr(service, "_probed_at", -1e9)
+    monkeypatch.setattr(service._live, "_probed_at", -1e9)
     monkeypatch.setattr(service.model, "score", slow)
     with running.http() as http, concurrent.futures.ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda _: http.get("/v2/health/ready").status_code, range(8)))
@@ -134,8 +134,8 @@ def test_many_who_ask_for_readiness_cost_one_inference(running, monkeypatch):
 def test_ready_is_a_real_inference(running, monkeypatch):
     """When the engine breaks, ready says no."""
     service = running.application.registry.find("tiny", "1")
-    monkeypatch.setattr(service, "_probed_at", -100.0)
-    monkeypatch.setattr(service, "_probe_ok", True)
+    monkeypatch.setattr(service._live, "_probed_at", -100.0)
+    monkeypatch.setattr(service._live, "_probe_ok", True)
     monkeypatch.setattr(service.model.engine, "_session", None)
     with running.http() as http:
         got = http.get("/v2/health/ready")

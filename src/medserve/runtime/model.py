@@ -13,7 +13,6 @@ left a verdict for this machine, the engine that it chose answers.
 
 import base64
 import math
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -25,9 +24,9 @@ import numpy as np
 from medserve.data import readers, transforms
 from medserve.data.fields import Records, absent_from
 from medserve.errors import BadPackage, Fault, Refusal, Usage
-from medserve.explain.explainers import EXPLAINERS, Target, explain, target_of
+from medserve.explain.explainers import Target, explain, target_of
 from medserve.explain.overlay import pack, render
-from medserve.explain.records import MOST_ITEMS, RECORD_METHODS, Evidence, explain_record
+from medserve.explain.records import MOST_ITEMS, Evidence, explain_record
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
@@ -36,16 +35,16 @@ from medserve.questions.tags import entities_of
 from medserve.runtime.engine import DEFAULT, Engine, Unfit
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import raw_inputs
+from medserve.runtime.known import KnownModel
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict
 from medserve.types import Array, Picture, Scores
 
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
 RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
 NOTE = "The map shows what moved this model's score; it does not outline disease."
-_NAME = re.compile(r"[^/\x00-\x1f\x7f]{1,128}")
 
 
-class LoadedModel:
+class LoadedModel(KnownModel):
     """One version of one model, ready to answer. Safe to use from several threads.
 
     Args:
@@ -70,15 +69,8 @@ class LoadedModel:
         verdict: Verdict | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.package, self.max_pixels = package, max_pixels
-        self.spec: ModelSpec = package.spec
-        self.digest = package.digest
-        self.card: Mapping[str, Any] = package.card
-        self.name = str(self.card.get("name") or self.spec.name)
-        self.version = self.spec.version
-        for text in (self.name, self.version):
-            if not _NAME.fullmatch(text):
-                raise BadPackage("package-name", "A model's name and version must fit one step of a web address.")
+        super().__init__(package)
+        self.max_pixels = max_pixels
         self._shape = self.spec.shape
         self._records, self._pipeline = _steps(self.spec, max_pixels)
         graph = read_graph(package.path(GRAPH))
@@ -122,17 +114,8 @@ class LoadedModel:
             self.reference = engine
 
     @property
-    def offered(self) -> dict[str, str]:
-        """Explanation methods that passed their audit and run without torch, with the verdict; PASS first."""
-        good = [m for m in self.spec.explanations if m.verdict != "FAIL" and self._runs_here(m.name)]
-        return {m.name: m.verdict for m in sorted(good, key=lambda m: m.verdict != "PASS")}
-
-    def _runs_here(self, method: str) -> bool:
-        if self._records is not None:
-            return method in RECORD_METHODS
-        if method not in EXPLAINERS or EXPLAINERS[method].needs_torch:
-            return False
-        return method != "cam" or self.reference.has_cam
+    def has_cam(self) -> bool:
+        return self.reference.has_cam
 
     def self_check(self, engine: Engine | None = None, tolerance: Mapping[str, float] | None = None) -> float:
         """Run the stored inputs and compare with the stored outputs.
@@ -158,6 +141,15 @@ class LoadedModel:
             if not share <= max(TOLERANCE, (tolerance or {}).get(name, 0.0)):
                 raise _check_failed(f"{name} has another shape" if np.isnan(gap) else f"{name} differs by {gap:.2g}")
         return seconds
+
+    def warm(self) -> None:
+        """Run a batch of every size that the engine prepares for, so that no request pays for the first of its kind.
+
+        Raises: Fault "engine-failed".
+        """
+        one = np.asarray(self.package.tensors(SELFCHECK)[self.engine.input])[:1]
+        for size in sizes(self.engine.max_batch):
+            self.engine.score(np.repeat(one, size, axis=0))
 
     # -- the way of one picture ------------------------------------------------------------------------------------
 
@@ -208,21 +200,6 @@ class LoadedModel:
     def score(self, images: Array, *, cam: bool = False) -> Scores:
         """Raw scores. images: (B, *shape), as `load` gives each."""
         return self.engine.score(images, cam=cam)
-
-    def check_explain(self, method: str | None) -> None:
-        """Raises: Usage "explanation-not-offered", naming the audit's verdict."""
-        if method is None or method in self.offered:
-            return
-        verdict = next((m.verdict for m in self.spec.explanations if m.name == method), None)
-        if verdict is None:
-            why = "it was not audited for this model"
-        else:
-            why = f"its audit says {verdict}" if verdict == "FAIL" else f"its audit says {verdict}, but it needs torch"
-        raise Usage(
-            "explanation-not-offered",
-            f"This model does not offer {method!r}: {why}.",
-            hint=f"Offered: {', '.join(self.offered) or 'none'}.",
-        )
 
     def text_of(self, data: bytes, name: str = "", *, media: str = "") -> str | None:
         """The text whose words the model marks, as it was sent; None for every other task. Arguments as for `load`."""
@@ -363,6 +340,11 @@ def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, 
         gap = float(np.abs(here - wanted).max())
         found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
     return found
+
+
+def sizes(most: int) -> list[int]:
+    """1, 2, 4 ... and `most`: batches of which memory and kernels differ."""
+    return [*(2**k for k in range((most - 1).bit_length())), most]
 
 
 def new_id() -> str:

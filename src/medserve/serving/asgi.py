@@ -30,7 +30,8 @@ from medserve.access.policy import PURPOSES, Policy, Principal, Resource
 from medserve.access.recorder import Recorder
 from medserve.access.witness import Witness
 from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
-from medserve.runtime.model import LoadedModel, new_id
+from medserve.runtime.known import KnownModel
+from medserve.runtime.model import new_id
 from medserve.runtime.replay import canonical
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
@@ -296,6 +297,7 @@ class Application:
         caller: Principal = note["caller"]
         case: Case | None = None
         with contextlib.ExitStack() as room:
+            room.enter_context(service.claimed())
             room.enter_context(self.admission.admit(bodies.expected_bytes(scope, limit)))
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
@@ -333,7 +335,7 @@ class Application:
             return self._witness.of(what, caller.tenant, trace, data)
         return await asyncio.to_thread(self._witness.of, what, caller.tenant, trace, data)
 
-    async def _case(self, named: str, caller: Principal, model: LoadedModel, note: dict[str, Any]) -> Case:
+    async def _case(self, named: str, caller: Principal, model: KnownModel, note: dict[str, Any]) -> Case:
         """A stored case, for whoever may read cases too.
 
         Raises: Forbidden, NotFound "unknown-case", Gone "erased", WrongMedia.

@@ -1,168 +1,26 @@
-"""The services of one process: a name, one or more versions behind it, and the threads that work for them.
+"""The services of one process: a name, and the versions behind it.
 
-registry = Registry([LoadedModel.open(folder, trust), ...])
-service  = registry.find("chest", None)         # the version loaded last
-registry.add(model, tenant="cardiology")        # while it serves; that tenant alone sees the name
-answer   = await service.predict(data, explain=None, deadline=..., trace=...)
+registry = Registry(loader, budget=2 * 2**30, pinned=["chest"])
+registry.add(loader.verify(folder))             # known; loaded by the first request, or by `load`
+service  = registry.find("chest", None)         # the version added last
+service  = await registry.prepare(folder)       # while it serves: loaded beside the others, warm, checked
+await registry.put(service, tenant="cardiology")    # one reference is swapped; that tenant alone sees the name
+await registry.withdraw("chest", "2")           # what is under way is finished
+await registry.load("chest"), registry.unload("chest"), registry.index(visible)
 """
 
-import asyncio
-import functools
-import math
-import os
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from medserve.errors import Busy, NotFound, Usage
-from medserve.models.package import SELFCHECK
-from medserve.runtime.batcher import Batcher
+from medserve.errors import NotFound, Usage
+from medserve.runtime.known import KnownModel
+from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
-from medserve.types import Array, Scores
+from medserve.serving.memory import Memory
+from medserve.serving.service import Pools, Service, Stages, State
 
-T = TypeVar("T")
-MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
-PROBE_FRESH_S = 5.0
-
-
-class Stages(NamedTuple):
-    """Seconds of one request, for `Server-Timing`. compute: of a processor, without the waiting."""
-
-    decode: float
-    infer: float
-    explain: float
-    compute: float
-
-
-class Pools:
-    """Threads that all services share: decoding, and the slow work of explanations."""
-
-    def __init__(self, decoders: int = 0) -> None:
-        count = decoders or max(2, os.cpu_count() or 1)
-        self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain")
-        self._explaining = 0
-
-    async def decode(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decode, functools.partial(work, *args))
-
-    async def explain(self, work: Callable[..., T], *args: Any) -> T:
-        """Raises: Busy "explanations-full" (503): enough of them wait already."""
-        if self._explaining >= MAX_EXPLAINING:
-            raise Busy(
-                "explanations-full",
-                "Too many explanations are waiting.",
-                hint="Ask for the prediction without one, or try again later.",
-                retry_after_s=5,
-            )
-        self._explaining += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._explain, functools.partial(work, *args))
-        finally:
-            self._explaining -= 1
-
-    def close(self) -> None:
-        self._decode.shutdown(wait=True, cancel_futures=True)
-        self._explain.shutdown(wait=True, cancel_futures=True)
-
-
-class Service:
-    """One version of one model on the network."""
-
-    def __init__(self, model: LoadedModel, pools: Pools, *, horizon_s: float = 10.0) -> None:
-        self.model, self._pools = model, pools
-        self._batcher: Batcher[Array, Scores] = Batcher(
-            self._run,
-            max_batch=model.engine.max_batch,
-            threads=model.engine.choice.streams,
-            horizon_s=horizon_s,
-            item_s=model.item_s,
-            name=f"engine-{model.name}",
-        )
-        self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
-        self._probed_at, self._probe_ok = -math.inf, False
-        self._probing = asyncio.Lock()
-
-    @property
-    def promised_s(self) -> float:
-        return self._batcher.promised_s
-
-    def _run(self, images: list[Array]) -> list[Scores]:
-        scores = self.model.score(np.stack(images))
-        return [scores[row : row + 1] for row in range(len(images))]
-
-    async def predict(
-        self, data: bytes, *, media: str = "", explain: str | None, deadline: float, trace: str
-    ) -> tuple[dict[str, Any], Stages]:
-        """The answer for one file; `LoadedModel.predict` with the scoring batched.
-
-        Raises: Refusal, Busy, Late: see `LoadedModel` and `Batcher`.
-        """
-        began = time.perf_counter()
-        tensor, compute = await self._pools.decode(_timed, functools.partial(self.model.load, media=media), data)
-        decoded = time.perf_counter()
-        scores = await self._batcher.submit(tensor, deadline=deadline)
-        text = self.model.text_of(data, media=media)
-        answer = self.model.answer(scores, case=tensor, text=text, trace=trace)
-        scored = time.perf_counter()
-        if explain is not None:
-            answer["explanation"], spent = await self._pools.explain(
-                _timed, self.model.explain, explain, tensor, scores
-            )
-            compute += spent
-        compute += self._batcher.item_s
-        return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
-
-    async def ready(self) -> bool:
-        """A real inference passed through the engine within the last seconds; however many ask, one runs."""
-        async with self._probing:
-            if time.monotonic() - self._probed_at < PROBE_FRESH_S:
-                return self._probe_ok and self._batcher.alive
-            try:
-                await self._batcher.submit(self._probe_image, deadline=time.monotonic() + 5)
-                self._probe_ok = True
-            except Busy:  # full of accepted work is not broken
-                self._probe_ok = self._batcher.alive
-            except Exception:
-                self._probe_ok = False
-            self._probed_at = time.monotonic()
-            return self._probe_ok
-
-    def summary(self) -> dict[str, Any]:
-        """What a client needs to choose and to call; no figures (they are in the card)."""
-        model, spec = self.model, self.model.spec
-        inputs = [
-            {
-                "name": want.name,
-                "kind": want.kind,
-                "colour": want.colour,
-                "modalities": want.modalities,
-                "unit": want.unit,
-                "range": want.range,
-                "words": want.words,
-                "media_types": want.media_types,
-            }
-            for want in spec.inputs
-        ]
-        return {
-            "name": model.name,
-            "version": model.version,
-            "digest": model.digest,
-            "question": spec.question,
-            "task": spec.output.task,
-            "labels": list(spec.output.labels),
-            "input": inputs[0],
-            "inputs": inputs,
-            "calibrated": spec.calibration.method != "none",
-            "engine": {"name": model.engine.choice.engine, "precision": model.engine.choice.precision},
-            "explanations": [{"name": name, "verdict": verdict} for name, verdict in model.offered.items()],
-        }
-
-    def close(self) -> None:
-        self._batcher.close()
+__all__ = ["Entry", "Registry", "Service", "Stages", "Taken"]
 
 
 class Taken(Usage):
@@ -171,40 +29,116 @@ class Taken(Usage):
     status = 409
 
 
+class Entry(NamedTuple):
+    """One line of the repository's index. reason: why it failed to load; "" where it did not."""
+
+    name: str
+    version: str
+    state: State
+    reason: str
+
+
 class Registry:
     """Services by name and version. Of several versions, the one given last answers under the bare name.
 
-    changes: how many services were added; whoever remembers something of them remembers this too.
+    Args:
+        loader: how packages are opened. budget: bytes of engines in memory; None: no limit.
+        pinned: names of models that are never unloaded.
 
-    Raises: Usage "service-taken": two packages have one name and version.
+    changes: how many services were added or withdrawn; whoever remembers something of them remembers this too.
     """
 
-    def __init__(self, models: Sequence[LoadedModel], *, horizon_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        *,
+        budget: int | None = None,
+        pinned: Collection[str] = (),
+        horizon_s: float = 10.0,
+    ) -> None:
+        self.loader, self.memory, self.pinned = loader, Memory(budget), frozenset(pinned)
         self.pools, self._horizon_s, self.changes = Pools(), horizon_s, 0
         self._services: dict[str, dict[str, Service]] = {}
         self._tenants: dict[str, str] = {}
-        try:
-            for model in models:
-                self.add(model)
-        except Usage:
-            self.close()
-            raise
 
-    def add(self, model: LoadedModel, *, tenant: str | None = None) -> None:
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def add(self, model: KnownModel, *, tenant: str | None = None) -> Service:
         """Serve it from the next request on; what is under way goes on with the version that it began with.
 
         Args:
+            model: in memory already if it is a `LoadedModel`.
             tenant: whose it is; None: of whoever the policy lets see it.
 
-        Raises: Usage "service-taken": the name and version are served, or the name is somebody else's.
+        Raises: Usage "service-taken": the name and version are served, or the name is somebody else's; DoesNotFit.
         """
         self.check(model.name, model.version, tenant)
-        service = Service(model, self.pools, horizon_s=self._horizon_s)
+        service = self._service(model)
+        self._name(service, tenant)
+        return service
+
+    def _name(self, service: Service, tenant: str | None) -> None:
+        name, version = service.model.name, service.model.version
         if tenant is not None:
-            self._tenants = self._tenants | {model.name: tenant}  # hidden before it is there
-        versions = self._services.get(model.name, {}) | {model.version: service}
-        self._services = self._services | {model.name: versions}  # replaced whole: readers never see half of it
+            self._tenants = self._tenants | {name: tenant}  # hidden before it is there
+        versions = self._services.get(name, {}) | {version: service}
+        self._services = self._services | {name: versions}  # replaced whole: readers never see half of it
         self.changes += 1
+
+    def _service(self, model: KnownModel) -> Service:
+        service = Service(
+            model,
+            self.pools,
+            self.loader.load,
+            memory=self.memory,
+            bytes_=self.loader.bytes_of(model),
+            pinned=model.name in self.pinned,
+            horizon_s=self._horizon_s,
+        )
+        self.memory.check(service, self.services)
+        if isinstance(model, LoadedModel):
+            self.memory.take(service)
+            service.load_now(model)
+        return service
+
+    async def prepare(self, folder: Path) -> Service:
+        """A package, verified and in memory, for `put`; nothing leads to it yet.
+
+        Raises: BadPackage, Fault; DoesNotFit; Busy "memory-full".
+        """
+        service = self._service(await self.pools.load(self.loader.verify, folder))
+        await service.load()
+        return service
+
+    async def put(self, service: Service, *, tenant: str | None = None) -> None:
+        """From the next request on it answers, also instead of what had its name and version, which is finished first.
+
+        Raises: Usage "service-taken": the name is somebody else's; then the service is given up.
+        """
+        name, version = service.model.name, service.model.version
+        old = self._services.get(name, {}).get(version)
+        try:
+            self.check(name, "" if old else version, tenant)
+        except Taken:
+            await service.withdraw()
+            raise
+        self._name(service, tenant)
+        if old is not None:
+            await old.withdraw()
+
+    async def withdraw(self, name: str, version: str) -> None:
+        """No request finds it any more; those that did are finished, then it leaves the memory.
+
+        Raises: NotFound.
+        """
+        service = self.find(name, version)
+        rest = {key: one for key, one in self._services[name].items() if one is not service}
+        if rest:
+            self._services = self._services | {name: rest}
+        else:
+            self._services = {key: versions for key, versions in self._services.items() if key != name}
+        self.changes += 1
+        await service.withdraw()
 
     def check(self, name: str, version: str, tenant: str | None) -> None:
         """Whether `add` would take it."""
@@ -227,7 +161,11 @@ class Registry:
 
     @property
     def services(self) -> list[Service]:
-        return [service for versions in self._services.values() for service in versions.values()]
+        return list(self._each())
+
+    def _each(self) -> Iterator[Service]:
+        for versions in self._services.values():
+            yield from versions.values()
 
     def find(self, name: str, version: str | None) -> Service:
         """Raises: NotFound (404)."""
@@ -244,7 +182,46 @@ class Registry:
         self.find(name, None)
         return list(self._services[name].values())
 
+    # -- what is in memory -----------------------------------------------------------------------------------------
+
+    def load_at_start(self) -> None:
+        """Before the event loop runs: what is pinned, then the others in their order, while there is room.
+
+        Raises: BadPackage, Fault: a model does not load; nothing is served then.
+        """
+        for service in sorted(self.services, key=lambda one: not one.pinned):
+            if not service.resident and self.memory.take(service):
+                service.load_now()
+
+    async def load(self, name: str) -> None:
+        """All versions of a model, into memory.
+
+        Raises: NotFound; BadPackage, Fault: it does not load; Busy "memory-full".
+        """
+        for service in self.versions(name):
+            await service.load()
+
+    async def unload(self, name: str) -> None:
+        """All versions of a model, out of memory once what is under way is finished; a request loads it again.
+
+        Raises: NotFound; Taken "model-pinned".
+        """
+        for service in self.versions(name):
+            if service.pinned:
+                raise Taken("model-pinned", f"{name} is pinned in memory.", hint="Start without --pin for it.")
+        for service in self.versions(name):
+            await service.unload()
+
+    def index(self, visible: Collection[str]) -> list[Entry]:
+        """Every version of the models that the caller may see."""
+        return [
+            Entry(one.model.name, one.model.version, one.state, "" if one.failure is None else one.failure.code)
+            for one in self.services
+            if one.model.name in visible
+        ]
+
     async def ready(self) -> bool:
+        """Whether everything that is in memory answers."""
         checks = [await service.ready() for service in self.services]
         return bool(checks) and all(checks)
 
@@ -252,9 +229,3 @@ class Registry:
         for service in self.services:
             service.close()
         self.pools.close()
-
-
-def _timed(work: Callable[..., T], *args: Any) -> tuple[T, float]:
-    """A result, and the seconds it took on its thread."""
-    began = time.perf_counter()
-    return work(*args), time.perf_counter() - began

@@ -134,6 +134,8 @@ class EngineInfo(msgspec.Struct):
 
 
 class ModelInfo(msgspec.Struct):
+    """One version of a model. engine: while it is in memory. bytes: what that takes there, estimated."""
+
     name: str
     version: str
     digest: str
@@ -145,6 +147,9 @@ class ModelInfo(msgspec.Struct):
     explanations: list[Offered]
     inputs: list[InputInfo] = []
     engine: EngineInfo | None = None
+    state: Literal["unloaded", "loading", "loaded", "failed", "withdrawn"] = "loaded"
+    bytes: int = 0
+    pinned: bool = False
 
 
 class ModelList(msgspec.Struct):

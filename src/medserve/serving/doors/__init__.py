@@ -10,9 +10,8 @@ in a thread. Its address stands in `routes.ROUTES`. Errors are raised; the contr
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +21,6 @@ from medserve.access.audit import Event, Ledger, unwritable
 from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal
 from medserve.jobs.table import Jobs
-from medserve.runtime.model import LoadedModel
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
 from medserve.settings import Settings
@@ -32,7 +30,7 @@ from medserve.store.packages import Shelf
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What doors work with. load: opens a package as the service does at its start."""
+    """What doors work with."""
 
     settings: Settings
     registry: Registry
@@ -42,7 +40,6 @@ class Parts:
     cases: Cases
     shelf: Shelf
     jobs: Jobs
-    load: Callable[[Path], LoadedModel]
     metrics: Metrics
 
 

@@ -114,15 +114,19 @@ def router(parts: Parts) -> APIRouter:
                 return WireResponse(_info(row))
             check_newer(row, [one for one in await asyncio.to_thread(shelf.rows, who.tenant) if one.name == row.name])
             registry.check(row.name, row.version, row.tenant)
-            model = await asyncio.to_thread(parts.load, shelf.folder(row.tenant, row.digest))
+            service = await registry.prepare(shelf.folder(row.tenant, row.digest))
             at = time.time()
 
             def write() -> None:
                 with effect(parts, event(request, 200)) as db:
                     shelf.publish(db, row, who.id, at)
 
-            await asyncio.to_thread(write)
-            registry.add(model, tenant=row.tenant)
+            try:
+                await asyncio.to_thread(write)
+            except BaseException:
+                await service.withdraw()
+                raise
+            await registry.put(service, tenant=row.tenant)
         return WireResponse(_info(replace(row, state="published", published_by=who.id, published_at=at)))
 
     return routes

@@ -1,0 +1,411 @@
+"""One version of one model on the network: known from the start, in memory while it is asked.
+
+    service = Service(known, pools, load, bytes_=loader.bytes_of(known), memory=memory)
+    answer, stages = await service.predict(data, explain=None, deadline=..., trace=...)
+    await service.unload()                          # what is under way is finished; the next request loads it again
+
+    unloaded -> loading -> loaded -> (unload) -> unloaded         failed: tried again after `AGAIN_S`
+    any of them -> withdrawn                                      for good
+
+However many ask for a model that is not there, one load runs, on a thread of its own; they wait within their deadlines.
+One event loop; not for several threads.
+"""
+
+import asyncio
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from medserve.errors import Busy, Fault, MedServeError
+from medserve.models.package import SELFCHECK
+from medserve.runtime.batcher import ROUTINE, Batcher
+from medserve.runtime.known import KnownModel
+from medserve.runtime.model import LoadedModel
+from medserve.serving.memory import PATIENCE_S, Memory
+from medserve.types import Array, Scores
+
+T = TypeVar("T")
+State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
+MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
+PROBE_FRESH_S = 5.0
+AGAIN_S = 30.0  # after a load that failed
+LOADERS = 2  # loads at once
+FIRST_LOAD_S = 5.0  # a guess, until one was measured
+MARGIN_S = 0.02  # before its deadline a request is told when the load will be done
+
+
+class Stages(NamedTuple):
+    """Seconds of one request, for `Server-Timing`. compute: of a processor, without the waiting."""
+
+    decode: float
+    infer: float
+    explain: float
+    compute: float
+
+
+class Pools:
+    """Threads that all services share: decoding, loading, and the slow work of explanations."""
+
+    def __init__(self, decoders: int = 0) -> None:
+        count = decoders or max(2, os.cpu_count() or 1)
+        self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._load = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self._explaining = 0
+
+    async def decode(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decode, functools.partial(work, *args))
+
+    async def load(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._load, functools.partial(work, *args))
+
+    async def explain(self, work: Callable[..., T], *args: Any) -> T:
+        """Raises: Busy "explanations-full" (503): enough of them wait already."""
+        if self._explaining >= MAX_EXPLAINING:
+            raise Busy(
+                "explanations-full",
+                "Too many explanations are waiting.",
+                hint="Ask for the prediction without one, or try again later.",
+                retry_after_s=5,
+            )
+        self._explaining += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._explain, functools.partial(work, *args))
+        finally:
+            self._explaining -= 1
+
+    def close(self) -> None:
+        for pool in (self._load, self._decode, self._explain):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Live:
+    """A model in memory, with the threads that work for it. users: requests that hold it."""
+
+    def __init__(self, model: LoadedModel, horizon_s: float) -> None:
+        self.model, self.users = model, 0
+        self.idle = asyncio.Event()
+        self.batcher: Batcher[Array, Scores] = Batcher(
+            self._run,
+            max_batch=model.engine.max_batch,
+            threads=model.engine.choice.streams,
+            horizon_s=horizon_s,
+            item_s=model.item_s,
+            name=f"engine-{model.name}",
+        )
+        self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
+        self._probed_at, self._probe_ok = -math.inf, False
+        self._probing = asyncio.Lock()
+
+    def _run(self, images: list[Array]) -> list[Scores]:
+        scores = self.model.score(np.stack(images))
+        return [scores[row : row + 1] for row in range(len(images))]
+
+    def let_go(self) -> None:
+        self.users -= 1
+        if not self.users:
+            self.idle.set()
+
+    async def drained(self) -> None:
+        """Nobody holds it any more; nobody new may by then."""
+        while self.users:
+            self.idle.clear()
+            await self.idle.wait()
+
+    async def ready(self) -> bool:
+        """A real inference passed through the engine within the last seconds; however many ask, one runs."""
+        async with self._probing:
+            if time.monotonic() - self._probed_at < PROBE_FRESH_S:
+                return self._probe_ok and self.batcher.alive
+            try:
+                await self.batcher.submit(self._probe_image, deadline=time.monotonic() + 5)
+                self._probe_ok = True
+            except Busy:  # full of accepted work is not broken
+                self._probe_ok = self.batcher.alive
+            except Exception:
+                self._probe_ok = False
+            self._probed_at = time.monotonic()
+            return self._probe_ok
+
+
+class Service:
+    """See the module.
+
+    Args:
+        known: what answers. If it is a `LoadedModel` it is in memory from the start.
+        load: makes a `LoadedModel` of it; runs on a thread. bytes_: what that takes in memory.
+        pinned: it is never unloaded to make room.
+    """
+
+    def __init__(
+        self,
+        known: KnownModel,
+        pools: Pools,
+        load: Callable[[KnownModel], LoadedModel],
+        *,
+        memory: Memory,
+        bytes_: int = 0,
+        pinned: bool = False,
+        horizon_s: float = 10.0,
+    ) -> None:
+        self._known, self._pools, self._open, self._memory = known, pools, load, memory
+        self.bytes, self.pinned, self._horizon_s = bytes_, pinned, horizon_s
+        self.used_at = time.monotonic()
+        self.failure: MedServeError | None = None
+        self._failed_at = -math.inf
+        self._load_s, self._began = FIRST_LOAD_S, 0.0
+        self._live: Live | None = None
+        self._loading: asyncio.Task[Live] | None = None
+        self._withdrawn = False
+        self._claims = 0
+        self._unclaimed = asyncio.Event()
+
+    def load_now(self, model: LoadedModel | None = None) -> None:
+        """Before the event loop runs. model: what was loaded already.
+
+        Raises: what loading raises; its room must have been taken.
+        """
+        self._live = Live(self._open(self._known) if model is None else model, self._horizon_s)
+
+    @property
+    def model(self) -> KnownModel:
+        """What it is; a `LoadedModel` while it is in memory."""
+        return self._known if self._live is None else self._live.model
+
+    @property
+    def title(self) -> str:
+        return f"{self._known.name} {self._known.version}"
+
+    @property
+    def state(self) -> State:
+        if self._withdrawn:
+            return "withdrawn"
+        if self._live is not None:
+            return "loaded"
+        if self._loading is not None:
+            return "loading"
+        return "unloaded" if self.failure is None else "failed"
+
+    @property
+    def resident(self) -> bool:
+        return self._live is not None
+
+    @property
+    def users(self) -> int:
+        return 0 if self._live is None else self._live.users
+
+    @property
+    def batcher(self) -> Batcher[Array, Scores] | None:
+        """While it is in memory."""
+        return None if self._live is None else self._live.batcher
+
+    @property
+    def promised_s(self) -> float:
+        return 0.0 if self._live is None else self._live.batcher.promised_s
+
+    # -- in and out of memory --------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def use(self, deadline: float) -> AsyncIterator[Live]:
+        """The model in memory, held there until the end of the block.
+
+        Args:
+            deadline: `time.monotonic()`.
+
+        Raises: Busy "model-loading", "model-failed", "memory-full", "model-withdrawn" (503).
+        """
+        live = self._live or await self._arrived(deadline)
+        live.users += 1
+        self.used_at = time.monotonic()
+        try:
+            yield live
+        finally:
+            live.let_go()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """What was told that this version answers: it is not withdrawn before the end of the block."""
+        self._claims += 1
+        try:
+            yield
+        finally:
+            self._claims -= 1
+            if not self._claims:
+                self._unclaimed.set()
+
+    async def load(self) -> None:
+        """Raises: BadPackage, Fault, Busy; then it is `failed`, and says why."""
+        if self._live is None:
+            await asyncio.shield(self._load(math.inf))
+
+    async def unload(self) -> None:
+        """Leave the memory once what is under way is finished; the next request loads it again."""
+        live, self._live = self._live, None
+        if live is not None:
+            await live.drained()
+            await asyncio.to_thread(live.batcher.close)
+            if self._live is None and self._loading is None:
+                self._memory.release(self)
+
+    async def withdraw(self) -> None:
+        """Never again, once those that were told of it have their answers; the names must not lead here any more."""
+        while self._claims:
+            self._unclaimed.clear()
+            await self._unclaimed.wait()
+        self._withdrawn = True
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
+        await self.unload()
+
+    def _load(self, deadline: float) -> "asyncio.Task[Live]":
+        """The one load that is under way. deadline: for room in the memory."""
+        if self._loading is None:
+            self._began = time.monotonic()
+            self._loading = asyncio.ensure_future(self._bring(deadline))
+            self._loading.add_done_callback(_seen)
+        return self._loading
+
+    async def _bring(self, deadline: float) -> Live:
+        try:
+            await self._memory.reserve(self, deadline)
+            began = time.monotonic()
+            model = await self._pools.load(self._open, self._known)
+            self._live, self.failure = Live(model, self._horizon_s), None
+            self._load_s = time.monotonic() - began
+            return self._live
+        except Busy:
+            raise
+        except Exception as error:
+            fault = Fault("model-failed", f"{self.title} cannot be loaded ({type(error).__name__}).")
+            self.failure, self._failed_at = error if isinstance(error, MedServeError) else fault, time.monotonic()
+            raise self.failure from error
+        finally:
+            self._loading = None
+            if self._live is None:
+                self._memory.release(self)
+
+    async def _arrived(self, deadline: float) -> Live:
+        if self._withdrawn:
+            raise Busy("model-withdrawn", f"{self.title} was withdrawn.", hint="Ask the model by its name alone.")
+        again = self._failed_at + AGAIN_S - time.monotonic()
+        if self.failure is not None and again > 0:
+            raise self._not_loaded(again)
+        task = self._load(max(deadline, time.monotonic() + 2 * PATIENCE_S))
+        await asyncio.wait({task}, timeout=max(0.0, deadline - MARGIN_S - time.monotonic()))
+        if not task.done():
+            left = self._load_s - (time.monotonic() - self._began)
+            raise Busy(
+                "model-loading",
+                f"{self.title} is being loaded.",
+                hint="Try again after the time in Retry-After.",
+                retry_after_s=max(1.0, left),
+            )
+        try:
+            return task.result()
+        except Busy:
+            raise
+        except MedServeError as error:
+            raise self._not_loaded(AGAIN_S) from error
+
+    def _not_loaded(self, again_s: float) -> Busy:
+        code = "" if self.failure is None else f" ({self.failure.code})"
+        return Busy(
+            "model-failed",
+            f"{self.title} could not be loaded{code}.",
+            hint="Report this to whoever runs this service.",
+            retry_after_s=again_s,
+        )
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    async def predict(
+        self,
+        data: bytes,
+        *,
+        media: str = "",
+        explain: str | None,
+        deadline: float,
+        trace: str,
+        priority: int = ROUTINE,
+    ) -> tuple[dict[str, Any], Stages]:
+        """The answer for one file; `LoadedModel.predict` with the scoring batched.
+
+        Raises: Refusal, Busy, Late: see `LoadedModel`, `Batcher` and `use`.
+        """
+        async with self.use(deadline) as live:
+            model, batcher, began = live.model, live.batcher, time.perf_counter()
+            tensor, compute = await self._pools.decode(_timed, functools.partial(model.load, media=media), data)
+            decoded = time.perf_counter()
+            scores = await batcher.submit(tensor, deadline=deadline, priority=priority)
+            text = model.text_of(data, media=media)
+            answer = model.answer(scores, case=tensor, text=text, trace=trace)
+            scored = time.perf_counter()
+            if explain is not None:
+                model.check_explain(explain)
+                answer["explanation"], spent = await self._pools.explain(_timed, model.explain, explain, tensor, scores)
+                compute += spent
+            compute += batcher.item_s
+            return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
+
+    async def ready(self) -> bool:
+        """Whether it answers, as far as it is in memory."""
+        live = self._live
+        return live is None or await live.ready() or self._live is not live
+
+    def summary(self) -> dict[str, Any]:
+        """What a client needs to choose and to call; no figures (they are in the card)."""
+        model, spec = self.model, self.model.spec
+        engine = model.engine.choice if isinstance(model, LoadedModel) else None
+        inputs = [
+            {
+                "name": want.name,
+                "kind": want.kind,
+                "colour": want.colour,
+                "modalities": want.modalities,
+                "unit": want.unit,
+                "range": want.range,
+                "words": want.words,
+                "media_types": want.media_types,
+            }
+            for want in spec.inputs
+        ]
+        return {
+            "name": model.name,
+            "version": model.version,
+            "digest": model.digest,
+            "question": spec.question,
+            "task": spec.output.task,
+            "labels": list(spec.output.labels),
+            "input": inputs[0],
+            "inputs": inputs,
+            "calibrated": spec.calibration.method != "none",
+            "engine": None if engine is None else {"name": engine.engine, "precision": engine.precision},
+            "explanations": [{"name": name, "verdict": verdict} for name, verdict in model.offered.items()],
+            "state": self.state,
+            "bytes": self.bytes,
+            "pinned": self.pinned,
+        }
+
+    def close(self) -> None:
+        """When the process ends: no loop waits for anything here."""
+        if self._live is not None:
+            self._live.batcher.close()
+
+
+def _seen(task: "asyncio.Task[Live]") -> None:
+    """An error that nobody waited for any more is no error of the loop."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _timed(work: Callable[..., T], *args: Any) -> tuple[T, float]:
+    """A result, and the seconds it took on its thread."""
+    began = time.perf_counter()
+    return work(*args), time.perf_counter() - began
