@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from medserve.cli import run as command
 from medserve.data.phantoms import make_phantoms
+from medserve.road.tune import tune_package
 from medserve.store.database import database
 from medserve.store.database import test_openings as openings_table
 
@@ -42,11 +44,24 @@ def test_tune_measures_chooses_and_leaves_the_test_part_sealed(run, home, capsys
     assert opened(run) == before and sorted(p.stat().st_mtime_ns for p in run.package.rglob("*")) == package
     assert verdict["cases"] == run.result["parts"]["calibration"] < 100
     assert verdict["chosen"]["precision"] == "fp32" and verdict["digest"] == run.result["model"]["digest"]
-    reduced = [row for row in verdict["rows"] if row["choice"]["precision"] == "bf16"]
-    assert {row["code"] for row in reduced} <= {"gate-few-cases", "engine-precision"} and reduced
+    for precision in ("bf16", "int8"):
+        codes = {row["code"] for row in verdict["rows"] if row["choice"]["precision"] == precision}
+        assert codes and codes <= {"gate-few-cases", "engine-precision", "engine-missing", "selfcheck"}
+    assert verdict["quantised"] == "" and not list((home / "tuned").glob("*.int8"))
     assert json.loads((home / "tuned" / found["record"].split("/")[-1]).read_text()) == verdict
     with open(found["picture"], encoding="utf-8") as file:
         assert "<svg" in file.read()
+
+
+def test_the_ranges_of_int8_come_from_the_training_part(run, home, monkeypatch):
+    """No case on which the gate judges is among them, nor one of the sealed test part."""
+    seen = []
+    monkeypatch.setattr("medserve.road.tune.tune", lambda package, **more: seen.append(more) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tune_package(run.package, run.data, settings=run.settings)
+    ranges, judged = seen[0]["quantiser"].inputs, seen[0]["evidence"].samples
+    known = {case.tobytes() for case in judged.take(np.arange(len(judged)))}
+    assert 0 < len(ranges) <= run.result["parts"]["train"] and not known & {case.tobytes() for case in ranges}
 
 
 def test_tune_without_data_and_for_a_person(run, home, capsys):

@@ -1,5 +1,6 @@
 """The tuner measures, judges and writes down; a model follows what stands there, and nothing else that lies there."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -14,11 +15,12 @@ from medserve.errors import BadPackage
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
 from medserve.runtime import tuner
-from medserve.runtime.engine import DEFAULT, Choice, Engine, versions
+from medserve.runtime.engine import DEFAULT, Choice, Engine, Unfit, versions
 from medserve.runtime.gate import Gate
 from medserve.runtime.model import LoadedModel
+from medserve.runtime.quantise import Quantiser
 from medserve.runtime.tuned import Row, Verdict, cores, find_verdict, processor, verdict_path, write_verdict
-from medserve.runtime.tuner import Evidence, choices, choose, front, tune
+from medserve.runtime.tuner import FAR, Evidence, choices, choose, front, tune
 from medserve.types import ArraySamples, Scores
 
 pytest.importorskip("openvino")
@@ -63,12 +65,13 @@ class Planted(Engine):
 
 
 def planted(off: float):
-    """An opener of a slow reference and a fast bf16 engine that is `off`."""
+    """An opener of a slow reference and a fast engine of reduced precision that is `off`."""
 
-    def opener(graph, *, shape, width, threads, choice):
+    def opener(graph, *, shape, width, threads, choice, quantised=b""):
+        assert (choice.precision == "int8") == bool(quantised)
         engine = Planted(graph, shape=shape, width=width, threads=threads)
         engine.choice = choice
-        engine.off, engine.wait_s = (off, 0.0) if choice.precision == "bf16" else (0.0, 0.03)
+        engine.off, engine.wait_s = (0.0, 0.03) if choice.precision == "fp32" else (off, 0.0)
         return engine
 
     return opener
@@ -96,6 +99,27 @@ def test_a_fast_engine_that_changes_answers_is_not_chosen_and_its_honest_twin_is
     assert (good.chosen.engine, good.chosen.precision) == ("openvino", "bf16") and good.cases == 200
 
 
+class Made:
+    """Stands in for the quantisers."""
+
+    def of(self, engine: str) -> bytes:
+        if engine == "openvino":
+            raise Unfit("int8-failed", "made for this test")
+        return b"eight bits"
+
+
+def test_int8_is_judged_like_the_rest_and_its_graph_is_bound_to_the_verdict(package, evidence):
+    """Off, it is kept out by the gate; honest and fastest, it is chosen with its sha256; what fails is a row."""
+    tried = [Choice("openvino", "int8"), Choice("onnxruntime", "int8")]
+    more = {"threads": 1, "evidence": evidence, "tried": tried, "rounds": 1, "quantiser": Made()}
+    bad = tune(package, opener=planted(0.3), **more)
+    assert {r.code for r in bad.rows if r.choice.precision == "int8"} == {"int8-failed", "gate-auroc"}
+    assert bad.chosen.precision == "fp32" and bad.quantised == ""
+    good = tune(package, opener=planted(1e-5), **more)
+    assert (good.chosen.engine, good.chosen.precision) == ("onnxruntime", "int8")
+    assert good.quantised == hashlib.sha256(b"eight bits").hexdigest()
+
+
 def test_without_cases_only_full_precision_can_win(package):
     """However fast the other one is; and the verdict says so."""
     found = tune(package, threads=1, tried=[BF16], rounds=1, opener=planted(0.0))
@@ -113,14 +137,16 @@ def test_too_few_cases_are_said_with_a_code(package, evidence):
 
 def test_real_engines_are_measured_on_everything(package, evidence):
     """Every choice that runs here has its speed, its wait and its distance from the self-check."""
-    found = tune(package, threads=2, evidence=evidence, rounds=1)
+    pytest.importorskip("nncf")
+    quantiser = Quantiser((package.folder / "graph.onnx").read_bytes(), films(60, seed=8))
+    found = tune(package, threads=2, evidence=evidence, quantiser=quantiser, rounds=1)
     assert {(r.choice.engine, r.choice.precision, r.choice.streams) for r in found.rows} == {
         (c.engine, c.precision, c.streams) for c in choices(2)
     }
     for row in found.rows:
         if row.code != "engine-precision":
             assert row.images_per_s > 0 and row.lone_ms > 0 and set(row.gap) == {"logits", "distance", "cam"}
-            assert row.gap["logits"] < (1e-3 if row.choice.precision == "fp32" else 0.1)
+            assert row.gap["logits"] < FAR[row.choice.precision]
     assert found.chosen in [row.choice for row in found.rows if not row.code]
     assert set(found.tolerance) == {"logits", "distance", "cam"}
 

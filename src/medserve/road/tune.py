@@ -13,21 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from medserve.models.package import Package, open_package
+from medserve.errors import BadData
+from medserve.models.package import GRAPH, Package, open_package
 from medserve.models.signing import Trust
 from medserve.progress import SILENT, Progress
 from medserve.road.build import who
 from medserve.road.evaluate import read_parts, view_of
 from medserve.road.finish import groups_of
 from medserve.runtime.engine import TITLES, versions
+from medserve.runtime.graphfile import read_graph
+from medserve.runtime.quantise import RANGES, Quantiser
 from medserve.runtime.tuned import Verdict, write_verdict
 from medserve.runtime.tuner import Evidence, front, tune
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
+from medserve.types import Array
 
 PART = "calibration"
-COLOURS = {"onnxruntime/fp32": "#66727f", "openvino/fp32": "#1f6fb2", "openvino/bf16": "#d9822b"}
+COLOURS = {"onnxruntime/fp32": "#66727f", "onnxruntime/int8": "#8e5ea2", "openvino/fp32": "#1f6fb2",
+           "openvino/bf16": "#d9822b", "openvino/int8": "#c0392b"}  # fmt: skip
 
 
 def tune_package(
@@ -50,13 +56,19 @@ def tune_package(
     Raises: BadData "foreign-data": `data` holds no case of the calibration part.
     """
     package = open_package(folder, Trust.load(settings))
+    quantised = b""
     if data is None:
         verdict = tune(package, threads=threads, progress=progress, **tuning)
     else:
         with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
-            evidence = _evidence(package, data, Path(work), settings, progress)
-            verdict = tune(package, threads=threads, evidence=evidence, progress=progress, **tuning)
-    record = write_verdict(settings.folder("tuned"), verdict)
+            evidence, ranges = _evidence(package, data, Path(work), settings, progress)
+            quantiser = Quantiser(read_graph(package.path(GRAPH)), ranges)
+            verdict = tune(
+                package, threads=threads, evidence=evidence, quantiser=quantiser, progress=progress, **tuning
+            )
+        if verdict.quantised:
+            quantised = quantiser.of(verdict.chosen.engine)
+    record = write_verdict(settings.folder("tuned"), verdict, quantised)
     picture = _picture(verdict, record.with_suffix(".svg"), package.spec.name)
     model = {"name": package.spec.name, "version": package.spec.version, "digest": package.digest}
     missing = [TITLES[name] for name in TITLES if name not in versions()]
@@ -69,10 +81,19 @@ def tune_package(
     }
 
 
-def _evidence(package: Package, data: Path, work: Path, settings: Settings, progress: Progress) -> Evidence:
+def _evidence(
+    package: Package, data: Path, work: Path, settings: Settings, progress: Progress
+) -> tuple[Evidence, Array]:
+    """What the gate judges on, and other cases, of the training part, that give int8 its ranges."""
     cohort, of = read_parts(package, data, work, settings, progress)
     part, _ = view_of(cohort, of, PART, package.spec, data)
-    return Evidence(part, None if cohort.independent else who(part), groups_of(part), cohort.name)
+    try:
+        train, _ = view_of(cohort, of, "train", package.spec, data)
+        rows = np.random.default_rng(0).permutation(len(train))[:RANGES]
+        ranges = train.take(np.sort(rows))
+    except BadData:  # the calibration part alone was kept; int8 then says what it lacks
+        ranges = part.take(np.arange(0))
+    return Evidence(part, None if cohort.independent else who(part), groups_of(part), cohort.name), ranges
 
 
 def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:

@@ -5,9 +5,9 @@
     scores = engine.score(images, cam=True)    # class activation maps of the same pass
     faster = Engine(graph, shape=shape, width=1, choice=Choice(engine="openvino", precision="bf16"))
 
-ONNX Runtime is the default and always there; OpenVINO is an extra. Which one is fastest, and whether bfloat16 may be
-used, `medserve tune` finds out (see `tuner`). Long batches run in several passes, so that memory stays bounded. No
-training framework is imported.
+ONNX Runtime is the default and always there; OpenVINO is an extra. Which one is fastest, and whether bfloat16 or int8
+may be used, `medserve tune` finds out (see `tuner`). Long batches run in several passes, so that memory stays bounded.
+No training framework is imported.
 """
 
 import os
@@ -23,7 +23,7 @@ from medserve.errors import BadPackage, Fault
 from medserve.types import Array, Scores
 
 EngineName = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 INPUTS = {"image": "uint8", "record": "float32"}
 TITLES: dict[str, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; attention over 512 pieces of a text takes 12 MB a layer
@@ -74,16 +74,24 @@ class Engine:
         shape: (C, H, W) or (C, D, H, W) of one picture, (F,) of one record.
         width: columns of the logits.
         threads: processor threads of all streams together; 0 means all cores.
+        quantised: for int8, what `quantise` made of this graph for this engine.
 
     Raises: BadPackage "graph-broken", "graph-signature"; Unfit "engine-missing", "engine-precision", "engine-graph".
     """
 
     def __init__(
-        self, graph: bytes, *, shape: tuple[int, ...], width: int, threads: int = 0, choice: Choice = DEFAULT
+        self,
+        graph: bytes,
+        *,
+        shape: tuple[int, ...],
+        width: int,
+        threads: int = 0,
+        choice: Choice = DEFAULT,
+        quantised: bytes = b"",
     ) -> None:
         self.shape, self.width, self.choice = tuple(shape), width, choice
         self.max_batch = choice.batch or default_batch(self.shape, len(graph))
-        self._session = _open(graph, threads or os.cpu_count() or 1, choice)
+        self._session = _open(graph, threads or os.cpu_count() or 1, choice, quantised)
         self.outputs = self._session.outputs
         self.input = "record" if len(self.shape) == 1 else "image"
         wanted = INPUTS[self.input]
@@ -149,13 +157,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _open(graph: bytes, threads: int, choice: Choice) -> Session:
+def _open(graph: bytes, threads: int, choice: Choice, quantised: bytes) -> Session:
+    if choice.precision == "int8" and not quantised:
+        raise Unfit("int8-no-data", "There is no quantised graph: it is made from cases of the training part.")
     if choice.engine == "openvino":
         from medserve.runtime.engines.openvino import OpenVino
 
-        return OpenVino(graph, threads, choice.streams, choice.precision)
+        return OpenVino(graph, threads, choice.streams, choice.precision, quantised)
     from medserve.runtime.engines.ort import OnnxRuntime
 
-    if choice.precision != "fp32":
-        raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32, not in {choice.precision}.")
-    return OnnxRuntime(graph, threads, choice.streams)
+    if choice.precision == "bf16":
+        raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32 or int8, not in {choice.precision}.")
+    return OnnxRuntime(quantised if choice.precision == "int8" else graph, threads, choice.streams)

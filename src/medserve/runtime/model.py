@@ -36,7 +36,7 @@ from medserve.runtime.engine import DEFAULT, Engine, Unfit
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import raw_inputs
 from medserve.runtime.known import KnownModel
-from medserve.runtime.tuned import EXACT, Verdict, find_verdict
+from medserve.runtime.tuned import EXACT, Verdict, find_verdict, read_quantised
 from medserve.types import Array, Picture, Scores
 
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
@@ -52,6 +52,7 @@ class LoadedModel(KnownModel):
         threads: processor threads of one pass; 0 means all cores.
         max_pixels: largest picture that is decoded, declared or real.
         verdict: what the tuner found for this model and machine; its engine is used if it passes the self-check too.
+        tuned: the folder in which the verdict lay, for the quantised graph beside it.
         warn: gets one line where the verdict could not be followed.
 
     `engine` scores what is asked. `reference` draws the explanations: the audit judged them in full precision, so it
@@ -67,6 +68,7 @@ class LoadedModel(KnownModel):
         threads: int = 0,
         max_pixels: int = 64_000_000,
         verdict: Verdict | None = None,
+        tuned: Path | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__(package)
@@ -77,7 +79,7 @@ class LoadedModel(KnownModel):
         self.engine = self.reference = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
         self.item_s = self.self_check()
         if verdict is not None and verdict.chosen != DEFAULT:
-            self._follow(verdict, graph, threads, warn)
+            self._follow(verdict, tuned, graph, threads, warn)
 
     @classmethod
     def open(
@@ -97,13 +99,17 @@ class LoadedModel(KnownModel):
         """
         package = open_package(folder, trust)
         verdict = None if tuned is None else find_verdict(tuned, package.digest, threads=threads, warn=warn)
-        return cls(package, threads=threads, max_pixels=max_pixels, verdict=verdict, warn=warn)
+        return cls(package, threads=threads, max_pixels=max_pixels, verdict=verdict, tuned=tuned, warn=warn)
 
-    def _follow(self, verdict: Verdict, graph: bytes, threads: int, warn: Callable[[str], None]) -> None:
+    def _follow(
+        self, verdict: Verdict, tuned: Path | None, graph: bytes, threads: int, warn: Callable[[str], None]
+    ) -> None:
         """Take the engine that the tuner chose, unless it does not run or does not reproduce what was measured."""
         choice = verdict.chosen
         try:
-            engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice)
+            quantised = b"" if tuned is None else read_quantised(tuned, verdict, len(graph))
+            engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice,
+                            quantised=quantised)  # fmt: skip
             self.item_s = self.self_check(engine, verdict.tolerance)
         except (Unfit, BadPackage) as error:
             code = "tuned-selfcheck" if isinstance(error, BadPackage) else error.code

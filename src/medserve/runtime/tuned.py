@@ -5,7 +5,8 @@
 
 One JSON file a model and machine, under MEDSERVE_HOME/tuned: it belongs to the machine and never travels with the
 package. It is read as data with bounds. A file that is damaged, or was measured on another machine, for another model
-or with other versions of the engines, is ignored with a coded warning.
+or with other versions of the engines, is ignored with a coded warning. Where int8 was chosen, the quantised graph lies
+beside it, bound by its sha256 in the verdict; it can always be made again.
 """
 
 import functools
@@ -19,13 +20,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from medserve.runtime.engine import Choice, versions
+from medserve.runtime.engine import Choice, Unfit, versions
 from medserve.runtime.gate import Gate
 from medserve.store.files import write_bytes
 
 EXACT = "fp32"
-MOST_TOLERANCE = 0.1  # share of an output's size by which any engine may ever leave the self-check
+MOST_TOLERANCE = 1.0  # share of an output's size by which any engine may ever leave the self-check
 _MOST_BYTES = 2**20
+_MOST_MORE = 2**24  # bytes by which a quantised graph may be larger than the graph itself
+_QUANTISED = ".int8"
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=MOST_TOLERANCE)]
 
 
@@ -45,7 +48,8 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
-    """tolerance: output -> what the chosen engine's self-check may differ by. cases: of the gate; 0 without data."""
+    """tolerance: output -> what the chosen engine's self-check may differ by. cases: of the gate; 0 without data.
+    quantised: sha256 of the int8 graph beside the verdict, "" where the choice needs none."""
 
     format: Literal["medserve-tuned/1"]
     digest: str
@@ -55,6 +59,7 @@ class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     chosen: Choice
     tolerance: dict[str, Share]
     rows: list[Row]
+    quantised: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     cases: int = 0
     data: str = ""
     note: str = ""
@@ -85,11 +90,36 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def write_verdict(folder: Path, verdict: Verdict) -> Path:
-    """Raises: Fault "disk-full" or "file-unwritable"."""
+def write_verdict(folder: Path, verdict: Verdict, quantised: bytes = b"") -> Path:
+    """quantised: the int8 graph of the choice; what an earlier verdict left there goes away.
+
+    Raises: Fault "disk-full" or "file-unwritable".
+    """
     path = verdict_path(folder, verdict.digest, verdict.cores)
+    if quantised:
+        write_bytes(path.with_suffix(_QUANTISED), quantised, mode=0o600)
     write_bytes(path, msgspec.json.format(msgspec.json.encode(verdict), indent=1), mode=0o600)
+    if not quantised:
+        path.with_suffix(_QUANTISED).unlink(missing_ok=True)
     return path
+
+
+def read_quantised(folder: Path, verdict: Verdict, graph_bytes: int) -> bytes:
+    """The int8 graph of the verdict's choice; nothing where the choice needs none.
+
+    Raises: Unfit "tuned-graph": it is missing, too large, or not the one that passed the gate.
+    """
+    if not verdict.quantised:
+        return b""
+    path, most = verdict_path(folder, verdict.digest, verdict.cores).with_suffix(_QUANTISED), graph_bytes + _MOST_MORE
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Unfit("tuned-graph", f"Its quantised graph {path.name} cannot be read.") from error
+    if len(data) > most or hashlib.sha256(data).hexdigest() != verdict.quantised:
+        raise Unfit("tuned-graph", f"Its quantised graph {path.name} is not the one that was measured.")
+    return data
 
 
 def find_verdict(folder: Path, digest: str, *, threads: int = 0, warn: Callable[[str], None]) -> Verdict | None:
@@ -123,6 +153,7 @@ def _unusable(verdict: Verdict | None, digest: str, threads: int) -> tuple[str, 
     if verdict.versions.get(chosen.engine) != here[chosen.engine]:
         return "tuned-stale", f"was measured with another version of {chosen.engine}"
     gated = any(row.choice == chosen and row.gate is not None and row.gate.passed for row in verdict.rows)
-    if chosen.streams > verdict.cores or (chosen.precision != EXACT and not gated):
+    lacking = (chosen.precision == "int8") != bool(verdict.quantised)
+    if chosen.streams > verdict.cores or (chosen.precision != EXACT and not gated) or lacking:
         return "tuned-damaged", "chooses what the tuner would not"
     return "", ""

@@ -9,6 +9,7 @@ fastest wins; of choices as fast within 3 %, the one with the shorter wait of a 
 round, and the median of the rounds counts, so that a slow moment of the machine hits all of them alike.
 """
 
+import hashlib
 import os
 import statistics
 import time
@@ -26,10 +27,12 @@ from medserve.runtime.engine import DEFAULT, TITLES, Choice, Engine, Precision, 
 from medserve.runtime.gate import gate
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.model import TOLERANCE, gaps
+from medserve.runtime.quantise import Quantiser
 from medserve.runtime.tuned import EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
 from medserve.types import Array, Samples, Scores
 
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
+FAR: dict[str, float] = {EXACT: TOLERANCE, "bf16": 0.1, "int8": MOST_TOLERANCE / 2}  # limits of the self-check
 ROUNDS = 5
 BUSY = 0.5  # load average a core from which the measurements are doubted
 BLOCK_S, LONE_S = 0.15, 0.05  # least time of one measurement
@@ -76,6 +79,7 @@ def tune(
     progress: Progress = SILENT,
     tried: Sequence[Choice] | None = None,
     rounds: int = ROUNDS,
+    quantiser: Quantiser | None = None,
     opener: Opener = Engine,
 ) -> Verdict:
     """Measure everything and choose.
@@ -84,6 +88,7 @@ def tune(
         threads: processor threads of the service; 0 means all cores.
         evidence: of the calibration part; without it no reduced precision can be chosen.
         tried: instead of `choices`; the reference is always among them.
+        quantiser: makes the graphs of int8, from cases of the training part; without it int8 is not tried.
         opener: what opens an engine.
 
     Raises: BadPackage "package-selfcheck": not even the reference reproduces the self-check.
@@ -91,14 +96,16 @@ def tune(
     spec, graph, stored = package.spec, read_graph(package.path(GRAPH)), package.tensors(SELFCHECK)
     threads = threads or cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    wanted = [DEFAULT, *(c for c in (choices(threads) if tried is None else tried) if c != DEFAULT)]
+    tried = choices(threads) if tried is None else tried
+    wanted = [DEFAULT, *(c for c in tried if c != DEFAULT and (c.precision != "int8" or quantiser is not None))]
     batches = _batches(spec.shape, len(graph))
     rows: list[Row] = []
     opened: list[_Open] = []
     truth: Scores | None = None
     for choice in progress.track(wanted, "Checking"):
         try:
-            engine = opener(graph, shape=spec.shape, width=spec.output.width, threads=threads, choice=choice)
+            more = {"quantised": quantiser.of(choice.engine)} if quantiser and choice.precision == "int8" else {}
+            engine = opener(graph, shape=spec.shape, width=spec.output.width, threads=threads, choice=choice, **more)
             row = Row(choice, gap=_selfcheck(engine, stored))
             scores = None if evidence is None else _score(engine, evidence.samples)
         except (Fault, BadPackage) as error:
@@ -131,6 +138,9 @@ def tune(
         chosen=chosen,
         tolerance={name: min(MOST_TOLERANCE, MARGIN * share) for name, share in gap.items()},
         rows=rows,
+        quantised=hashlib.sha256(quantiser.of(chosen.engine)).hexdigest()
+        if quantiser is not None and chosen.precision == "int8"
+        else "",
         cases=n,
         data="" if evidence is None else evidence.name,
         note=_note(n, load),
@@ -176,7 +186,7 @@ def _selfcheck(engine: Engine, stored: Mapping[str, Array]) -> dict[str, float]:
 def _judge(row: Row, spec: ModelSpec, evidence: Evidence | None, truth: Scores | None, scores: Scores | None) -> None:
     """Write into the row what keeps it out: the self-check, the lack of cases, or the gate."""
     exact = row.choice.precision == EXACT
-    limit, far = (TOLERANCE if exact else MOST_TOLERANCE), max(row.gap, key=lambda name: row.gap[name])
+    limit, far = FAR[row.choice.precision], max(row.gap, key=lambda name: row.gap[name])
     if row.gap[far] > limit:
         row.code, row.reason = "selfcheck", f"{far} differs by {row.gap[far]:.2g} of its size, more than {limit:g}."
         return

@@ -1,6 +1,7 @@
-"""OpenVINO: often the faster engine on processors of Intel and AMD, in fp32, or in bfloat16 where they have it.
+"""OpenVINO: often the faster engine on processors of Intel and AMD: fp32, bfloat16 where they have it, int8.
 
     session = OpenVino(graph, threads=2, streams=1, precision="bf16")
+    session = OpenVino(graph, threads=2, streams=1, precision="int8", quantised=data)    # see `quantise`
 
 `import openvino` reports itself to its maker over the network (openvino_telemetry). A service for patients does not:
 that package is hidden before the import, and OpenVINO then uses the silent stand-in that it ships.
@@ -18,7 +19,7 @@ from medserve.runtime.engine import Precision, Unfit
 from medserve.runtime.engines.split import split
 from medserve.types import Array
 
-_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}  # OpenVINO's words: the hint, the capability
+_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "int8": ("f32", "INT8")}  # its hint, its capability
 _NAMES = {"image", "record", "logits", "distance", "cam"}
 
 
@@ -30,8 +31,8 @@ class OpenVino:
     Raises: Unfit "engine-missing", "engine-precision", "engine-graph".
     """
 
-    def __init__(self, graph: bytes, threads: int, streams: int, precision: Precision) -> None:
-        ov = _import()
+    def __init__(self, graph: bytes, threads: int, streams: int, precision: Precision, quantised: bytes = b"") -> None:
+        ov = load()
         core = ov.Core()
         hint, capability = _HINTS[precision]
         if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -45,6 +46,8 @@ class OpenVino:
         try:
             model = core.read_model(graph)
             trunk, tail = (model, None) if precision == "fp32" else split(core, graph)
+            if precision == "int8":
+                trunk = _read(core, quantised)
             answer = core.compile_model(trunk, "CPU", wanted)
             exact = tail and core.compile_model(tail, "CPU", wanted | {"INFERENCE_PRECISION_HINT": "f32"})
             self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -73,7 +76,20 @@ class OpenVino:
             self._free.put(pair)
 
 
-def _import() -> Any:
+def _read(core: Any, quantised: bytes) -> Any:
+    """The trunk that `quantise` made: its IR in a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as unpack
+
+    try:
+        parts = unpack(quantised)
+        return core.read_model(parts["xml"].tobytes(), parts["bin"].tobytes())
+    except (SafetensorError, KeyError) as error:
+        raise Unfit("engine-graph", "The quantised graph is not readable.") from error
+
+
+def load() -> Any:
+    """The package `openvino`, without the part that reports to its maker."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
