@@ -35,6 +35,7 @@ from medserve.serving.doors import jobs as jobs_door
 from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
 from medserve.serving.metrics import Metrics
+from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.safety import check_settings
 from medserve.serving.server import Address, check_address, run
@@ -45,7 +46,7 @@ from medserve.store.packages import Shelf
 
 DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
     cases_door.router, oauth.router, session.router, login.router, breakglass.router,
-    packages_door.router, jobs_door.router, metrics_door.router,
+    packages_door.router, jobs_door.router, metrics_door.router, rest.router,
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import make_log, where
 from medserve.serving.metrics import Metrics
+from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
 from medserve.serving.waiting import deadline_of, while_client_waits
@@ -59,6 +60,7 @@ from medserve.serving.wire import (
 )
 from medserve.store.cases import Case, Cases
 
+_PREDICTIONS = {("", "v1", "models", "predict"), ("", "v2", "models", "infer")}
 INLINE_BYTES = 64 * 1024  # a longer body is digested in a thread
 LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
 
@@ -148,12 +150,12 @@ class Application:
                 with contextlib.suppress(MedServeError):  # nobody is there to be told
                     await self._record(scope, note, trace, error.status)
             else:
-                await self._fail(watched, error, trace)
+                await self._fail(watched, error, trace, scope["path"])
         except Exception as error:
             note["code"], note["failure"] = "internal", where(error)
             hint = "Report the trace to whoever runs this service."
             fault: MedServeError = Fault("internal", "The service failed on this request.", hint=hint)
-            await self._fail(watched, watched.failure or fault, trace)
+            await self._fail(watched, watched.failure or fault, trace, scope["path"])
         finally:
             if watched.failure is not None:
                 note["code"] = watched.failure.code
@@ -213,18 +215,19 @@ class Application:
             model=note.get("digest", ""),
             code=note.get("code", ""),
             status=status,
+            count=note.get("count", 0),
             policy=self.gate.policy.digest,
             input=note.get("input", ""),
             answer=note.get("said", ""),
         )
 
-    async def _fail(self, watched: "_Watch", error: MedServeError, trace: str) -> None:
+    async def _fail(self, watched: "_Watch", error: MedServeError, trace: str, path: str) -> None:
         if watched.status:  # the answer has begun
             return
         try:
-            await send_error(watched, error, trace)
+            await send_error(watched, error, trace, path)
         except AuditFault as unwritten:
-            await send_error(watched, unwritten, trace)
+            await send_error(watched, unwritten, trace, path)
 
     async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, Any]) -> None:
         path = scope["path"]
@@ -290,6 +293,8 @@ class Application:
         service = self.registry.find(*target)
         model = service.model
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
+        if scope["path"].endswith("/infer"):
+            return await rest.infer(self, service, scope, receive, send, trace, note)
         explain = _explain_method(scope)
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)
@@ -310,7 +315,7 @@ class Application:
                 body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
             data = bodies.case_bytes(body, media, model.spec)
             if case is None:
-                note["input"] = await self._digest("input", caller, trace, data)
+                note["input"] = await self.digest("input", caller, trace, data)
             deadline = time.monotonic() + deadline_of(scope, self.limits.deadline_s)
             work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
             answer, stages = await while_client_waits(work, receive, deadline)
@@ -322,7 +327,7 @@ class Application:
             self.metrics.stage("explain", stages.explain)
         note["answer"] = answer["status"]
         if case is None:
-            note["said"] = await self._digest("answer", caller, trace, canonical(answer))
+            note["said"] = await self.digest("answer", caller, trace, canonical(answer))
         else:
             await asyncio.to_thread(self._keep, case, answer, scope, note)
         spent = f"read;dur={read * 1e3:.2f}, decode;dur={stages.decode * 1e3:.2f}, infer;dur={stages.infer * 1e3:.2f}"
@@ -330,7 +335,7 @@ class Application:
             spent += f", explain;dur={stages.explain * 1e3:.2f}"
         await send_json(send, 200, answer, trace, ((b"server-timing", spent.encode()),))
 
-    async def _digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str:
+    async def digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str:
         if len(data) <= INLINE_BYTES:
             return self._witness.of(what, caller.tenant, trace, data)
         return await asyncio.to_thread(self._witness.of, what, caller.tenant, trace, data)
@@ -413,9 +418,9 @@ class _Watch:
 
 
 def parse_target(path: str) -> Target | None:
-    """`/v1/models/NAME/predict` or `/v1/models/NAME/versions/V/predict`; None for any other path."""
+    """`/v1/models/NAME/predict`, `/v1/models/NAME/versions/V/predict`, or `/v2/.../infer`; None for any other path."""
     steps = path.split("/")
-    if steps[:3] != ["", "v1", "models"] or steps[-1] != "predict" or "" in steps[3:]:
+    if (*steps[:3], steps[-1]) not in _PREDICTIONS or "" in steps[3:]:
         return None
     if len(steps) == 5:
         return Target(steps[3], None)

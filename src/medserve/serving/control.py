@@ -16,7 +16,7 @@ from medserve.serving.admission import Admission
 from medserve.serving.openapi import document, reply
 from medserve.serving.registry import Registry
 from medserve.serving.schema import Live, ModelList, ModelPage, Ready
-from medserve.serving.wire import JSON, SAFE, WrongMethod, encode, error_headers
+from medserve.serving.wire import JSON, SAFE, WrongMethod, encode, error_body, error_headers
 
 
 class Nowhere(Usage):
@@ -97,7 +97,8 @@ def told(request: Request, error: MedServeError) -> None:
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, MedServeError)
     told(request, error)
-    response = WireResponse({**error.as_dict(), "trace": request.scope["medserve.trace"]}, error.status)
+    said = error_body(error, request.scope["medserve.trace"], request.scope["path"])
+    response = WireResponse(said, error.status)
     for name, value in error_headers(error):
         response.headers[name.decode()] = value.decode()
     return response

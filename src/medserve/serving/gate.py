@@ -149,9 +149,12 @@ class Gate:
                 retry_after_s=wait,
             )
 
-    def charge(self, principal: Principal, compute_s: float) -> None:
-        """What an answer has cost, once it is known."""
+    def charge(self, principal: Principal, compute_s: float, *, more: int = 0) -> None:
+        """What an answer has cost, once it is known. more: cases beyond the first, each as much as a request."""
         role = self.policy.said.roles.get(principal.role)
+        if more:
+            rate = role.requests_per_s if role else 1.0
+            self._requests.charge(principal.id, rate, max(1.0, rate * BURST_S), more)
         if role is not None and role.compute_s_per_s is not None:
             share = role.compute_s_per_s
             self._compute.charge(principal.id, share, share * COMPUTE_BURST_S, compute_s)

@@ -13,18 +13,28 @@ from medserve import __version__
 from medserve.models.spec import ModelSpec
 from medserve.runtime.inputs import schema_of
 from medserve.serving import schema
+from medserve.serving.oip import words
+from medserve.serving.wire import is_open_inference
 
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
            schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage, schema.PackageInfo,
-           schema.PackageList, schema.PackagePage, schema.JobInfo, schema.JobList, schema.JobPage)  # fmt: skip
+           schema.PackageList, schema.PackagePage, schema.JobInfo, schema.JobList, schema.JobPage,
+           words.InferRequest, words.InferResponse, words.InferError, words.ServerMetadata, words.ModelMetadata,
+           words.ModelReady, words.ModelIndex, words.IndexAsked, words.ChangeAsked, words.Changed)  # fmt: skip
 _REF = "#/components/schemas/{name}"
 OPEN_TAG, SIGN_IN_TAG = "health", "sign-in"  # routes that answer without a key
 
 
-def reply(status: int, struct: type) -> dict[int | str, dict[str, Any]]:
-    """A route's documented answer."""
-    content = {"application/json": {"schema": {"$ref": _REF.format(name=struct.__name__)}}}
+def reply(status: int, struct: type, *, many: bool = False) -> dict[int | str, dict[str, Any]]:
+    """A route's documented answer, one or a list of them."""
+    one: dict[str, Any] = {"$ref": _REF.format(name=struct.__name__)}
+    content = {"application/json": {"schema": {"type": "array", "items": one} if many else one}}
     return {status: {"description": (struct.__doc__ or struct.__name__).split("\n")[0], "content": content}}
+
+
+def takes(struct: type) -> dict[str, Any]:
+    """A route's documented body, which may be left out; for `openapi_extra`."""
+    return {"requestBody": {"content": {"application/json": {"schema": {"$ref": _REF.format(name=struct.__name__)}}}}}
 
 
 def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict[str, Any]:
@@ -47,15 +57,19 @@ def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "msk_..."}}
     whole["security"] = [{"key": []}]
     paths = whole["paths"]
-    for item in paths.values():
+    for path, item in paths.items():
         for operation in item.values():
             operation["responses"].pop("422", None)
             if {OPEN_TAG, SIGN_IN_TAG}.intersection(operation.get("tags", ())):
                 operation["security"] = []
             else:
-                operation["responses"] |= _errors((401, 404) if operation.get("parameters") else (401,))
+                statuses = (401, 404) if operation.get("parameters") else (401,)
+                form = "InferError" if is_open_inference(path) else "ErrorAnswer"
+                operation["responses"] |= _errors(statuses, form)
     paths["/v1/models/{name}/predict"] = _predict("predict", ("name",))
     paths["/v1/models/{name}/versions/{version}/predict"] = _predict("predict_version", ("name", "version"))
+    paths["/v2/models/{name}/infer"] = _infer("infer", ("name",))
+    paths["/v2/models/{name}/versions/{version}/infer"] = _infer("infer_version", ("name", "version"))
     for name, spec in (specs or {}).items():
         own = _predict(f"predict_{re.sub(r'[^A-Za-z0-9]', '_', name)}", ())
         forms = [schema_of(spec), {"$ref": _REF.format(name="PredictCase")}]
@@ -72,21 +86,45 @@ def _predict(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
     media = {kind: binary for kind in ("image/png", "image/jpeg", "application/dicom")}
     forms = [{"$ref": _REF.format(name=name)} for name in ("Predict", "PredictCase")]
     as_json = {"application/json": {"schema": {"anyOf": forms}}}
-    path = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
     explain = {"name": "explain", "in": "query", "schema": {"type": "string"},
                "description": "An explanation method that the model's page offers."}  # fmt: skip
-    deadline = {"name": "X-Request-Deadline-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}}
-    statuses = (400, 401, 404, 405, 408, 413, 415, 422, 500, 503, 504)
     return {
         "post": {
             "operationId": operation,
             "summary": "One case in, one calibrated answer out.",
             "tags": ["predict"],
-            "parameters": [*path, explain, deadline],
+            "parameters": [*_steps(names), explain, _DEADLINE],
             "requestBody": {"required": True, "content": media | as_json},
-            "responses": {str(k): v for k, v in reply(200, schema.Answer).items()} | _errors(statuses),
+            "responses": {str(k): v for k, v in reply(200, schema.Answer).items()} | _errors(_STATUSES),
         }
     }
+
+
+def _infer(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Beside its JSON form a body may have tensors behind the JSON, whose length a header then says."""
+    length = {"name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer", "minimum": 1},
+              "description": "Bytes of the JSON, where binary tensors stand behind it."}  # fmt: skip
+    answer = reply(200, words.InferResponse)
+    answer[200]["content"]["application/octet-stream"] = {"schema": {}}
+    asked = {"application/json": {"schema": {"$ref": _REF.format(name="InferRequest")}}}
+    return {
+        "post": {
+            "operationId": operation,
+            "summary": "Cases in, as rows of tensors; for each a calibrated answer out.",
+            "tags": ["open-inference"],
+            "parameters": [*_steps(names), length, _DEADLINE],
+            "requestBody": {"required": True, "content": asked | {"application/octet-stream": {"schema": {}}}},
+            "responses": {str(k): v for k, v in answer.items()} | _errors(_STATUSES, "InferError"),
+        }
+    }
+
+
+_STATUSES = (400, 401, 404, 405, 408, 413, 415, 422, 500, 503, 504)
+_DEADLINE = {"name": "X-Request-Deadline-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}}
+
+
+def _steps(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names]
 
 
 _WHY = {
@@ -98,6 +136,6 @@ _WHY = {
 }  # fmt: skip
 
 
-def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorAnswer")}}}
+def _errors(statuses: tuple[int, ...], form: str = "ErrorAnswer") -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(name=form)}}}
     return {str(status): {"description": _WHY[status], "content": content} for status in statuses}

@@ -29,8 +29,8 @@ class Match:
 
     @property
     def kind(self) -> str:
-        """Of the resource: "model" for everything below /v1/models, else "service"."""
-        return "model" if self.route.template.startswith("/v1/models/") else "service"
+        """Of the resource: "model" where the first varying step names one, else "service"."""
+        return "model" if "/models/{name}" in self.route.template else "service"
 
 
 ROUTES = (
@@ -42,6 +42,16 @@ ROUTES = (
     Route("GET", "/v1/models/{name}", "models.read"),
     Route("POST", "/v1/models/{name}/predict", "models.predict"),
     Route("POST", "/v1/models/{name}/versions/{version}/predict", "models.predict"),
+    Route("GET", "/v2", "api.read"),
+    Route("GET", "/v2/models/{name}", "models.read"),
+    Route("GET", "/v2/models/{name}/ready", "models.read"),
+    Route("GET", "/v2/models/{name}/versions/{version}", "models.read"),
+    Route("GET", "/v2/models/{name}/versions/{version}/ready", "models.read"),
+    Route("POST", "/v2/models/{name}/infer", "models.predict"),
+    Route("POST", "/v2/models/{name}/versions/{version}/infer", "models.predict"),
+    Route("POST", "/v2/repository/index", "models.list"),
+    Route("POST", "/v2/repository/models/{name}/load", "models.load"),
+    Route("POST", "/v2/repository/models/{name}/unload", "models.load"),
     Route("POST", "/v1/cases", "cases.create"),
     Route("GET", "/v1/cases/{case}", "cases.read"),
     Route("DELETE", "/v1/cases/{case}", "cases.delete"),

@@ -354,6 +354,19 @@ class Service:
             compute += batcher.item_s
             return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
 
+    async def predict_prepared(
+        self, image: Array, *, deadline: float, trace: str, priority: int = ROUTINE
+    ) -> tuple[dict[str, Any], Stages]:
+        """The answer for a picture as it enters the graph, (C, H, W) or (C, D, H, W) uint8: no decoding, no transforms.
+
+        Raises: as `predict`; of the model's scope only what the scores tell.
+        """
+        async with self.use(deadline) as live:
+            began = time.perf_counter()
+            scores = await live.batcher.submit(image, deadline=deadline, priority=priority)
+            answer = live.model.answer(scores, case=image, trace=trace)
+            return answer, Stages(0.0, time.perf_counter() - began, 0.0, live.batcher.item_s)
+
     async def ready(self) -> bool:
         """Whether it answers, as far as it is in memory."""
         live = self._live

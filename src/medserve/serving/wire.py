@@ -1,7 +1,7 @@
 """What leaves the service: JSON, one form of error, and a trace id on everything.
 
 await send_json(send, 200, answer, trace)
-await send_error(send, error, trace)         # {"error": {"code", "message", "hint", "kind"}, "trace"}
+await send_error(send, error, trace, path)   # {"error": {"code", "message", "hint", "kind"}, "trace"}
 """
 
 import math
@@ -78,8 +78,20 @@ def error_headers(error: MedServeError) -> tuple[Header, ...]:
     return ()
 
 
-async def send_error(send: Send, error: MedServeError, trace: str) -> None:
-    await send_json(send, error.status, {**error.as_dict(), "trace": trace}, trace, error_headers(error))
+def is_open_inference(path: str) -> bool:
+    """Whether it is an address of Open Inference Protocol, which has its own form of error; health has ours."""
+    return path == "/v2" or path.startswith(("/v2/models", "/v2/repository"))
+
+
+def error_body(error: MedServeError, trace: str, path: str) -> dict[str, Any]:
+    """The error in the form of the address that was asked."""
+    if is_open_inference(path):
+        return {"error": f"{error.code}: {error}", "code": error.code, "kind": error.kind, "trace": trace}
+    return {**error.as_dict(), "trace": trace}
+
+
+async def send_error(send: Send, error: MedServeError, trace: str, path: str = "") -> None:
+    await send_json(send, error.status, error_body(error, trace, path), trace, error_headers(error))
 
 
 def header(scope: Scope, name: bytes) -> str:

@@ -1,7 +1,7 @@
 """A model's signature in tensors: rows of a request are cases, columns of its answer are what was said of each.
 
     inputs_of(spec), outputs_of(spec)         # for the metadata
-    rows(spec, tensors, count)                # what each case is: bytes of a file, a prepared picture, raw inputs
+    rows(spec, tensors, count)                # what each case is: bytes of a body, a prepared picture, or its refusal
     columns(spec, answers)                    # name -> (datatype, values)
 
 A picture goes in as BYTES, the file itself, and takes the whole way: scope checks and transforms included. UINT8 of the
@@ -17,12 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from medserve.data.readers import HEAD_BYTES, sniff
 from medserve.errors import MedServeError, Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
+from medserve.serving import bodies
 from medserve.serving.oip.words import TensorShape, Values
 from medserve.types import Array
 
-Row = bytes | Array | dict[str, Any]
+Row = bytes | Array | MedServeError  # bytes: what the body of /v1 would be, JSON of a record that is no lone file
 MOST_ROWS = 256
 
 
@@ -47,20 +49,34 @@ def rows(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[Row]:
         raise Usage("tensor-unknown", f"There is no input {unknown[0][:64]!r}.", hint=f"Inputs: {', '.join(names)}.")
     if not spec.is_record:
         return _pictures(spec, tensors, count)
-    found: list[Row] = [{} for _ in range(count)]
-    for want in spec.inputs:
-        if want.name in tensors:
-            for row, value in zip(found, _column(want, tensors[want.name], count), strict=True):
-                if value is not None:
-                    row[want.name] = value  # type: ignore[index]
-    return found
+    columns = {want.name: _column(want, tensors[want.name], count) for want in spec.inputs if want.name in tensors}
+    return [_record({name: values[row] for name, values in columns.items()}) for row in range(count)]
+
+
+def _record(inputs: dict[str, Any]) -> Row:
+    given = {name: value for name, value in inputs.items() if value is not None}
+    values = list(given.values())
+    if refused := next((value for value in values if isinstance(value, MedServeError)), None):
+        return refused
+    if not any(isinstance(value, bytes) for value in values):
+        return msgspec.json.encode({"inputs": given})
+    if len(values) == 1:
+        return bytes(values[0])
+    return Usage("tensor-invalid", "Beside other inputs a waveform is its JSON form, not a file.")
+
+
+def _picture(want: InputSpec, data: bytes) -> Row:
+    try:
+        return bodies.picture_bytes(data, sniff(data[:HEAD_BYTES]) or "", want)
+    except MedServeError as error:
+        return error
 
 
 def _pictures(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[Row]:
     (want,) = spec.inputs
     values = tensors.get(want.name)
     if isinstance(values, list) and len(values) == count:
-        return list(values)
+        return [_picture(want, value) for value in values]
     if isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.shape[1:] == spec.shape:
         return list(values)
     shape = ", ".join(map(str, spec.shape))
@@ -72,21 +88,27 @@ def _column(want: InputSpec, values: Values, count: int) -> list[Any]:
         if isinstance(values, list) or values.size != count or values.dtype == bool:
             raise Usage("tensor-invalid", f"{want.name!r} is one number a case: FP64 [B]; NaN where there is none.")
         flat = values.reshape(count).astype(np.float64).tolist()
-        return [None if math.isnan(value) else value for value in flat]
+        return [_finite(want, value) for value in flat]
     if not isinstance(values, list) or len(values) != count:
         raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B]; empty where there is none.")
     return [None if not value else _value(want, value) for value in values]
 
 
+def _finite(want: InputSpec, value: float) -> float | None | MedServeError:
+    if math.isinf(value):  # JSON has none, and would call it missing
+        return Usage("tensor-invalid", f"{want.name!r} is infinite.")
+    return None if math.isnan(value) else value
+
+
 def _value(want: InputSpec, value: bytes) -> Any:
-    """As it would stand in `{"inputs": ...}`, or a file."""
+    """As it would stand in `{"inputs": ...}`, or a file, or why it cannot be read."""
     if want.kind in ("image", "volume"):
         return base64.b64encode(value).decode()
     if want.kind == "timeline" or (want.kind == "waveform" and value.lstrip()[:1] == b"{"):
         try:
             return msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise Usage("tensor-invalid", f"{want.name!r} holds JSON in each element, and one is none.") from error
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return Usage("tensor-invalid", f"{want.name!r} holds JSON in each element, and one is none.")
     return value if want.kind == "waveform" else value.decode("utf-8", errors="replace")
 
 

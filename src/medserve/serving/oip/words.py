@@ -16,13 +16,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from medserve.errors import Usage
+from medserve.errors import Refusal, Usage
+from medserve.runtime.batcher import PRIORITIES, ROUTINE
+from medserve.runtime.inputs import MOST_PIECES
 from medserve.types import Array
 
 DTYPES = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+_PLAIN: dict[str, set[type]] = {
+    "b": {bool},
+    "u": {int},
+    "i": {int},
+    "f": {int, float},
+}  # what JSON has for each kind of datatype
 MOST_TENSORS = 1024
 MOST_HEAD_BYTES = 2**20
 HEAD_LENGTH = b"inference-header-content-length"
@@ -40,6 +48,8 @@ class TensorIn(msgspec.Struct):
 
 
 class OutputAsked(msgspec.Struct):
+    """parameters: binary_data, whether it is to stand behind the JSON."""
+
     name: str
     parameters: dict[str, Any] = {}
 
@@ -54,6 +64,8 @@ class InferRequest(msgspec.Struct):
 
 
 class TensorOut(msgspec.Struct, omit_defaults=True):
+    """One output; `data` flat, row-major."""
+
     name: str
     datatype: str
     shape: list[int]
@@ -62,6 +74,8 @@ class TensorOut(msgspec.Struct, omit_defaults=True):
 
 
 class InferResponse(msgspec.Struct, omit_defaults=True):
+    """Outputs in the order asked for; those with `binary_data_size` stand behind the JSON."""
+
     model_name: str
     outputs: list[TensorOut]
     model_version: str = ""
@@ -70,7 +84,7 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
 
 
 class InferError(msgspec.Struct):
-    """error: the code, what is wrong, and what to do, as one text."""
+    """The protocol's form of an error. error: the code, what is wrong, and what to do, as one text."""
 
     error: str
     code: str
@@ -79,12 +93,16 @@ class InferError(msgspec.Struct):
 
 
 class TensorShape(msgspec.Struct):
+    """shape: -1 where it is free; the first is the number of cases."""
+
     name: str
     datatype: str
     shape: list[int]
 
 
 class ModelMetadata(msgspec.Struct):
+    """What a model takes and gives, in tensors."""
+
     name: str
     versions: list[str]
     platform: str
@@ -93,14 +111,43 @@ class ModelMetadata(msgspec.Struct):
 
 
 class ModelReady(msgspec.Struct):
+    """Whether a model answers."""
+
     name: str
     ready: bool
 
 
+class ModelIndex(msgspec.Struct):
+    """One version of a model. state: READY, LOADING, or UNAVAILABLE; then the next request loads it, unless it failed."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
 class ServerMetadata(msgspec.Struct):
+    """This service, and the extensions of the protocol that it speaks."""
+
     name: str
     version: str
     extensions: list[str]
+
+
+class IndexAsked(msgspec.Struct):
+    """ready: only of versions that are loaded."""
+
+    ready: bool = False
+
+
+class ChangeAsked(msgspec.Struct):
+    """parameters: `unload_dependents` may be said, and changes nothing."""
+
+    parameters: dict[str, Any] = {}
+
+
+class Changed(msgspec.Struct):
+    """It is done."""
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
@@ -112,18 +159,23 @@ def parse(body: bytes, head: str) -> tuple[InferRequest, dict[str, Values]]:
         head: of the header `Inference-Header-Content-Length`; "" where the body is JSON alone.
 
     Returns: the request, and its tensors by name, in their shapes; BYTES as a flat list.
-    Raises: Usage "infer-invalid", "tensor-invalid".
+    Raises: Usage "infer-invalid", "tensor-invalid"; Refusal "json-too-many-values".
     """
     length = len(body)
     if head:
         if not (head.isascii() and head.isdigit() and len(head) < 10 and int(head) <= min(len(body), MOST_HEAD_BYTES)):
             raise _invalid("Inference-Header-Content-Length is not the length of a JSON head of this body")
         length = int(head)
+    said = body[:length]
+    if sum(map(said.count, (b",", b"[", b"{"))) > MOST_PIECES:  # each costs more as an object than as text
+        raise Refusal(
+            "json-too-many-values", f"The JSON holds more than {MOST_PIECES} values.", hint="Send them binary."
+        )
     try:
-        asked = _decoder.decode(memoryview(body)[:length])
+        asked = _decoder.decode(said)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
         raise _invalid(f"the JSON is not an inference request: {str(error)[:200]}") from error
-    if not 0 < len(asked.inputs) <= MOST_TENSORS:
+    if max(len(asked.inputs), len(asked.outputs)) > MOST_TENSORS or not asked.inputs:
         raise _invalid(f"it needs 1 to {MOST_TENSORS} input tensors")
     tensors: dict[str, Values] = {}
     at = length
@@ -149,6 +201,18 @@ def rows_of(asked: InferRequest) -> int:
     if len(counts) != 1 or min(counts) < 1:
         raise Usage("tensor-invalid", "The first dimension of every input is the number of cases, 1 or more.")
     return counts.pop()
+
+
+def wishes(asked: InferRequest) -> tuple[int, float]:
+    """The batcher's priority, and the longest wait in seconds. Raises: Usage "parameter-unsupported"."""
+    said = asked.parameters
+    if any(said.get(name) for name in ("sequence_id", "sequence_start", "sequence_end")):
+        raise Usage("parameter-unsupported", "Requests are answered one by one; there are no sequences.")
+    priority, timeout = said.get("priority", 0), said.get("timeout", 0)
+    for value, most in ((priority, len(PRIORITIES)), (timeout, 2**63)):
+        if type(value) is not int or not 0 <= value <= most:
+            raise Usage("parameter-unsupported", "priority is 1, 2 or 3 (0: not said), timeout whole microseconds.")
+    return (priority - 1 if priority else ROUTINE), (timeout / 1e6 if timeout else math.inf)
 
 
 def _count(tensor: TensorIn) -> int:
@@ -192,11 +256,15 @@ def _from_json(tensor: TensorIn) -> Values:
         flat = _flat(tensor.data)
         if len(flat) != count or not all(isinstance(value, str) for value in flat):
             raise _wrong(tensor, f"{count} texts were expected")
-        return _texts(tensor, [value.encode() for value in flat])
+        return _texts(tensor, [value.encode("utf-8", errors="replace") for value in flat])
+    dtype = _dtype(tensor)
+    values = [math.nan if value is None else value for value in _flat(tensor.data)]
+    if not set(map(type, values)) <= _PLAIN[dtype.kind]:  # numpy would cut 1.7 to 1, and read "5"
+        raise _wrong(tensor, f"its data are not {tensor.datatype}")
     try:
-        values = [math.nan if value is None else value for value in _flat(tensor.data)]
-        found = np.array(values, _dtype(tensor))
-    except (TypeError, ValueError, OverflowError) as error:
+        with np.errstate(over="raise"):
+            found = np.array(values, dtype)
+    except (ValueError, ArithmeticError) as error:
         raise _wrong(tensor, f"its data are not {tensor.datatype}") from error
     if found.shape != (count,):
         raise _wrong(tensor, f"{count} values were expected, not {found.size}")
@@ -266,6 +334,10 @@ def asked_outputs(asked: InferRequest, offered: Sequence[str]) -> tuple[list[str
     if unknown := [name for name in names if name not in offered]:
         raise Usage(
             "tensor-unknown", f"There is no output {unknown[0][:64]!r}.", hint=f"Outputs: {', '.join(offered)}."
+        )
+    if any("classification" in want.parameters for want in asked.outputs):
+        raise Usage(
+            "parameter-unsupported", "There is no classification extension.", hint="Take probability or answer."
         )
     said = {want.name: want.parameters.get("binary_data", every) for want in asked.outputs}
     return list(dict.fromkeys(names)), {name for name in names if said.get(name, every) is True}

@@ -1,0 +1,41 @@
+"""One service for the clients of Open Inference Protocol: pictures (two versions), a table, a text; HTTP and gRPC."""
+
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from made_records import NOTE, TABLE, write_records
+from tiny_package import SMALL, Running, serving, spec, write_package
+
+from medserve.access.keys import KeyRing
+from medserve.app import build
+from medserve.serving.logs import make_log
+from medserve.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> tuple[Settings, list[Path]]:
+    """Packages of tiny 1 and 2, ward and notes."""
+    root = tmp_path_factory.mktemp("tensors")
+    settings = Settings(home=root / "home")
+    made = [write_package(root / f"tiny-{version}", settings, spec(version=version)) for version in ("1", "2")]
+    made += [write_records(root / name, settings, name, fields) for name, fields in (("ward", TABLE), ("notes", NOTE))]
+    return settings, made
+
+
+@pytest.fixture(scope="module")
+def running(folders) -> Iterator[Running]:
+    settings, packages = folders
+    keys = KeyRing.open(settings)
+    key = keys.create("tests").key
+    application = build(settings, packages, keys=keys, limits=SMALL, threads=1)
+    log = StringIO()
+    application._log = make_log(log)
+    with serving(application) as port:
+        yield Running(f"http://127.0.0.1:{port}", port, key, settings, application, log)
+    keys.close()
