@@ -56,7 +56,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     at: seconds since 1970. principal: its id, or "anonymous". resource: for instance a model's name. patient: a
     pseudonym. model: digest. outcome: "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
-    count: requests that the event stands for, where it is more than one.
+    count: requests that the event stands for, or cases of one request, where it is more than one.
     input, answer: of a prediction, a keyed digest (`witness`), or `vault:OBJECT` where it is kept.
     """
 

@@ -213,3 +213,24 @@ def test_a_deadline_in_microseconds_is_kept(http):
     body, headers = binary({"image": [png(ramp())]}, parameters={"timeout": 1, "priority": 1})
     got = http.post(TINY, content=body, headers=headers)
     assert (got.status_code, got.json()["code"]) == (504, "deadline-missed")
+
+
+def test_a_model_leaves_the_memory_and_comes_back(http, running):
+    """Unload: not ready, UNAVAILABLE in the index, and the next request loads it; load: it is there beforehand."""
+    operator = {"authorization": f"Bearer {running.application.identity.keys.create('o', role='ml-engineer').key}"}
+
+    def states():
+        return {entry["state"] for entry in http.post("/v2/repository/index").json() if entry["name"] == "notes"}
+
+    asked = {"parameters": {"unload_dependents": False}}
+    assert http.post("/v2/repository/models/notes/unload", json=asked).status_code == 403
+    assert http.post("/v2/repository/models/notes/unload", json=asked, headers=operator).status_code == 200
+    assert states() == {"UNAVAILABLE"} and http.get("/v2/models/notes/ready").status_code == 503
+    assert {"notes"} & {e["name"] for e in http.post("/v2/repository/index", json={"ready": True}).json()} == set()
+    assert http.post("/v2/repository/models/notes/load", headers=operator).status_code == 200
+    assert states() == {"READY"} and http.get("/v2/models/notes/ready").json() == {"name": "notes", "ready": True}
+    http.post("/v2/repository/models/notes/unload", headers=operator)
+    body, headers = binary({"text": [TEXTS[0].encode()]})
+    assert http.post("/v2/models/notes/infer", content=body, headers=headers).status_code == 200
+    refused = http.post("/v2/repository/models/notes/load", json={"parameters": {"config": "{}"}}, headers=operator)
+    assert (refused.status_code, refused.json()["code"]) == (400, "parameter-unsupported")

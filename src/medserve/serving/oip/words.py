@@ -118,7 +118,7 @@ class ModelReady(msgspec.Struct):
 
 
 class ModelIndex(msgspec.Struct):
-    """One version of a model. state: READY, LOADING, or UNAVAILABLE; then the next request loads it, unless it failed."""
+    """One version of a model. state: READY, LOADING or UNAVAILABLE; the next request loads it, unless it failed."""
 
     name: str
     version: str
