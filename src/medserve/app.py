@@ -29,11 +29,13 @@ from medserve.models.signing import Trust
 from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
+from medserve.serving.changes import Changes
 from medserve.serving.doors import Parts, breakglass, login, oauth, session
 from medserve.serving.doors import cases as cases_door
 from medserve.serving.doors import jobs as jobs_door
 from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
+from medserve.serving.doors import traffic as traffic_door
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
@@ -43,10 +45,11 @@ from medserve.serving.tls import Tls
 from medserve.settings import Settings
 from medserve.store.cases import Cases
 from medserve.store.packages import Shelf
+from medserve.store.traffic import Splits
 
 DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
     cases_door.router, oauth.router, session.router, login.router, breakglass.router,
-    packages_door.router, jobs_door.router, metrics_door.router, rest.router,
+    packages_door.router, jobs_door.router, metrics_door.router, rest.router, traffic_door.router,
 )  # fmt: skip
 
 
@@ -71,8 +74,8 @@ def build(
     """Open the keys and every package; nothing is served unless all of them are sound.
 
     Args:
-        folders: model packages; of two versions of one name, the later one answers under the bare name. What was
-            published through the network is served beside them.
+        folders: model packages, or folders of them; of two versions of one name, the later one answers under the bare
+            name. What was published through the network is served beside them.
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
         memory: how much of it the engines may take, and which of them never leave it.
@@ -86,16 +89,19 @@ def build(
         lambda: Trust.load(settings), threads=threads, max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
         warn=warn,
     )  # fmt: skip
-    registry = Registry(loader, budget=memory.budget, pinned=memory.pinned)
-    for folder in folders:
-        registry.add(loader.verify(folder))
     bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
-    policy, ledger = Policy.load(settings), Ledger.open(settings)
-    shelf, jobs = Shelf(settings), Jobs(settings)
+    policy, ledger, metrics = Policy.load(settings), Ledger.open(settings), Metrics()
+    recorder = Recorder(ledger, metrics.committed)
+    registry = Registry(loader, budget=memory.budget, pinned=memory.pinned)
+    shelf, jobs, splits = Shelf(settings), Jobs(settings), Splits(settings)
     shelf.sweep()
-    for row in shelf.published():
-        registry.add(loader.verify(shelf.folder(row.tenant, row.digest)), tenant=row.tenant)
-    registry.load_at_start()
+    changes = Changes(registry, folders, shelf=shelf, splits=splits, record=recorder.record, warn=warn)
+    try:
+        changes.start()
+        registry.load_at_start()
+    except MedServeError:
+        registry.close()
+        raise
     for name in policy.check_models(service.model.name for service in registry.services):
         warn(f"policy.yaml names the model {name!r} under tenants, which is not served here.")
     if not registry.services:
@@ -104,12 +110,12 @@ def build(
     if settings.passphrase_file is not None or settings.pkcs11_module is not None:
         _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
     identity = Identity(ring, Sessions.open(settings))
-    metrics = Metrics()
-    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics)
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits)
     doors = [router(parts) for router in DOORS]
     return Application(
-        registry, identity, policy=policy, recorder=Recorder(ledger, metrics.committed), ledger=ledger, cases=cases,
-        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close, jobs.close), metrics=metrics,
+        registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
+        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close, jobs.close, splits.close),
+        metrics=metrics, running=(changes.follow,), reload=changes.reload,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ and the `trace` to quote to whoever runs it.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -37,6 +37,8 @@ from medserve.serving.schema import (
     PackageInfo,
     PackageList,
     PackagePage,
+    SetTraffic,
+    TrafficPage,
 )
 
 T = TypeVar("T")
@@ -167,6 +169,28 @@ class Client:
     def model(self, name: str) -> ModelPage:
         """All versions of one model and its card."""
         return self._call(ModelPage, "GET", f"/v1/models/{quote(name, safe='')}")
+
+    def traffic(self, name: str) -> TrafficPage:
+        """Which versions of a model answer under its bare name."""
+        return self._call(TrafficPage, "GET", f"/v1/models/{quote(name, safe='')}/traffic")
+
+    def split(self, name: str, versions: Mapping[str, int], *, shadow: Sequence[str] = ()) -> TrafficPage:
+        """Split the requests among versions.
+
+        Args:
+            versions: shares in per cent, 100 together.
+            shadow: versions that are asked too and never answer.
+        """
+        body = msgspec.json.encode(SetTraffic(dict(versions), list(shadow)))
+        return self._call(TrafficPage, "PUT", f"/v1/models/{quote(name, safe='')}/traffic", content=body)
+
+    def rollback(self, name: str) -> TrafficPage:
+        """The split before, at once."""
+        return self._call(TrafficPage, "POST", f"/v1/models/{quote(name, safe='')}/rollback")
+
+    def withdraw(self, name: str, version: str) -> None:
+        """Serve it no more; what is under way is finished."""
+        self._call(None, "DELETE", f"/v1/models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
 
     def ready(self) -> bool:
         """True when every model answers; False when not, or when nobody is there."""

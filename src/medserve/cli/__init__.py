@@ -29,6 +29,7 @@ VERBS = {
     "predict": "One answer, as the network would give it.",
     "tune": "The fastest engine here that answers alike.",
     "serve": "Step 5: answer over HTTP.",
+    "traffic": "Which versions answer, how often; the way back.",
     "keys": "Make, list and revoke API keys.",
     "clients": "Programs that sign in with a key of their own.",
     "admin": "People with an account of this service.",

@@ -16,7 +16,7 @@ class Admission:
     """Counts of one event loop; not for several threads."""
 
     def __init__(self, *, max_requests: int = 256, max_bytes: int = 512 * 2**20) -> None:
-        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self.max_requests, self._max_bytes = max_requests, max_bytes
         self.requests = 0
         self.bytes = 0
         self.draining = False
@@ -29,7 +29,7 @@ class Admission:
         """
         if self.draining:
             raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
-        if self.requests and (self.requests >= self._max_requests or self.bytes + size > self._max_bytes):
+        if self.requests and (self.requests >= self.max_requests or self.bytes + size > self._max_bytes):
             raise Busy(
                 "service-full",
                 "Too many requests are under way.",

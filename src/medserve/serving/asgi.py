@@ -13,7 +13,7 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -42,6 +42,7 @@ from medserve.serving.logs import make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
+from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
 from medserve.serving.waiting import deadline_of, while_client_waits
 from medserve.serving.wire import (
@@ -95,6 +96,7 @@ class Application:
         limits: sizes, times and counts.
         log: see `logs.make_log`.
         doors: addresses beside prediction, see `serving.doors`. closing: called once when the server has stopped.
+        running: goes on while the server does. reload: looks for packages again, when it is told to.
     """
 
     def __init__(
@@ -112,14 +114,18 @@ class Application:
         doors: Sequence[APIRouter] = (),
         closing: Sequence[Callable[[], None]] = (),
         metrics: Metrics | None = None,
+        running: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+        reload: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.registry, self.identity, self.limits = registry, identity, limits or Limits()
         self.gate, self.recorder, self._ledger = Gate(policy, registry.tenant_of), recorder, ledger
-        self._cases, self._witness, self._closing = cases, witness, closing
+        self._cases, self._witness, self._closing, self._running = cases, witness, closing, running
+        self.reload = reload
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
         self.metrics = Metrics() if metrics is None else metrics
         self.metrics.watch(registry, self.admission)
+        self.shadows = Shadows(registry, self.admission, self.metrics, lambda *a, **k: self._log.info(*a, **k))
         self.strangers = Strangers(self.limits.strangers)
         self._tallies: dict[str, Tally] = {}  # by code
         self._counting: set[asyncio.Task[None]] = set()
@@ -290,7 +296,8 @@ class Application:
     ) -> None:
         if scope["method"] != "POST":
             raise WrongMethod("method-not-allowed", "A prediction is asked for with POST.", hint="Use POST.")
-        service = self.registry.find(*target)
+        free = target.version is None  # which version answers is this service's to choose
+        service = self.registry.route(target.model, _caller_key(scope, trace)) if free else self.registry.find(*target)
         model = service.model
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         if scope["path"].endswith("/infer"):
@@ -310,6 +317,12 @@ class Application:
             note["bytes"] = len(body)
             if named := bodies.case_named(body, media, model.spec):
                 case = await self._case(named, caller, model, note)
+                if free and (chosen := self.registry.route(target.model, case.stored.patient)) is not service:
+                    service, model = chosen, chosen.model
+                    room.enter_context(service.claimed())
+                    note["version"], note["digest"] = model.version, model.digest
+                    model.check_explain(explain)
+                    bodies.check_media(case.media_type, model.spec)
                 room.enter_context(self.admission.admit(case.size))
                 media = case.media_type
                 body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
@@ -334,6 +347,8 @@ class Application:
         if explain is not None:
             spent += f", explain;dur={stages.explain * 1e3:.2f}"
         await send_json(send, 200, answer, trace, ((b"server-timing", spent.encode()),))
+        if free:
+            self.shadows.after(service, data, media, answer, trace)
 
     async def digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str:
         if len(data) <= INLINE_BYTES:
@@ -367,12 +382,18 @@ class Application:
             raise unwritable() from error
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        tasks: list[asyncio.Future[None]] = []
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                tasks = [asyncio.ensure_future(work()) for work in self._running]
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.admission.draining = True
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.shadows.close()
                 await asyncio.to_thread(self.registry.close)
                 for tally in self._tallies.values():
                     with contextlib.suppress(MedServeError):
@@ -427,6 +448,12 @@ def parse_target(path: str) -> Target | None:
     if len(steps) == 7 and steps[4] == "versions":
         return Target(steps[3], steps[5])
     return None
+
+
+def _caller_key(scope: Scope, trace: str) -> str:
+    """Of whoever names no patient: the trace that a client carries through its requests, else that of this one."""
+    parent = header(scope, b"traceparent").split("-")
+    return parent[1] if len(parent) == 4 and len(parent[1]) == 32 else trace
 
 
 def _explain_method(scope: Scope) -> str | None:

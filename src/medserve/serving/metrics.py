@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from medserve import __version__
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medserve.serving.registry import Registry
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_APART = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 class Metrics:
@@ -39,6 +40,10 @@ class Metrics:
         self._commits = Histogram("medserve_audit_commit_seconds", "Durable commits of the audit log.",
                                   buckets=_SECONDS, **more)  # fmt: skip
         self._events = Counter("medserve_audit_events", "Events in these commits.", **more)
+        self._shadowed = Counter("medserve_shadow", "Comparisons of a shadow with the answer.",
+                                 ["model", "version", "outcome"], **more)  # fmt: skip
+        self._apart = Histogram("medserve_shadow_difference", "Largest difference of a probability of one answer.",
+                                ["model", "version"], buckets=_APART, **more)  # fmt: skip
         ProcessCollector(registry=self.registry)
         # What a label stands for is looked up once.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -65,6 +70,13 @@ class Metrics:
         self._commits.observe(seconds)
         self._events.inc(events)
 
+    def shadowed(self, model: str, version: str, outcome: str) -> None:
+        """outcome: agreed, differed, refused, failed or dropped."""
+        self._shadowed.labels(model, version, outcome).inc()
+
+    def shadow_difference(self, model: str, version: str, difference: float) -> None:
+        self._apart.labels(model, version).observe(difference)
+
     def watch(self, registry: "Registry", admission: "Admission") -> None:
         """Read what is under way whenever somebody asks."""
         self.registry.register(_State(registry, admission))
@@ -90,6 +102,15 @@ class _State:
         for service in self._registry.services:
             promised.add_metric([service.model.name, service.model.version], service.promised_s)
         yield promised
+        loaded = GaugeMetricFamily("medserve_model_loaded_bytes", "Of engines in memory, estimated; 0: not loaded.",
+                                   labels=["model", "version"])  # fmt: skip
+        answered = CounterMetricFamily("medserve_answers", "Predictions answered.", labels=["model", "version"])
+        for service in self._registry.services:
+            labels = [service.model.name, service.model.version]
+            loaded.add_metric(labels, service.bytes if service.resident else 0)
+            answered.add_metric(labels, service.answered)
+        yield loaded
+        yield answered
 
     def describe(self) -> Iterable[Metric]:
         return ()

@@ -9,7 +9,7 @@ await registry.withdraw("chest", "2")           # what is under way is finished
 await registry.load("chest"), registry.unload("chest"), registry.index(visible)
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import Memory
 from medserve.serving.service import Pools, Service, Stages, State
+from medserve.serving.traffic import Compared, Split
+from medserve.store.traffic import SplitRow
 
 __all__ = ["Entry", "Registry", "Service", "Stages", "Taken"]
 
@@ -39,7 +41,8 @@ class Entry(NamedTuple):
 
 
 class Registry:
-    """Services by name and version. Of several versions, the one given last answers under the bare name.
+    """Services by name and version. Of several versions, the one given last answers under the bare name, unless
+    traffic is split among them.
 
     Args:
         loader: how packages are opened. budget: bytes of engines in memory; None: no limit.
@@ -60,6 +63,8 @@ class Registry:
         self.pools, self._horizon_s, self.changes = Pools(), horizon_s, 0
         self._services: dict[str, dict[str, Service]] = {}
         self._tenants: dict[str, str] = {}
+        self._splits: dict[str, Split] = {}
+        self._compared: dict[tuple[str, str], Compared] = {}
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -101,12 +106,19 @@ class Registry:
             service.load_now(model)
         return service
 
-    async def prepare(self, folder: Path) -> Service:
+    async def prepare(self, folder: Path, gone: Collection[tuple[str, str]] = ()) -> Service:
         """A package, verified and in memory, for `put`; nothing leads to it yet.
 
-        Raises: BadPackage, Fault; DoesNotFit; Busy "memory-full".
+        Args:
+            gone: (name, digest) of what is not to be served again.
+
+        Raises: BadPackage, Fault; Taken "model-withdrawn"; DoesNotFit; Busy "memory-full".
         """
-        service = self._service(await self.pools.load(self.loader.verify, folder))
+        known = await self.pools.load(self.loader.verify, folder)
+        if (known.name, known.digest) in gone:
+            why = f"{known.name} {known.version} was withdrawn."
+            raise Taken("model-withdrawn", why, hint="Train or sign it again under a higher version.")
+        service = self._service(known)
         await service.load()
         return service
 
@@ -177,6 +189,30 @@ class Registry:
         if version not in versions:
             raise NotFound("version", version, versions, hint=f"List them with GET /v1/models/{name}.")
         return versions[version]
+
+    def route(self, name: str, key: str) -> Service:
+        """The version for a request that names the model alone.
+
+        Args:
+            key: of whom one version answers all requests: a patient, else a trace.
+
+        Raises: NotFound (404).
+        """
+        split = self._splits.get(name)
+        version = None if split is None else split.pick(key, self._services.get(name, ()))
+        return self.find(name, version)
+
+    def split_of(self, name: str) -> Split | None:
+        """None: the version that was added last answers."""
+        return self._splits.get(name)
+
+    def compared(self, name: str, version: str) -> Compared:
+        """What was found when this version was a shadow."""
+        return self._compared.setdefault((name, version), Compared())
+
+    def set_splits(self, rows: Iterable[SplitRow]) -> None:
+        """From the next request on; those of names that are not served, or are another tenant's now, do nothing."""
+        self._splits = {row.name: Split.of(row) for row in rows if row.tenant == (self.tenant_of(row.name) or "")}
 
     def versions(self, name: str) -> list[Service]:
         self.find(name, None)

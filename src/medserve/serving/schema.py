@@ -164,6 +164,41 @@ class ModelPage(msgspec.Struct):
     card: dict[str, Any]
 
 
+class SetTraffic(msgspec.Struct, forbid_unknown_fields=True):
+    """How often each version answers under the bare name: per cent, 100 together. shadow: versions that are asked too
+    and never answer."""
+
+    versions: dict[str, int]
+    shadow: list[str] = []
+
+
+class ShadowInfo(msgspec.Struct):
+    """What a shadow said beside the answers, since this process started. differences: of the probability that is
+    furthest apart. dropped: not asked, since there was something better to do."""
+
+    agreed: int
+    differed: int
+    refused: int
+    failed: int
+    dropped: int
+    mean_difference: float | None
+    most_difference: float | None
+
+
+class TrafficPage(msgspec.Struct):
+    """Which versions of a model answer. before: what a rollback brings back; None: there is nothing. answered:
+    predictions by version, shadows: comparisons, both of this process since it started."""
+
+    name: str
+    versions: dict[str, int]
+    shadow: list[str]
+    before: SetTraffic | None
+    changed_at: float | None
+    changed_by: str | None
+    answered: dict[str, int]
+    shadows: dict[str, ShadowInfo]
+
+
 class ErrorBody(msgspec.Struct):
     code: str
     message: str

@@ -237,13 +237,22 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._application, self._url, self._on_ready = application, url, on_ready
         self.failure: Exception | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._application.reload is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         try:
             self._on_ready(self._url)
         except Exception as error:  # whoever waits for the address is gone: end in order, then say so
             self.failure, self.should_exit = error, True
+
+    def _reload(self) -> None:
+        assert self._application.reload is not None
+        task = asyncio.ensure_future(self._application.reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._application.admission.draining = True

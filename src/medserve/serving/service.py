@@ -58,6 +58,7 @@ class Pools:
         self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._load = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._explaining = 0
 
     async def decode(self, work: Callable[..., T], *args: Any) -> T:
@@ -65,6 +66,10 @@ class Pools:
 
     async def load(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._load, functools.partial(work, *args))
+
+    async def aside(self, work: Callable[..., T], *args: Any) -> T:
+        """What nobody waits for, one after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, functools.partial(work, *args))
 
     async def explain(self, work: Callable[..., T], *args: Any) -> T:
         """Raises: Busy "explanations-full" (503): enough of them wait already."""
@@ -82,7 +87,7 @@ class Pools:
             self._explaining -= 1
 
     def close(self) -> None:
-        for pool in (self._load, self._decode, self._explain):
+        for pool in (self._load, self._aside, self._decode, self._explain):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -164,6 +169,7 @@ class Service:
         self._live: Live | None = None
         self._loading: asyncio.Task[Live] | None = None
         self._withdrawn = False
+        self.answered = 0  # predictions since the process started
         self._claims = 0
         self._unclaimed = asyncio.Event()
 
@@ -209,6 +215,11 @@ class Service:
     @property
     def promised_s(self) -> float:
         return 0.0 if self._live is None else self._live.batcher.promised_s
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return 0 if self._live is None else self._live.batcher.waiting
 
     # -- in and out of memory --------------------------------------------------------------------------------------
 
@@ -352,6 +363,7 @@ class Service:
                 answer["explanation"], spent = await self._pools.explain(_timed, model.explain, explain, tensor, scores)
                 compute += spent
             compute += batcher.item_s
+            self.answered += 1
             return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
 
     async def predict_prepared(
@@ -365,7 +377,18 @@ class Service:
             began = time.perf_counter()
             scores = await live.batcher.submit(image, deadline=deadline, priority=priority)
             answer = live.model.answer(scores, case=image, trace=trace)
+            self.answered += 1
             return answer, Stages(0.0, time.perf_counter() - began, 0.0, live.batcher.item_s)
+
+    async def aside(self, data: bytes, *, media: str, deadline: float, priority: int) -> dict[str, Any]:
+        """An answer that nobody waits for: decoded on one thread beside those of the requests.
+
+        Raises: what `predict` raises.
+        """
+        async with self.use(deadline) as live:
+            tensor = await self._pools.aside(functools.partial(live.model.load, media=media), data)
+            scores = await live.batcher.submit(tensor, deadline=deadline, priority=priority)
+            return live.model.answer(scores, case=tensor)
 
     async def ready(self) -> bool:
         """Whether it answers, as far as it is in memory."""

@@ -60,6 +60,17 @@ class SplitRow:
     changed_at: float = 0.0
     changed_by: str = ""
 
+    def without(self, version: str, by: str) -> "SplitRow":
+        """Its share goes to the others, in their proportions; no versions: none of them is left."""
+        rest = {key: share for key, share in self.versions.items() if key != version and share}
+        whole, given = sum(rest.values()), 0
+        shares = {}
+        for at, (key, share) in enumerate(rest.items()):
+            shares[key] = 100 - given if at == len(rest) - 1 else round(100 * share / whole)
+            given += shares[key]
+        shadow = [key for key in self.shadow if key != version]
+        return replace(self, versions=shares, shadow=shadow, changed_at=time.time(), changed_by=by)
+
     def back(self, by: str) -> "SplitRow":
         """The split before, with this one as its own before."""
         now = {"versions": self.versions, "shadow": self.shadow}
@@ -92,6 +103,10 @@ class Splits:
         if not db.execute(traffic.update().where(*same).values(**values)).rowcount:
             db.execute(traffic.insert().values(**values))
         return row
+
+    def drop(self, db: sa.Connection, row: SplitRow) -> None:
+        """Within a transaction: the version that was added last answers again."""
+        db.execute(traffic.delete().where(traffic.c.tenant == row.tenant, traffic.c.name == row.name))
 
     def withdraw(self, db: sa.Connection, tenant: str, name: str, version: str, digest: str, by: str) -> None:
         """Within a transaction."""

@@ -26,6 +26,7 @@ from medserve.serving.registry import Registry
 from medserve.settings import Settings
 from medserve.store.cases import Cases
 from medserve.store.packages import Shelf
+from medserve.store.traffic import Splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Parts:
     shelf: Shelf
     jobs: Jobs
     metrics: Metrics
+    splits: Splits
 
 
 def caller(request: Request) -> Principal:

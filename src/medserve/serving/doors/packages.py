@@ -31,6 +31,7 @@ from medserve.serving.gate import Forbidden
 from medserve.serving.openapi import reply
 from medserve.serving.registry import Taken
 from medserve.serving.schema import PackageInfo, PackageList, PackagePage
+from medserve.serving.traffic import version_key
 from medserve.serving.wire import WrongMedia
 from medserve.store.packages import PackageRow
 
@@ -151,12 +152,6 @@ def check_newer(row: PackageRow, named: list[PackageRow]) -> None:
                 f"Version {other.version} of {row.name!r} is published; {row.version} is older.",
                 hint="To go back, train or sign the older model under a higher version.",
             )
-
-
-def version_key(version: str) -> list[tuple[int, int, str]]:
-    """For the order of versions: runs of digits count as numbers, so that 10 comes after 9."""
-    runs = re.findall(r"[0-9]+|[^0-9]+", version)
-    return [(1, int(run), "") if run.isascii() and run.isdigit() else (0, 0, run) for run in runs]
 
 
 def _judge(parts: Parts, archive: Path, staging: Path) -> Examined:

@@ -1,0 +1,182 @@
+"""What changes while the service runs: packages in the folders it was started with, and what other nodes decided.
+
+    changes = Changes(registry, [Path("models")], shelf=shelf, splits=splits, record=recorder.record, warn=print)
+    changes.start()                   # verify and register all of them; any bad one stops the start
+    await changes.reload()            # SIGHUP: look again
+    await changes.follow()            # goes on: traffic splits and withdrawn versions, every second
+
+A folder is a package, or holds packages. A new or replaced one is loaded beside what answers, warmed and checked, and
+then takes its place; one that is gone is finished and leaves. A bad one changes nothing: it is named in a warning, its
+code in the audit log. Looking again is asked for by a signal, not by watching the disk: a copy that is under way is no
+package, and whoever may write to a folder does not by that change what answers.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from medserve.access.audit import Event
+from medserve.errors import MedServeError, Usage
+from medserve.models.package import MANIFEST
+from medserve.runtime.known import KnownModel
+from medserve.serving.registry import Registry
+from medserve.serving.traffic import version_key
+from medserve.store.packages import Shelf
+from medserve.store.traffic import Splits
+
+EVERY_S = 1.0
+OPERATOR = "operator"  # who sends a signal to the process has no name here
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What answers from a folder. mark: of its manifest, to see whether it is another one now."""
+
+    name: str
+    version: str
+    digest: str
+    mark: bytes
+
+
+class Changes:
+    """See the module.
+
+    Args:
+        folders: packages, and folders of packages. record: writes an event down. warn: gets a line for the operator.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        folders: Sequence[Path],
+        *,
+        shelf: Shelf,
+        splits: Splits,
+        record: Callable[[Event], Awaitable[None]],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._registry, self._folders, self._shelf, self._splits = registry, folders, shelf, splits
+        self._record, self._warn = record, warn
+        self._sources: dict[Path, Source] = {}
+        self._looking = asyncio.Lock()
+
+    def start(self) -> None:
+        """Raises: BadPackage, naming the folder; Usage "service-taken"; DoesNotFit."""
+        gone = self._splits.withdrawn()
+        for folder in self._folders:
+            found = [(path, self._registry.loader.verify(path)) for path in packages_in(folder) or [folder]]
+            for path, known in sorted(found, key=lambda one: version_key(one[1].version)):
+                self._sources[path] = _source(path, known)
+                self._add(known, None, gone)
+        for row in self._shelf.published():
+            self._add(self._registry.loader.verify(self._shelf.folder(row.tenant, row.digest)), row.tenant, gone)
+        self._registry.set_splits(self._splits.rows())
+
+    def _add(self, known: KnownModel, tenant: str | None, gone: set[tuple[str, str]]) -> None:
+        if (known.name, known.digest) in gone:
+            self._warn(f"warning model-withdrawn: {known.name} {known.version} was withdrawn and is not served.")
+        else:
+            self._registry.add(known, tenant=tenant)
+
+    async def reload(self) -> None:
+        """Look again at the folders and at what was published."""
+        async with self._looking:
+            gone = await asyncio.to_thread(self._splits.withdrawn)
+            for folder in self._folders:
+                found = await asyncio.to_thread(packages_in, folder)
+                if not found:
+                    self._warn(f"warning models-missing: {folder} holds no package now; what it held goes on.")
+                    continue
+                fresh = [path for path in found if await asyncio.to_thread(self._changed, path)]
+                for path in sorted(fresh, key=lambda path: version_key(path.name)):
+                    await self._take(path, None, gone)
+                mine = [path for path in self._sources if path == folder or path.parent == folder]
+                for path in mine:
+                    if path not in found:
+                        await self._leave(self._sources.pop(path))
+            for row in await asyncio.to_thread(self._shelf.published):
+                here = {(one.model.name, one.model.version) for one in self._registry.services}
+                if (row.name, row.version) not in here and (row.name, row.digest) not in gone:
+                    await self._take(self._shelf.folder(row.tenant, row.digest), row.tenant, gone)
+
+    async def _take(self, path: Path, tenant: str | None, gone: set[tuple[str, str]]) -> None:
+        """A package that is new here, or another one than before."""
+        before = self._sources.get(path)
+        try:
+            service = await self._registry.prepare(path, gone)
+            await self._registry.put(service, tenant=tenant)
+        except MedServeError as error:
+            self._warn(f"warning {error.code}: {path} is not served: {error.message}")
+            await self._written("deny", code=error.code, resource=before.name if before else "")
+            return
+        model = service.model
+        if tenant is None:
+            self._sources[path] = await asyncio.to_thread(_source, path, model)
+        self._warn(f"{service.title} answers.")
+        await self._written("allow", resource=model.name, model=model.digest)
+        if before is not None and (before.name, before.version) != (model.name, model.version):
+            await self._leave(before)
+
+    async def _leave(self, source: Source) -> None:
+        try:
+            service = self._registry.find(source.name, source.version)
+        except Usage:  # withdrawn already
+            return
+        if service.model.digest == source.digest:
+            await self._registry.withdraw(source.name, source.version)
+            self._warn(f"{service.title} has left.")
+            await self._written("allow", resource=source.name, model=source.digest, code="package-removed")
+
+    def _changed(self, path: Path) -> bool:
+        known = self._sources.get(path)
+        return known is None or known.mark != _mark(path)
+
+    async def _written(self, outcome: str, *, resource: str = "", model: str = "", code: str = "") -> None:
+        await self._record(
+            Event(
+                action="models.reload",
+                outcome=outcome,
+                principal=OPERATOR,
+                resource=resource,
+                model=model,
+                code=code,
+            )
+        )
+
+    async def follow(self) -> None:
+        """What other nodes changed; a database that does not answer for a while changes nothing."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                rows, gone = await asyncio.to_thread(lambda: (self._splits.rows(), self._splits.withdrawn()))
+            except (sa.exc.SQLAlchemyError, OSError):
+                continue
+            self._registry.set_splits(rows)
+            for service in self._registry.services:
+                if (service.model.name, service.model.digest) in gone:
+                    await self._registry.withdraw(service.model.name, service.model.version)
+
+
+def packages_in(folder: Path) -> list[Path]:
+    """The folder itself if it is a package, else those within it."""
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    try:
+        return sorted(path for path in folder.iterdir() if (path / MANIFEST).is_file())
+    except OSError:
+        return []
+
+
+def _source(path: Path, known: KnownModel) -> Source:
+    return Source(known.name, known.version, known.digest, _mark(path))
+
+
+def _mark(path: Path) -> bytes:
+    try:
+        return hashlib.sha256((path / MANIFEST).read_bytes()).digest()
+    except OSError:
+        return b""
