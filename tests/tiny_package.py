@@ -40,7 +40,7 @@ from medserve.models.spec import (
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.bodies import BodyTiming
 from medserve.serving.logs import make_log
-from medserve.serving.server import Address, Server, listen
+from medserve.serving.server import Address, Beside, Server, listen
 from medserve.serving.strangers import StrangerLimits
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
@@ -190,11 +190,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(application: Application, tls: Tls | None = None) -> Iterator[int]:
-    """The application on a free loopback port, in a thread."""
+def serving(application: Application, tls: Tls | None = None, beside: Beside | None = None) -> Iterator[int]:
+    """The application on a free loopback port, in a thread. beside: another way in."""
     sock = listen(Address(port=0))
     ready = threading.Event()
-    server = Server(application, "", lambda url: ready.set(), tls)
+    server = Server(application, "", lambda url: ready.set(), tls, beside)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
@@ -22,7 +23,7 @@ from medserve.access.sessions import Sessions
 from medserve.access.witness import Witness
 from medserve.data.readers.outside import read_outside
 from medserve.data.sandbox import Crew
-from medserve.errors import MedServeError
+from medserve.errors import MedServeError, Usage
 from medserve.jobs.executor import Executor
 from medserve.jobs.table import Jobs
 from medserve.models.signing import Trust
@@ -46,6 +47,9 @@ from medserve.settings import Settings
 from medserve.store.cases import Cases
 from medserve.store.packages import Shelf
 from medserve.store.traffic import Splits
+
+if TYPE_CHECKING:
+    from medserve.serving.oip.door import GrpcDoor
 
 DOORS: tuple[Callable[[Parts], APIRouter], ...] = (
     cases_door.router, oauth.router, session.router, login.router, breakglass.router,
@@ -129,20 +133,24 @@ def serve(
     tls: Tls | None = None,
     behind_proxy: bool = False,
     jobs: int = 1,
+    grpc_port: int | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
+    on_grpc: Callable[[str], None] = lambda address: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
         jobs: how many run at once, where there is a folder of data for them; 0: none here.
-        on_ready: gets the URL once the service answers.
+        grpc_port: for Open Inference Protocol over gRPC, on the same host; 0 takes a free one, None speaks HTTP alone.
+        on_ready: gets the URL once the service answers. on_grpc: gets the address of gRPC, just before.
         warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
-    Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable", and
-            those of `check_settings`.
+    Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable",
+            "grpc-missing", and those of `check_settings`.
     """
     check_settings(settings, os.environ)
+    door_of = None if grpc_port is None else _grpc_door()
     ring = KeyRing.open(settings)
     try:
         if caution := check_address(address, ring, tls=tls is not None, behind_proxy=behind_proxy):
@@ -161,9 +169,26 @@ def serve(
             _decode_outside(application, stack, warn)
             if jobs and settings.data_root is not None:
                 stack.enter_context(Executor(settings, limit=jobs))
-            run(application, address, tls=tls, on_ready=on_ready)
+            door = None if door_of is None else door_of(application, address._replace(port=grpc_port or 0), tls=tls)
+
+            def ready(url: str) -> None:
+                if door is not None:
+                    on_grpc(door.url)
+                on_ready(url)
+
+            run(application, address, tls=tls, beside=door, on_ready=ready)
     finally:
         ring.close()
+
+
+def _grpc_door() -> "type[GrpcDoor]":
+    """Raises: Usage "grpc-missing"."""
+    try:
+        from medserve.serving.oip.door import GrpcDoor
+    except ImportError as error:
+        hint = "Install it: pip install 'medserve[grpc]'. Or start without --grpc-port."
+        raise Usage("grpc-missing", "gRPC is not installed.", hint=hint) from error
+    return GrpcDoor
 
 
 def _decode_outside(application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> None:

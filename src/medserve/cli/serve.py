@@ -18,6 +18,7 @@ def serve(
     models: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: Annotated[int | None, Parameter(validator=Number(gte=0, lte=65535))] = None,
     threads: int = 0,
     tls: Literal["self-signed"] | None = None,
     tls_cert: Path | None = None,
@@ -42,6 +43,8 @@ def serve(
         Address to listen on.
     port
         Port to listen on; 0 takes a free one.
+    grpc_port
+        Port of Open Inference Protocol over gRPC, on the same host; 0 takes a free one. Without it there is no gRPC.
     threads
         Processor threads for one model's pass; 0 means all cores.
     tls
@@ -79,14 +82,17 @@ def serve(
     elif tls_key is not None or tls_clients is not None:
         raise Usage("tls-file", "A key without a certificate.", hint="Name it: --tls-cert FILE")
 
+    grpc: dict[str, str] = {}
+
     def ready(url: str) -> None:
         if json:
-            sys.stdout.write(json_text.dumps({"url": url, "models": [str(folder) for folder in models or []]}) + "\n")
+            said = {"url": url, "models": [str(folder) for folder in models or []], **grpc}
+            sys.stdout.write(json_text.dumps(said) + "\n")
             sys.stdout.flush()
         else:
-            progress.say(f"Ready: {url}  (stop with Ctrl-C)")
+            progress.say(f"Ready: {url}{', gRPC: ' + grpc['grpc'] if grpc else ''}  (stop with Ctrl-C)")
 
     serve_forever(
         settings, models or [], Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy, jobs=jobs,
-        on_ready=ready, warn=progress.say,
+        grpc_port=grpc_port, on_ready=ready, on_grpc=lambda address: grpc.update(grpc=address), warn=progress.say,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import uvicorn
 import uvloop
@@ -37,6 +37,14 @@ GRACE_S = 30
 class Address(NamedTuple):
     host: str = "127.0.0.1"
     port: int = 8000
+
+
+class Beside(Protocol):
+    """A second way in, on the same event loop: opened before the service is ready, closed before HTTP is."""
+
+    async def open(self) -> None: ...
+
+    async def close(self, grace_s: float) -> None: ...
 
 
 class BoundedLoop(uvloop.Loop):
@@ -212,7 +220,12 @@ class Server(uvicorn.Server):
     """uvicorn's server that says when it is ready and refuses new work while it drains."""
 
     def __init__(
-        self, application: Application, url: str, on_ready: Callable[[str], None], tls: Tls | None = None
+        self,
+        application: Application,
+        url: str,
+        on_ready: Callable[[str], None],
+        tls: Tls | None = None,
+        beside: Beside | None = None,
     ) -> None:
 
         class Protocol(BoundedProtocol):
@@ -235,7 +248,7 @@ class Server(uvicorn.Server):
         if tls is not None:
             config.ssl = tls.context()
         super().__init__(config)
-        self._application, self._url, self._on_ready = application, url, on_ready
+        self._application, self._url, self._on_ready, self._beside = application, url, on_ready, beside
         self.failure: Exception | None = None
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -244,6 +257,8 @@ class Server(uvicorn.Server):
         if self._application.reload is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         try:
+            if self._beside is not None and self.started:
+                await self._beside.open()
             self._on_ready(self._url)
         except Exception as error:  # whoever waits for the address is gone: end in order, then say so
             self.failure, self.should_exit = error, True
@@ -256,6 +271,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._application.admission.draining = True
+        if self._beside is not None:
+            await self._beside.close(GRACE_S)
         await super().shutdown(sockets)
 
 
@@ -264,6 +281,7 @@ def run(
     address: Address,
     *,
     tls: Tls | None = None,
+    beside: Beside | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until a signal says stop. Port 0 takes a free one; `on_ready` gets the address as a URL.
@@ -273,7 +291,7 @@ def run(
     sock = listen(address)
     host = f"[{address.host}]" if ":" in address.host else address.host
     scheme = "http" if tls is None else "https"
-    server = Server(application, f"{scheme}://{host}:{sock.getsockname()[1]}", on_ready, tls)
+    server = Server(application, f"{scheme}://{host}:{sock.getsockname()[1]}", on_ready, tls, beside)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     before = []
     if threading.current_thread() is threading.main_thread():  # uvicorn raises what it caught again when it is done

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from made_records import NOTE, TABLE, write_records
-from tiny_package import SMALL, Running, serving, spec, write_package
+from tensor_service import Tensors, tensors
+from tiny_package import spec, write_package
 
-from medserve.access.keys import KeyRing
-from medserve.app import build
-from medserve.serving.logs import make_log
 from medserve.settings import Settings
 
 
@@ -29,13 +26,6 @@ def folders(tmp_path_factory) -> tuple[Settings, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def running(folders) -> Iterator[Running]:
-    settings, packages = folders
-    keys = KeyRing.open(settings)
-    key = keys.create("tests").key
-    application = build(settings, packages, keys=keys, limits=SMALL, threads=1)
-    log = StringIO()
-    application._log = make_log(log)
-    with serving(application) as port:
-        yield Running(f"http://127.0.0.1:{port}", port, key, settings, application, log)
-    keys.close()
+def running(folders) -> Iterator[Tensors]:
+    with tensors(*folders) as running:
+        yield running

@@ -1,75 +1,93 @@
 """gRPC: each call becomes a request to the same ASGI application, so that one door identifies, decides and writes down.
 
-    server, port = await open_grpc(application, "127.0.0.1", 8001, tls=None, most_bytes=64 * 2**20)
+    door = GrpcDoor(application, Address("127.0.0.1", 8001), tls=None)
+    await door.open()
+    await door.close(30)
 
 Metadata of a call stand for headers: authorization, x-purpose, x-priority, traceparent. The call's deadline is the
-request's. `grpc.health.v1.Health` answers without a key, as the health addresses do.
+request's, and a call that is cancelled a client that left. The message of a stranger is never read; that is why every
+method is served as one that takes a stream, which on the wire is the same. Health (`grpc.health.v1.Health` too) answers
+without a key, for the service as a whole, and reads nothing either.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import msgspec
-import numpy as np
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from medserve.errors import Usage
-from medserve.serving.oip import open_inference_pb2
-from medserve.serving.oip.words import DTYPES, HEAD_LENGTH
+from medserve.errors import Denied, Usage
+from medserve.runtime.model import new_id
+from medserve.serving.asgi import Application
+from medserve.serving.oip.messages import pb, plain, request_of, response_of
+from medserve.serving.oip.words import HEAD_LENGTH
+from medserve.serving.server import HEAD_S, Address
 from medserve.serving.tls import Tls
-from medserve.serving.wire import Message, Scope
+from medserve.serving.wire import Header, Message, Scope
 
-pb: Any = open_inference_pb2  # made by a tool, without types
 SERVICE = "inference.GRPCInferenceService"
 HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent")
 MOST_CALLS = 512
+IDLE_S = 300
+INLINE_BYTES = 64 * 1024  # a longer message is read in a thread
 _STATUS = {
     401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED, 404: grpc.StatusCode.NOT_FOUND,
-    409: grpc.StatusCode.ALREADY_EXISTS, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}  # fmt: skip
-_CONTENTS = {
-    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
-    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+    409: grpc.StatusCode.FAILED_PRECONDITION, 410: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED, 500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED, 0: grpc.StatusCode.INTERNAL,
 }  # fmt: skip
 _RETRY, _TRACE = b"retry-after", b"x-trace-id"
 
 
-async def open_grpc(
-    application: Callable[..., Any], host: str, port: int, *, tls: Tls | None, most_bytes: int
-) -> tuple[Any, int]:
-    """A started server and its port; 0 takes a free one. Raises: Usage "port-taken"."""
-    bounds = [
-        ("grpc.max_receive_message_length", most_bytes + 2**16),
-        ("grpc.max_metadata_size", 32 * 1024),
-        ("grpc.so_reuseport", 0),
-    ]
-    server = grpc.aio.server(options=bounds, maximum_concurrent_rpcs=MOST_CALLS)
-    door = _Door(application, "http" if tls is None else "https")
-    unary: dict[str, Any] = {}
-    for name, work in door.methods().items():
-        request = getattr(pb, f"{name}Request")
-        unary[name] = grpc.unary_unary_rpc_method_handler(
-            work, request_deserializer=request.FromString, response_serializer=_bytes
-        )
-    asked = health_pb2.HealthCheckRequest.FromString
-    check = grpc.unary_unary_rpc_method_handler(door.check, request_deserializer=asked, response_serializer=_bytes)
-    server.add_generic_rpc_handlers((
-        grpc.method_handlers_generic_handler(SERVICE, unary),
-        grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),
-    ))  # fmt: skip
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _secured(tls))
-    except RuntimeError as error:
-        why = f"Cannot listen on {address} for gRPC."
-        raise Usage("port-taken", why, hint="Choose another --grpc-port.") from error
-    await server.start()
-    return server, bound
+class GrpcDoor:
+    """A second way into an application, beside HTTP; `server.Server` opens it when it starts and closes it first.
+
+    Args:
+        application: its limits hold here too. address: port 0 takes a free one; then `url` says which.
+    """
+
+    def __init__(self, application: Application, address: Address, *, tls: Tls | None = None) -> None:
+        self._address, self._tls = address, tls
+        self._bounds = [
+            ("grpc.max_receive_message_length", application.limits.max_upload_bytes + 2**16),
+            ("grpc.max_metadata_size", 32 * 1024),
+            ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+            ("grpc.server_handshake_timeout_ms", int(HEAD_S * 1000)),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._door = _Door(application, "http" if tls is None else "https")
+        self._server: Any = None
+        self.url = ""
+
+    async def open(self) -> None:
+        """Raises: Usage "port-taken"."""
+        server = grpc.aio.server(options=self._bounds, maximum_concurrent_rpcs=MOST_CALLS)
+        server.add_generic_rpc_handlers((
+            grpc.method_handlers_generic_handler(SERVICE, self._door.handlers()),
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": _served(self._door.check)}),
+        ))  # fmt: skip
+        host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
+        wanted = f"{host}:{self._address.port}"
+        try:
+            if self._tls is None:
+                port = server.add_insecure_port(wanted)
+            else:
+                port = server.add_secure_port(wanted, _secured(self._tls))
+        except RuntimeError as error:
+            why = f"Cannot listen on {wanted} for gRPC."
+            raise Usage("port-taken", why, hint="Choose another --grpc-port.") from error
+        await server.start()
+        self._server, self.url = server, f"{host}:{port}"
+
+    async def close(self, grace_s: float) -> None:
+        """Take no more calls, and finish those that were taken."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            await self._door.ended()
 
 
 def _secured(tls: Tls) -> Any:
@@ -78,9 +96,9 @@ def _secured(tls: Tls) -> Any:
     return grpc.ssl_server_credentials([pair], root_certificates=clients, require_client_auth=clients is not None)
 
 
-def _bytes(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+def _served(work: Callable[[Any, Any], Any]) -> Any:
+    """work: is given the messages of a call, unread and as bytes, and its context."""
+    return grpc.stream_unary_rpc_method_handler(work, response_serializer=lambda message: message.SerializeToString())
 
 
 class _Answer:
@@ -99,44 +117,103 @@ class _Answer:
 
 
 class _Door:
-    def __init__(self, application: Callable[..., Any], scheme: str) -> None:
+    def __init__(self, application: Application, scheme: str) -> None:
         self._application, self._scheme = application, scheme
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def methods(self) -> dict[str, Any]:
-        return {
-            "ServerLive": self.live,
-            "ServerReady": self.ready,
-            "ModelReady": self.model_ready,
-            "ServerMetadata": self.server,
-            "ModelMetadata": self.model,
-            "ModelInfer": self.infer,
-            "RepositoryIndex": self.index,
-            "RepositoryModelLoad": self.load,
-            "RepositoryModelUnload": self.unload,
+    async def ended(self) -> None:
+        """Also those whose callers left have been written down."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def handlers(self) -> dict[str, Any]:
+        """By method. What a stranger asks for is refused under the address that stands beside it."""
+        model, repository = "/v2/models/-", "/v2/repository"
+        known: dict[str, tuple[Callable[[Any, Any], Any], str, str]] = {
+            "ServerMetadata": (self.server, "GET", "/v2"),
+            "ModelReady": (self.model_ready, "GET", f"{model}/ready"),
+            "ModelMetadata": (self.model, "GET", model),
+            "ModelInfer": (self.infer, "POST", f"{model}/infer"),
+            "RepositoryIndex": (self.index, "POST", f"{repository}/index"),
+            "RepositoryModelLoad": (self.load, "POST", f"{repository}/models/-/load"),
+            "RepositoryModelUnload": (self.unload, "POST", f"{repository}/models/-/unload"),
         }
+        found = {"ServerLive": _served(self.live), "ServerReady": _served(self.ready)}
+        return found | {name: _served(self._identified(name, *given)) for name, given in known.items()}
+
+    def _identified(self, name: str, work: Callable[[Any, Any], Any], method: str, path: str) -> Callable[..., Any]:
+        read = getattr(pb, f"{name}Request").FromString
+
+        async def call(messages: AsyncIterator[bytes], context: Any) -> Any:
+            if await self._is_stranger(context):
+                await self._good(context, await self._ask(context, method, path))  # written down, and aborted with 401
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The key was refused.")
+            try:
+                async with asyncio.timeout(self._application.limits.deadline_s):
+                    data = await anext(aiter(messages), b"")
+                request = read(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(read, data)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "body-slow: The message came too slowly.")
+            except DecodeError:
+                self._application.refused(new_id(), "grpc-invalid", 400)
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"grpc-invalid: This is no {name}Request.")
+            return await work(request, context)
+
+        return call
+
+    async def _is_stranger(self, context: Any) -> bool:
+        """Whether the application would refuse the caller whatever he asks for."""
+        said = next((v for k, v in context.invocation_metadata() or () if k == "authorization"), "")
+        scheme, _, shown = str(said).partition(" ")
+        if scheme.lower() != "bearer":
+            return True
+        identity, shown = self._application.identity, shown.strip()
+        try:
+            if not identity.cached(shown):
+                await asyncio.to_thread(identity.verify, shown)
+        except Denied:
+            return True
+        return False
 
     async def _ask(
-        self, context: Any, method: str, path: str, body: bytes = b"", more: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        context: Any,
+        method: str,
+        path: str,
+        body: bytes | Callable[[list[Header]], bytes] = b"",
+        *,
+        size: int = 0,
     ) -> _Answer:
-        """The application's answer. A call that is cancelled looks to it like a client that left."""
+        """The application's answer. A call that is cancelled looks to it like a client that left.
+
+        Args:
+            body: or what makes it when the application reads it, and may add headers. size: about as many bytes.
+        """
         given = [(k.encode(), v.encode("latin-1", errors="replace")) for k, v in context.invocation_metadata() or ()
                  if k in HEADERS and isinstance(v, str)]  # fmt: skip
         left = context.time_remaining()
         if left is not None and not any(name == b"x-request-deadline-ms" for name, _ in given):
             given.append((b"x-request-deadline-ms", str(min(10**8, max(1, int(left * 1000)))).encode()))
+        size = len(body) if isinstance(body, bytes) else size
+        headers: list[Header] = [*given, (b"content-length", str(size).encode())]
         scope: Scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "2", "method": method, "path": path,
             "raw_path": path.encode(), "root_path": "", "query_string": b"", "scheme": self._scheme, "server": None,
-            "headers": [*given, (b"content-length", str(len(body)).encode()), *more], "client": _peer(context.peer()),
+            "headers": headers, "client": _peer(context.peer()),
         }  # fmt: skip
-        gone, waiting = asyncio.Event(), [{"type": "http.request", "body": body, "more_body": False}]
+        gone, read = asyncio.Event(), False
 
         async def receive() -> Message:
-            if waiting:
-                return waiting.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
+            nonlocal read
+            if read:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            read = True
+            if isinstance(body, bytes):
+                made = body
+            else:
+                made = body(headers) if size <= INLINE_BYTES else await asyncio.to_thread(body, headers)
+            return {"type": "http.request", "body": made, "more_body": False}
 
         answer = _Answer()
         task = asyncio.ensure_future(self._application(scope, receive, answer.send))
@@ -154,20 +231,20 @@ class _Door:
         if _RETRY in answer.headers:
             told.append(("retry-after", answer.headers[_RETRY].decode()))
         context.set_trailing_metadata(told)
-        if answer.status >= 400:
+        if answer.status >= 400 or not answer.status:
             await context.abort(_STATUS.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), _said(answer.body))
         return answer
 
-    async def _json(self, context: Any, method: str, path: str) -> Any:
-        return msgspec.json.decode((await self._good(context, await self._ask(context, method, path))).body)
+    async def _json(self, context: Any, method: str, path: str, body: bytes = b"") -> Any:
+        return msgspec.json.decode((await self._good(context, await self._ask(context, method, path, body))).body)
 
-    async def live(self, request: Any, context: Any) -> Any:
+    async def live(self, messages: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=(await self._ask(context, "GET", "/v2/health/live")).status == 200)
 
-    async def ready(self, request: Any, context: Any) -> Any:
+    async def ready(self, messages: Any, context: Any) -> Any:
         return pb.ServerReadyResponse(ready=(await self._ask(context, "GET", "/v2/health/ready")).status == 200)
 
-    async def check(self, request: Any, context: Any) -> Any:
+    async def check(self, messages: Any, context: Any) -> Any:
         ready = (await self._ask(context, "GET", "/v2/health/ready")).status == 200
         kinds = health_pb2.HealthCheckResponse
         return kinds(status=kinds.SERVING if ready else kinds.NOT_SERVING)
@@ -188,86 +265,32 @@ class _Door:
         return pb.ModelMetadataResponse(**found)
 
     async def index(self, request: Any, context: Any) -> Any:
-        more = ((b"content-type", b"application/json"),)
         body = msgspec.json.encode({"ready": request.ready})
-        answer = await self._good(context, await self._ask(context, "POST", "/v2/repository/index", body, more))
+        found = await self._json(context, "POST", "/v2/repository/index", body)
         entry = pb.RepositoryIndexResponse.ModelIndex
-        return pb.RepositoryIndexResponse(models=[entry(**one) for one in msgspec.json.decode(answer.body)])
+        return pb.RepositoryIndexResponse(models=[entry(**one) for one in found])
 
     async def load(self, request: Any, context: Any) -> Any:
-        path = f"/v2/repository/models/{_step(request.model_name)}/load"
-        await self._good(context, await self._ask(context, "POST", path))
+        await self._change(request, context, "load")
         return pb.RepositoryModelLoadResponse()
 
     async def unload(self, request: Any, context: Any) -> Any:
-        path = f"/v2/repository/models/{_step(request.model_name)}/unload"
-        await self._good(context, await self._ask(context, "POST", path))
+        await self._change(request, context, "unload")
         return pb.RepositoryModelUnloadResponse()
 
+    async def _change(self, request: Any, context: Any, what: str) -> None:
+        body = msgspec.json.encode({"parameters": plain(request.parameters)})
+        await self._json(context, "POST", f"/v2/repository/models/{_step(request.model_name)}/{what}", body)
+
     async def infer(self, request: Any, context: Any) -> Any:
-        try:
-            head, behind = _request(request)
-        except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"infer-invalid: {error}")
-            raise
-        more = ((b"content-type", b"application/octet-stream"), (HEAD_LENGTH, str(len(head)).encode()))
+        def body(headers: list[Header]) -> bytes:
+            head, behind = request_of(request)
+            headers.append((HEAD_LENGTH, str(len(head)).encode()))
+            return b"".join([head, *behind])
+
         path = f"{_model(request.model_name, request.model_version)}/infer"
-        answer = await self._good(context, await self._ask(context, "POST", path, b"".join([head, *behind]), more))
-        return _response(answer)
-
-
-def _request(request: Any) -> tuple[bytes, list[bytes]]:
-    """The same request as JSON, and the bytes of its tensors. Raises: ValueError."""
-    raw = list(request.raw_input_contents)
-    if raw and len(raw) != len(request.inputs):
-        raise ValueError("raw_input_contents has not one entry for each input")
-    behind = raw or [_packed(tensor) for tensor in request.inputs]
-    inputs = [
-        {"name": t.name, "shape": list(t.shape), "datatype": t.datatype,
-         "parameters": _plain(t.parameters) | {"binary_data_size": len(data)}}
-        for t, data in zip(request.inputs, behind, strict=True)
-    ]  # fmt: skip
-    said = {
-        "id": request.id,
-        "parameters": _plain(request.parameters) | {"binary_data_output": True},
-        "inputs": inputs,
-        "outputs": [{"name": want.name} for want in request.outputs],
-    }
-    return msgspec.json.encode(said), behind
-
-
-def _packed(tensor: Any) -> bytes:
-    """Typed contents as raw ones."""
-    if tensor.datatype not in _CONTENTS:
-        raise ValueError("a tensor's datatype has no contents")
-    values = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-    if tensor.datatype == "BYTES":
-        return b"".join(len(value).to_bytes(4, "little") + value for value in values)
-    try:
-        return np.array(values, DTYPES[tensor.datatype]).tobytes()
-    except OverflowError as error:
-        raise ValueError(f"a value does not fit {tensor.datatype}") from error
-
-
-def _response(answer: _Answer) -> Any:
-    length = int(answer.headers.get(HEAD_LENGTH, str(len(answer.body)).encode()))
-    said = msgspec.json.decode(answer.body[:length])
-    at, outputs, raw = length, [], []
-    for one in said["outputs"]:
-        size = one["parameters"]["binary_data_size"]
-        raw.append(answer.body[at : at + size])
-        at += size
-        tensor = pb.ModelInferResponse.InferOutputTensor
-        outputs.append(tensor(name=one["name"], datatype=one["datatype"], shape=one["shape"]))
-    return pb.ModelInferResponse(
-        model_name=said["model_name"], model_version=said.get("model_version", ""), id=said.get("id", ""),
-        parameters={k: pb.InferParameter(string_param=str(v)) for k, v in said.get("parameters", {}).items()},
-        outputs=outputs, raw_output_contents=raw,
-    )  # fmt: skip
-
-
-def _plain(parameters: Any) -> dict[str, Any]:
-    return {k: getattr(v, v.WhichOneof("parameter_choice") or "string_param") for k, v in parameters.items()}
+        answer = await self._good(context, await self._ask(context, "POST", path, body, size=request.ByteSize()))
+        return response_of(answer.body, int(answer.headers.get(HEAD_LENGTH, str(len(answer.body)).encode())))
 
 
 def _step(name: str) -> str:
