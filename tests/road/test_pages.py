@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_load import load_of, page_of
 
 from medserve.data.phantoms import make_phantoms
 from medserve.road.inspect import inspect_data
@@ -97,6 +98,17 @@ def test_the_report_is_read_on_a_telephone_and_without_scripts(run, browser):
     box = page.locator("main").bounding_box()
     assert box is not None and box["width"] <= 390
     context.close()
+
+
+def test_the_page_of_a_load_test_shows_its_figures(seen, tmp_path):
+    """Capacity, the percentiles of each level and what was refused; four pictures, nothing wider than the window."""
+    page_of(tmp_path / "load.html", load_of(answered=80))
+    whole_and_quiet(seen, tmp_path / "load.html")
+    cards = seen.page.locator(".card").all_inner_texts()
+    assert "60.0/s" in cards[0] and "4 ms" in cards[2] and "20.0 %" in cards[3]
+    rows = seen.page.locator("#load tbody tr").all_inner_texts()
+    assert len(rows) == 5 and all("80\t20\t0\t0" in row for row in rows)
+    assert len(seen.widths()) == 4
 
 
 def test_the_page_of_inspect_shows_its_record(run, seen, tmp_path):

@@ -18,6 +18,7 @@ def tune(
     *,
     data: Path | None = None,
     threads: int = 0,
+    load: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -30,6 +31,7 @@ def tune(
     machine has nothing else to do.
 
         medserve tune models/chest --data chest.npz
+        medserve tune models/chest --data chest.npz --load
 
     Parameters
     ----------
@@ -39,6 +41,9 @@ def tune(
         What it was trained on. Without it only full precision (fp32) can be chosen.
     threads
         Processor threads that the service will use (serve --threads); 0 means all cores.
+    load
+        Then start the service on a port of this machine, send it load for a minute, and write a page of it: waiting
+        and refusals at 30 to 110 % of its capacity. Needs --data.
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -48,11 +53,13 @@ def tune(
 
     settings = Settings.from_environment(home)
     with Progress(quiet=json) as progress:
-        result = tune_package(package, data, settings=settings, threads=threads, progress=progress)
+        result = tune_package(package, data, settings=settings, threads=threads, load=load, progress=progress)
     return Answer(result, _shown(result))
 
 
 def _shown(result: dict[str, Any]) -> RenderableType:
+    from medserve.road.tune import best
+
     verdict = result["verdict"]
     chosen = verdict["chosen"]
     rows = [_row(row, row["choice"] == chosen) for row in best(verdict["rows"], chosen)]
@@ -63,6 +70,8 @@ def _shown(result: dict[str, Any]) -> RenderableType:
         f"verdict:  {result['record']}",
         f"picture:  {result['picture'] or 'not drawn: matplotlib is not installed'}",
     ]
+    if result["load"] is not None:
+        lines += [f"page:     {result['page']}", f"load:     {_said(result['load'])}"]
     hidden = len(verdict["rows"]) - len(rows)
     lines += [f"note:     {hidden} slower rows are in the verdict and in --json"] if hidden else []
     lines += [f"note:     {verdict['note']}"] if verdict["note"] else []
@@ -74,12 +83,11 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     return Group(table(title, *columns, rows=rows), "", *lines, *(f"kept out: {reason}" for reason in why))
 
 
-def best(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of each engine and precision the fastest row, and the chosen one: the fastest last."""
-    kept: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["choice"] == chosen, row["images_per_s"] or 0)):
-        kept[row["choice"]["engine"], row["choice"]["precision"]] = row
-    return sorted(kept.values(), key=lambda row: row["images_per_s"] or 0)
+def _said(load: dict[str, Any]) -> str:
+    """The load test in one line."""
+    level = next((one for one in load["levels"] if round(one["share"], 2) == 0.7), load["levels"][0])
+    p99 = "none" if level["p99_ms"] is None else f"{level['p99_ms']:.3g} ms"
+    return f"{load['capacity_per_s']:.3g} requests a second at most; p99 at {level['share']:.0%} of that: {p99}"
 
 
 def _row(row: dict[str, Any], chosen: bool) -> tuple[str, ...]:

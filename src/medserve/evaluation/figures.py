@@ -32,7 +32,8 @@ class _Drawn:
 
 
 @contextmanager
-def _axes(width: float = 4.4, height: float = 3.6, rows: Sequence[float] = (1,)) -> Iterator[tuple[Any, _Drawn]]:
+def drawing(width: float = 4.4, height: float = 3.6, rows: Sequence[float] = (1,)) -> Iterator[tuple[Any, _Drawn]]:
+    """Axes in the look of the report, of which `svg` is there once the block ends."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -55,7 +56,8 @@ def _unit(ax: "Axes") -> None:
     ax.set_ylim(-0.02, 1.02)
 
 
-def _legend(ax: "Axes", where: Any = "best", size: float = 8) -> None:
+def legend(ax: "Axes", where: Any = "best", size: float = 8) -> None:
+    """Readable over lines."""
     ax.legend(loc=where, fontsize=size, frameon=True, framealpha=0.9, edgecolor="none")
 
 
@@ -64,7 +66,7 @@ def roc(result: Mapping[str, Any]) -> bytes | None:
     lines = result["curves"].get("roc")
     if not lines:
         return None
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         ax.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
         for k, line in enumerate(lines):
             band = line.get("band")
@@ -80,7 +82,7 @@ def roc(result: Mapping[str, Any]) -> bytes | None:
                         markeredgecolor="white", markersize=8, label="served threshold")  # fmt: skip
         _unit(ax)
         ax.set(xlabel="False positive rate (1 - specificity)", ylabel="Sensitivity")
-        _legend(ax, "lower right", 8 if len(lines) < 8 else 6)
+        legend(ax, "lower right", 8 if len(lines) < 8 else 6)
     return drawn.svg
 
 
@@ -89,7 +91,7 @@ def pr(result: Mapping[str, Any]) -> bytes | None:
     lines = result["curves"].get("pr")
     if not lines:
         return None
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         for k, line in enumerate(lines):
             colour = LINES[k % len(LINES)]
             x, y = np.array(line["points"]).T
@@ -99,7 +101,7 @@ def pr(result: Mapping[str, Any]) -> bytes | None:
                        label=f"prevalence {line['prevalence']:.3f}" if only else None)  # fmt: skip
         _unit(ax)
         ax.set(xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
-        _legend(ax, "lower left", 8 if len(lines) < 8 else 6)
+        legend(ax, "lower left", 8 if len(lines) < 8 else 6)
     return drawn.svg
 
 
@@ -112,14 +114,14 @@ def reliability(result: Mapping[str, Any]) -> bytes | None:
     x, y, n, low, high, null_low, null_high = (
         np.array([b[k] for b in bins]) for k in ("stated", "true", "n", "low", "high", "null_low", "null_high")
     )
-    with _axes(height=4.4, rows=(4, 1)) as ((ax, under), drawn):
+    with drawing(height=4.4, rows=(4, 1)) as ((ax, under), drawn):
         ax.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
         ax.fill_between(x, null_low, null_high, color=BAND, linewidth=0, label="95% of a perfectly calibrated model")
         ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", color=BLUE, markersize=4,
                     linewidth=1, label="this part, 95% interval")  # fmt: skip
         _unit(ax)
         ax.set(ylabel=f"True share ({found['of']})")
-        _legend(ax, "upper left")
+        legend(ax, "upper left")
         under.bar(x, n, width=0.04, color=SOFT)
         under.set(xlabel="Stated probability", ylabel="Cases")
     return drawn.svg
@@ -131,13 +133,13 @@ def histogram(result: Mapping[str, Any]) -> bytes | None:
     if not found or result["task"] != "binary":
         return None
     edges = np.array(found["edges"])
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         width = edges[1] - edges[0]
         ax.bar(edges[:-1], found["no_event"], width, align="edge", color=SOFT, alpha=0.65, label=result["labels"][0])
         ax.bar(edges[:-1], found["event"], width, align="edge", color=BLUE, alpha=0.65, label=result["labels"][1])
         ax.axvline(result["operating"]["points"][0]["threshold"], color=ORANGE, linewidth=1.4, label="served threshold")
         ax.set(xlabel=f"Stated probability of {result['labels'][1]}", ylabel="Cases", xlim=(0, 1))
-        _legend(ax, "upper center")
+        legend(ax, "upper center")
     return drawn.svg
 
 
@@ -149,7 +151,7 @@ def confusion(result: Mapping[str, Any]) -> bytes | None:
     counts = np.array(found["counts"], float)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(counts)
-    with _axes(max(4.4, 0.62 * k + 2), max(3.6, 0.5 * k + 1.6)) as (ax, drawn):
+    with drawing(max(4.4, 0.62 * k + 2), max(3.6, 0.5 * k + 1.6)) as (ax, drawn):
         ax.pcolormesh(np.arange(k + 1) - 0.5, np.arange(k + 1) - 0.5, share, cmap="Blues", vmin=0, vmax=1)
         ax.invert_yaxis()
         ax.set_aspect("equal")
@@ -171,14 +173,14 @@ def decision(result: Mapping[str, Any]) -> bytes | None:
     points = found["points"]
     x = [p["threshold"] for p in points]
     value, low, high = ([p["model"][k] for p in points] for k in ("value", "low", "high"))
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         ax.fill_between(x, low, high, color=BAND, linewidth=0, label="95% interval")
         ax.plot(x, value, color=BLUE, linewidth=1.6, label="model")
         ax.plot(x, [p["all"] for p in points], color=ORANGE, linewidth=1.2, linestyle="--", label="treat all")
         ax.axhline(0, color=SOFT, linewidth=1.2, label="treat none")
         ax.set_ylim(min(-0.05, *low), max(high) * 1.08 + 0.01)
         ax.set(xlabel="Threshold probability", ylabel="Net benefit per case")
-        _legend(ax, "best")
+        legend(ax, "best")
     return drawn.svg
 
 
@@ -188,7 +190,7 @@ def risk_coverage(result: Mapping[str, Any]) -> bytes | None:
     if not found:
         return None
     x, y = np.array(found["points"]).T
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         ax.step(x, y, where="post", color=BLUE, linewidth=1.6, label=f"area under the curve {found['aurc']:.4f}")
         answered = result["answers"]["shares"]["answered"]["value"]
         right = result["answers"]["accuracy_answered"]
@@ -197,7 +199,7 @@ def risk_coverage(result: Mapping[str, Any]) -> bytes | None:
                     label="as served")  # fmt: skip
         ax.set(xlabel="Share of cases answered, most confident first", ylabel="Error rate", xlim=(0, 1.02))
         ax.set_ylim(0, max(0.02, float(y[len(y) // 20 :].max()) * 1.25))
-        _legend(ax, "upper left")
+        legend(ax, "upper left")
     return drawn.svg
 
 
@@ -207,7 +209,7 @@ def agreement(result: Mapping[str, Any]) -> bytes | None:
     if not bins:
         return None
     x, y, low, high = (np.array([b[k] for b in bins]) for k in ("stated", "true", "low", "high"))
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         ends = [min(x.min(), low.min()), max(x.max(), high.max())]
         ax.plot(ends, ends, color=SOFT, linewidth=0.8, linestyle=":")
         ax.errorbar(x, y, yerr=[y - low, high - y], fmt="o", color=BLUE, markersize=4, linewidth=1)
@@ -220,7 +222,7 @@ def kaplan_meier(result: Mapping[str, Any]) -> bytes | None:
     lines = result["curves"].get("kaplan_meier")
     if not lines:
         return None
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         for k, line in enumerate(lines):
             x, observed, stated = np.array(line["points"]).T
             colour = (GREEN, ORANGE, RED)[k] if len(lines) == 3 else LINES[k]
@@ -228,7 +230,7 @@ def kaplan_meier(result: Mapping[str, Any]) -> bytes | None:
             ax.plot(x, stated, color=colour, linewidth=1.0, linestyle="--", label="stated" if k == 0 else None)
         ax.set_ylim(-0.02, 1.02)
         ax.set(xlabel=_time_axis(result), ylabel=f"Free of {result['survival']['event']}")
-        _legend(ax, "best")
+        legend(ax, "best")
     return drawn.svg
 
 
@@ -238,7 +240,7 @@ def risk(result: Mapping[str, Any]) -> bytes | None:
     if not found or not found["bins"]:
         return None
     x, y, low, high = (np.array([b[k] for b in found["bins"]]) for k in ("stated", "true", "low", "high"))
-    with _axes() as (ax, drawn):
+    with drawing() as (ax, drawn):
         ax.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=":")
         ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", color=BLUE, markersize=4,
                     linewidth=1)  # fmt: skip
@@ -258,7 +260,7 @@ def history(epochs: Sequence[Mapping[str, Any]], best: int | None) -> bytes | No
     if not epochs:
         return None
     x = [e["epoch"] for e in epochs]
-    with _axes(width=9.0, height=2.8) as (ax, drawn):
+    with drawing(width=9.0, height=2.8) as (ax, drawn):
         for name, colour, label in (("loss", SOFT, "training"), ("val_loss", BLUE, "validation")):
             y = [e[name] if e.get(name) is not None and np.isfinite(e[name]) else np.nan for e in epochs]
             if np.isfinite(y).any():
@@ -266,7 +268,7 @@ def history(epochs: Sequence[Mapping[str, Any]], best: int | None) -> bytes | No
         if best is not None and 0 <= best < len(x):
             ax.axvline(x[best], color=ORANGE, linewidth=1.2, label=f"kept: epoch {x[best]}")
         ax.set(xlabel="Epoch", ylabel="Loss")
-        _legend(ax, "upper right")
+        legend(ax, "upper right")
     return drawn.svg
 
 
@@ -275,7 +277,7 @@ def forest(result: Mapping[str, Any], name: str) -> bytes | None:
     rows = [r for r in result["subgroups"] if r["judged"] and (r["metrics"].get(name) or {}).get("low") is not None]
     if not rows:
         return None
-    with _axes(width=9.0, height=0.6 + 0.3 * len(rows) + 0.5) as (ax, drawn):
+    with drawing(width=9.0, height=0.6 + 0.3 * len(rows) + 0.5) as (ax, drawn):
         for i, row in enumerate(reversed(rows)):
             span = row["metrics"][name]
             colour = RED if row["level"] == "red" else BLUE
@@ -296,7 +298,7 @@ def importance(sizes: Mapping[str, float]) -> bytes | None:
     if not sizes:
         return None
     rows = list(sizes.items())[:8][::-1]
-    with _axes(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
+    with drawing(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
         ax.barh(range(len(rows)), [size for _, size in rows], color=BLUE, height=0.6)
         ax.set_yticks(range(len(rows)), [_fit(name) for name, _ in rows])
         ax.set(xlabel="Mean |Shapley value|, logits")
@@ -311,7 +313,7 @@ def effects(found: Mapping[str, Any] | None) -> bytes | None:
         rows = [tuple(row) for row in found["effects"]][::-1]
         if not rows:
             return None
-        with _axes(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
+        with drawing(width=4.4, height=0.9 + 0.32 * len(rows)) as (ax, drawn):
             ax.barh(range(len(rows)), [w for _, w in rows], color=[RED if w > 0 else BLUE for _, w in rows], height=0.6)
             ax.set_yticks(range(len(rows)), [_fit(name) for name, _ in rows])
             ax.axvline(0, color=SOFT, linewidth=0.8)

@@ -10,7 +10,7 @@ import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from markupsafe import Markup
@@ -19,6 +19,9 @@ from medserve.evaluation import figures
 from medserve.evaluation.wording import MEANINGS, NOT_REPORTED, NOT_VALIDATED, number, percent, summary, title
 from medserve.models.spec import Method
 from medserve.store.files import write_bytes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = "medserve.evaluation", "templates"
 _ALTS = {
@@ -87,42 +90,51 @@ def render(
     gallery: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as text; arguments as for `write_report`."""
+    past = (training or {}).get("history") or {}
+    drawn = {name: image(getattr(figures, name)(evaluation)) for name in _ALTS}
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            r=evaluation,
+            card=model,
+            not_validated=NOT_VALIDATED,
+            not_reported=NOT_REPORTED,
+            summary=summary(evaluation),
+            headline=_headline(evaluation),
+            meanings=MEANINGS,
+            figures=drawn,
+            alts=_ALTS,
+            limits=_unsaid(model.get("limits") or [], evaluation["claims"]),
+            forest=image(figures.forest(evaluation, forest_of(evaluation))),
+            history=image(figures.history(past.get("epochs") or [], past.get("best"))),
+            past=past,
+            importance=image(figures.importance(_importance(model.get("explanations") if audit is None else audit))),
+            effects=image(figures.effects(evaluation.get("glass_box"))),
+            training=training,
+            leaks=None if leaks is None else _leak_rows(leaks),
+            audit=[_method(method) for method in (model.get("explanations") or [] if audit is None else audit)],
+            shortcuts=shortcuts,
+            gallery=None if gallery is None else _gallery(gallery),
+            kinds=KINDS,
+            provenance=list(flat(model.get("provenance") or {})),
+        )
+    )
+
+
+def environment() -> "Environment":
+    """What turns the templates into pages: everything escaped, nothing undefined."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader(*_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"span": _span, "percent": _percent, "title": title, "show": show, "plain": plain}
-    past = (training or {}).get("history") or {}
-    drawn = {name: image(getattr(figures, name)(evaluation)) for name in _ALTS}
-    return environment.get_template("report.html").render(
-        r=evaluation,
-        card=model,
-        not_validated=NOT_VALIDATED,
-        not_reported=NOT_REPORTED,
-        summary=summary(evaluation),
-        headline=_headline(evaluation),
-        meanings=MEANINGS,
-        figures=drawn,
-        alts=_ALTS,
-        limits=_unsaid(model.get("limits") or [], evaluation["claims"]),
-        forest=image(figures.forest(evaluation, forest_of(evaluation))),
-        history=image(figures.history(past.get("epochs") or [], past.get("best"))),
-        past=past,
-        importance=image(figures.importance(_importance(model.get("explanations") if audit is None else audit))),
-        effects=image(figures.effects(evaluation.get("glass_box"))),
-        training=training,
-        leaks=None if leaks is None else _leak_rows(leaks),
-        audit=[_method(method) for method in (model.get("explanations") or [] if audit is None else audit)],
-        shortcuts=shortcuts,
-        gallery=None if gallery is None else _gallery(gallery),
-        kinds=KINDS,
-        provenance=list(flat(model.get("provenance") or {})),
-    )
+    found.filters |= {"span": _span, "percent": _percent, "title": title, "show": show, "plain": plain}
+    return found
 
 
 def _whole(text: str) -> Markup:

@@ -1,14 +1,17 @@
-"""One case of a data set as a file, so that there is something to send."""
+"""One case of a data set as a file, or several as bodies of requests, so that there is something to send."""
 
 import base64
 import contextlib
+import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from medserve.data.forms.listing import is_number
+from medserve.data.cohort import Item
+from medserve.data.forms.listing import Listing, is_number
 from medserve.data.forms.npz import NpzFile
 from medserve.errors import BadData
 from medserve.road.collect import list_data
@@ -28,7 +31,9 @@ def write_sample(data: Path, folder: Path, settings: Settings) -> Path:
     ordered = [item for item in items if item.part == "test"] or items
     for item in ordered:
         if item.row is not None:
-            return _from_row(item.file, item.row, folder / "sample.png")
+            path = folder / "sample.png"
+            write_bytes(path, _png(item.file, item.row))
+            return path
         with contextlib.suppress(Exception):
             content = item.file.read_bytes()
             if len(read(content, name=item.file.name)) == 1:
@@ -46,11 +51,35 @@ def write_case(data: Path, folder: Path, settings: Settings, *, name: str = "cas
     listing = list_data(data, settings)
     if listing.raw is None or not listing.items:
         raise BadData("nothing-readable", f"{data} holds no record.", hint="See `medserve inspect`.")
-    raw = listing.raw(listing.items[0])
-    inputs = {key: _sendable(value, listing.inputs[key].kind) for key, value in raw.items() if value is not None}
     path = folder / name
-    write_bytes(path, msgspec.json.format(msgspec.json.encode({"inputs": inputs}), indent=1))
+    write_bytes(path, msgspec.json.format(_record(listing, listing.items[0]), indent=1))
     return path
+
+
+def bodies(listing: Listing, ids: Collection[str], most: int) -> list[tuple[bytes, str]]:
+    """Cases as the bodies of requests, with their media types: a record as JSON, a picture as its file, a row of an
+    array file as PNG.
+
+    Args:
+        ids: of the cases that may be sent; the first `most` are.
+    """
+    found = []
+    for item in [item for item in listing.items if item.id in ids][:most]:
+        if listing.raw is not None:
+            found.append((_record(listing, item), "application/json"))
+        elif item.row is not None:
+            found.append((_png(item.file, item.row), "image/png"))
+        else:
+            content = item.file.read_bytes()
+            found.append((content, media_type(content)))
+    return found
+
+
+def _record(listing: Listing, item: Item) -> bytes:
+    assert listing.raw is not None
+    raw = listing.raw(item)
+    inputs = {key: _sendable(value, listing.inputs[key].kind) for key, value in raw.items() if value is not None}
+    return msgspec.json.encode({"inputs": inputs})
 
 
 def _sendable(value: Any, kind: str) -> Any:
@@ -65,9 +94,7 @@ def _sendable(value: Any, kind: str) -> Any:
     return value
 
 
-def _from_row(file: Path, row: tuple[str, int], path: Path) -> Path:
-    import io
-
+def _png(file: Path, row: tuple[str, int]) -> bytes:
     from PIL import Image
 
     member, index = row
@@ -75,5 +102,13 @@ def _from_row(file: Path, row: tuple[str, int], path: Path) -> Path:
         values = np.asarray(next(v for _, v in arrays.rows(member, [index])))
     out = io.BytesIO()
     Image.fromarray(np.squeeze(values).astype(np.uint8)).save(out, "PNG")
-    write_bytes(path, out.getvalue())
-    return path
+    return out.getvalue()
+
+
+def media_type(data: bytes) -> str:
+    """Enough to label what the service takes; the service looks again."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "image/png"
+    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0"):
+        return "application/x-nifti"
+    return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else "application/dicom"

@@ -7,7 +7,7 @@ The gate looks at the calibration part of the data that the package was trained 
 the package. The test part stays sealed: none of its cases is scored, and nothing is counted.
 """
 
-import io
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from medserve.errors import BadData
+from medserve.errors import BadData, Usage
+from medserve.evaluation.figures import GREEN, SOFT, drawing, legend
+from medserve.evaluation.load_page import write_load_page
 from medserve.models.package import GRAPH, Package, open_package
 from medserve.models.signing import Trust
 from medserve.progress import SILENT, Progress
 from medserve.road.build import who
+from medserve.road.collect import list_data
 from medserve.road.evaluate import read_parts, view_of
 from medserve.road.finish import groups_of
+from medserve.road.load import SECONDS, load_test, service_versions
+from medserve.road.sample import bodies
 from medserve.runtime.engine import TITLES, versions
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.quantise import RANGES, Quantiser
@@ -32,6 +37,7 @@ from medserve.store.files import write_bytes
 from medserve.types import Array
 
 PART = "calibration"
+SENT = 32  # different cases under load
 COLOURS = {"onnxruntime/fp32": "#66727f", "onnxruntime/int8": "#8e5ea2", "openvino/fp32": "#1f6fb2",
            "openvino/bf16": "#d9822b", "openvino/int8": "#c0392b"}  # fmt: skip
 
@@ -42,6 +48,8 @@ def tune_package(
     *,
     settings: Settings,
     threads: int = 0,
+    load: bool = False,
+    seconds: float = SECONDS,
     progress: Progress = SILENT,
     **tuning: Any,
 ) -> dict[str, Any]:
@@ -50,41 +58,90 @@ def tune_package(
     Args:
         data: what the package was trained on; None leaves reduced precision out.
         threads: processor threads of the service; 0 means all cores.
+        load: then serve it and send it load (see `road.load`) for `seconds`; the page lies beside the verdict.
         tuning: further arguments of `runtime.tuner.tune`.
 
-    Returns: {"verdict", "record": path, "picture": path or None, "model": {"name", "version", "digest"}}.
-    Raises: BadData "foreign-data": `data` holds no case of the calibration part.
+    Returns: {"verdict", "record": path, "picture": path or None, "model": {"name", "version", "digest"}, "missing",
+        "load" and "page": None without `load`}.
+    Raises: Usage "load-needs-data"; BadData "foreign-data": `data` holds no case of the calibration part.
     """
+    if load and data is None:
+        raise Usage("load-needs-data", "There is nothing to send.", hint="Name what it was trained on: --data DATA")
     package = open_package(folder, Trust.load(settings))
     quantised = b""
+    sent: list[tuple[bytes, str]] = []
     if data is None:
         verdict = tune(package, threads=threads, progress=progress, **tuning)
     else:
         with tempfile.TemporaryDirectory(dir=settings.folder("work")) as work:
-            evidence, ranges = _evidence(package, data, Path(work), settings, progress)
+            evidence, ranges, ids = _evidence(package, data, Path(work), settings, progress)
             quantiser = Quantiser(read_graph(package.path(GRAPH)), ranges)
             verdict = tune(
                 package, threads=threads, evidence=evidence, quantiser=quantiser, progress=progress, **tuning
             )
+            if load:
+                sent = bodies(list_data(data, settings), ids, SENT)
         if verdict.quantised:
             quantised = quantiser.of(verdict.chosen.engine)
     record = write_verdict(settings.folder("tuned"), verdict, quantised)
     picture = _picture(verdict, record.with_suffix(".svg"), package.spec.name)
     model = {"name": package.spec.name, "version": package.spec.version, "digest": package.digest}
-    missing = [TITLES[name] for name in TITLES if name not in versions()]
-    return {
+    told: dict[str, Any] = {
         "model": model,
         "verdict": msgspec.to_builtins(verdict),
         "record": str(record),
         "picture": None if picture is None else str(picture),
-        "missing": missing,
+        "missing": [TITLES[name] for name in TITLES if name not in versions()],
+        "load": None,
+        "page": None,
     }
+    if load:
+        told["load"] = load_test(
+            package, sent, settings=settings, record=record, threads=threads, seconds=seconds, progress=progress
+        )
+        told["page"] = str(record.with_suffix(".html"))
+        write_load_page(
+            record.with_suffix(".html"),
+            model=model,
+            verdict=told["verdict"],
+            engines=[_shown(row, row["choice"] == told["verdict"]["chosen"]) for row in best(told["verdict"]["rows"],
+                     told["verdict"]["chosen"])],
+            load=told["load"],
+            versions=service_versions(),
+            front=None if picture is None else picture.read_bytes(),
+        )  # fmt: skip
+    return told
+
+
+def _shown(row: dict[str, Any], chosen: bool) -> dict[str, Any]:
+    """A row of the table as the page shows it."""
+    choice, figures = row["choice"], (row["gate"] or {}).get("figures", {})
+    drop = next((span["high"] for name, span in figures.items() if name.endswith("_drop") and "/" not in name), None)
+    return {
+        "title": f"{TITLES[choice['engine']]} {choice['precision']}",
+        "shape": f"{choice['streams']} x {choice['batch'] or '-'}",
+        "per_s": row["images_per_s"],
+        "lone_ms": row["lone_ms"],
+        "flipped": figures.get("flipped", {}).get("value"),
+        "rank_drop": drop,
+        "ece_rise": figures.get("ece_rise", {}).get("value"),
+        "code": row["code"],
+        "chosen": chosen,
+    }
+
+
+def best(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each engine and precision the fastest row, and the chosen one: the fastest last."""
+    kept: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["choice"] == chosen, row["images_per_s"] or 0)):
+        kept[row["choice"]["engine"], row["choice"]["precision"]] = row
+    return sorted(kept.values(), key=lambda row: row["images_per_s"] or 0)
 
 
 def _evidence(
     package: Package, data: Path, work: Path, settings: Settings, progress: Progress
-) -> tuple[Evidence, Array]:
-    """What the gate judges on, and other cases, of the training part, that give int8 its ranges."""
+) -> tuple[Evidence, Array, set[str]]:
+    """What the gate judges on; other cases, of the training part, that give int8 its ranges; the ids of the former."""
     cohort, of = read_parts(package, data, work, settings, progress)
     part, _ = view_of(cohort, of, PART, package.spec, data)
     try:
@@ -93,39 +150,39 @@ def _evidence(
         ranges = train.take(np.sort(rows))
     except BadData:  # the calibration part alone was kept; int8 then says what it lacks
         ranges = part.take(np.arange(0))
-    return Evidence(part, None if cohort.independent else who(part), groups_of(part), cohort.name), ranges
+    evidence = Evidence(part, None if cohort.independent else who(part), groups_of(part), cohort.name)
+    return evidence, ranges, {case.id for case in part.cases}
 
 
 def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:
     """Cases a second against the wait of a lone case; hollow: not allowed, line: the Pareto front, star: chosen."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         return None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.subplots()
-    edge = front(verdict.rows)
-    ax.plot([r.lone_ms or 0 for r in edge], [r.images_per_s or 0 for r in edge], color="#2f8f5b", linewidth=1,
-            label="Pareto front", zorder=1)  # fmt: skip
-    named = set()
-    for row in verdict.rows:
-        if row.lone_ms is None or row.images_per_s is None:
-            continue
-        c = row.choice
-        colour, label = COLOURS[f"{c.engine}/{c.precision}"], None if str(c) in named else str(c)
-        named.add(str(c))
-        ax.scatter(row.lone_ms, row.images_per_s, s=150 if c == verdict.chosen else 36, color=colour, label=label,
-                   marker="*" if c == verdict.chosen else "o", facecolor="none" if row.code else colour)  # fmt: skip
-        ax.annotate(f"{c.streams}x{c.batch}", (row.lone_ms, row.images_per_s), xytext=(5, 3),
-                    textcoords="offset points", fontsize=7, color="#66727f")  # fmt: skip
-    ax.set_xlabel("a lone case waits (ms)")
-    ax.set_ylabel("cases a second")
-    ax.set_xlim(left=0)
-    ax.set_ylim(bottom=0)
-    ax.set_title(f"{name} on {verdict.cores} threads (labels: streams x batch)", fontsize=10, loc="left")
-    ax.legend(fontsize=8, frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    write_bytes(path, out.getvalue(), mode=0o600)
+    with drawing(6.4, 4.0) as (ax, drawn):
+        edge = front(verdict.rows)
+        ax.plot([r.lone_ms or 0 for r in edge], [r.images_per_s or 0 for r in edge], color=GREEN, linewidth=1.2,
+                label="Pareto front", zorder=1)  # fmt: skip
+        named = set()
+        for row in verdict.rows:
+            if row.lone_ms is None or row.images_per_s is None:
+                continue
+            c = row.choice
+            colour, label = COLOURS[f"{c.engine}/{c.precision}"], None if str(c) in named else str(c)
+            named.add(str(c))
+            won = c == verdict.chosen
+            ax.scatter(row.lone_ms, row.images_per_s, s=150 if won else 30, marker="*" if won else "o", color=colour,
+                       facecolor="none" if row.code else colour, label=label)  # fmt: skip
+        told = {(str(r.choice), r.choice.streams): r for r in sorted(verdict.rows, key=lambda r: r.images_per_s or 0)}
+        for row in told.values():  # the fastest batch of each; all of them would lie upon each other
+            if row.lone_ms is not None and row.images_per_s is not None:
+                at, shape = (row.lone_ms, row.images_per_s), f"{row.choice.streams} x {row.choice.batch}"
+                ax.annotate(shape, at, xytext=(6, 3), textcoords="offset points", fontsize=7, color=SOFT)
+        ax.set_xlabel("a lone case waits (ms)")
+        ax.set_ylabel("cases a second")
+        ax.margins(x=0.12)
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+        ax.set_title(f"{name} on {verdict.cores} threads (labels: streams x batch)")
+        legend(ax)
+    write_bytes(path, drawn.svg, mode=0o600)
     return path
