@@ -8,6 +8,8 @@ DATA ?=
 # Of `make soak`.
 HOURS ?= 2
 BIN := .venv/bin
+# A virtual environment, also where Python came without ensurepip.
+venv = ($(PY) -m venv $(1) || ($(PY) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PY) -m virtualenv -q $(1)))
 
 .PHONY: demo demo-stop test test-all lint bench soak revision sbom lock clean
 
@@ -17,11 +19,11 @@ demo: .venv/ok
 demo-stop: .venv/ok
 	$(BIN)/medserve demo --stop
 
-test: .venv/test lint
+test: .venv/test .venv-triton/ok lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 # Also the long campaigns; dist/test-all.txt and .xml say what ran, for how long, and how it ended.
-test-all: .venv/test lint
+test-all: .venv/test .venv-triton/ok .venv-kserve/ok lint
 	mkdir -p dist
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -ra --durations=40 --junitxml=dist/test-all.xml > dist/test-all.txt; \
 	  status=$$?; cat dist/test-all.txt; exit $$status
@@ -33,7 +35,7 @@ lint: .venv/test
 
 # torch is a step of its own: a resolver that reaches it takes gigabytes of GPU packages.
 .venv/ok: pyproject.toml constraints.txt
-	$(PY) -m venv .venv || ($(PY) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PY) -m virtualenv -q .venv)
+	$(call venv,.venv)
 	$(BIN)/pip install -q --disable-pip-version-check $(TORCH_ARGS) $(TORCH)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[train]'
 	touch $@
@@ -45,6 +47,17 @@ lint: .venv/test
 # Steady load on a real service for HOURS; does its memory grow, does it fail? dist/soak.json, exit code 1 if so.
 soak: .venv/test
 	$(BIN)/python benchmarks/soak.py --hours $(HOURS)
+
+# Clients of Open Inference Protocol, whose pins fight ours, for the tests alone.
+.venv-triton/ok:
+	test -x .venv-triton/bin/pip || $(call venv,.venv-triton)
+	.venv-triton/bin/pip install -q --disable-pip-version-check 'tritonclient[http,grpc]==2.73.0'
+	touch $@
+
+.venv-kserve/ok:
+	test -x .venv-kserve/bin/pip || $(call venv,.venv-kserve)
+	.venv-kserve/bin/pip install -q --disable-pip-version-check kserve==0.21.0
+	touch $@
 
 # After a table was changed: make revision WORDS="what changed"; then read the file it names.
 revision: .venv/test
@@ -67,4 +80,4 @@ lock:
 	  --no-emit-index-url --python-version 3.11 -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-sbom .venv-lock .boot demo dist
+	rm -rf .venv .venv-triton .venv-kserve .venv-sbom .venv-lock .boot demo dist

@@ -17,8 +17,18 @@ from pathlib import Path
 
 
 class RealServer:
-    def __init__(self, root: Path, folders: list[Path], *, jobs: int = 1, data_root: Path | None = None) -> None:
-        """root: `home` in it is the service's state. data_root: what jobs may read; `jobs` of them run at once."""
+    def __init__(
+        self,
+        root: Path,
+        folders: list[Path],
+        *,
+        jobs: int = 1,
+        data_root: Path | None = None,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        """root: `home` in it is the service's state. data_root: what jobs may read; `jobs` of them run at once. more:
+        of the command line."""
+        self._more = more
         self._jobs, self._data = jobs, {} if data_root is None else {"MEDSERVE_DATA_ROOT": str(data_root)}
         self.root, self.home, self._folders = root, root / "home", folders
         self.url = ""
@@ -29,7 +39,8 @@ class RealServer:
     def start(self) -> float:
         began = time.monotonic()
         command = [sys.executable, "-m", "medserve.cli", "serve", "--port", "0", "--threads", "1", "--json", "--home",
-                   str(self.home), "--jobs", str(self._jobs), "--models", *map(str, self._folders)]  # fmt: skip
+                   str(self.home), "--jobs", str(self._jobs), *self._more,
+                   "--models", *map(str, self._folders)]  # fmt: skip
         env = dict(os.environ, TMPDIR=str(self.root / "temp"), OMP_NUM_THREADS="1", **self._data)
         with open(self.root / "log" / "stderr", "ab") as log:
             self._process = subprocess.Popen(
@@ -38,7 +49,8 @@ class RealServer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, (self.root / "log" / "stderr").read_text()[-2000:]
-        self.url = json.loads(line)["url"]
+        self.said = json.loads(line)
+        self.url = self.said["url"]
         return time.monotonic() - began
 
     @property

@@ -301,7 +301,7 @@ class Application:
         model = service.model
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         if scope["path"].endswith("/infer"):
-            return await rest.infer(self, service, scope, receive, send, trace, note)
+            return await rest.infer(self, service, scope, receive, send, trace, note, free=free)
         explain = _explain_method(scope)
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)

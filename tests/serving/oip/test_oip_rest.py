@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny_package import SIDE, dicom, noise, png, ramp
 
 from medserve.access.audit import Ledger
 from medserve.runtime.replay import SAME, canonical, difference
+from medserve.store.traffic import SplitRow
 
 TINY = "/v2/models/tiny/infer"
 CASES = [{"age": 71.0, "protein": 60.5, "ward": "icu"}, {"age": 33.0, "ward": "general"}, {"age": 500.0, "ward": "icu"}]
@@ -234,3 +236,19 @@ def test_a_model_leaves_the_memory_and_comes_back(http, running):
     assert http.post("/v2/models/notes/infer", content=body, headers=headers).status_code == 200
     refused = http.post("/v2/repository/models/notes/load", json={"parameters": {"config": "{}"}}, headers=operator)
     assert (refused.status_code, refused.json()["code"]) == (400, "parameter-unsupported")
+
+
+def test_a_shadow_is_asked_what_was_asked_in_files(http, running):
+    """As of a prediction: compared and counted after the answer has left; not where a version was named."""
+    registry = running.application.registry
+    registry.set_splits([SplitRow(name="tiny", tenant="", versions={"2": 100}, shadow=["1"], salt=b"0" * 16)])
+    found = registry.compared("tiny", "1")
+    body, headers = binary({"image": [png(ramp()), png(noise())]})
+    http.post("/v2/models/tiny/versions/2/infer", content=body, headers=headers)
+    assert json.loads(read(http.post(TINY, content=body, headers=headers))[1]["answer"][0])["model"]["version"] == "2"
+    for _ in range(100):
+        if found.agreed:
+            break
+        time.sleep(0.02)
+    registry.set_splits([])
+    assert (found.agreed, found.differed, found.refused) == (1, 0, 0)

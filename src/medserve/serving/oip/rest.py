@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medserve.serving.gate import Gate
     from medserve.serving.metrics import Metrics
     from medserve.serving.registry import Registry, Service, Stages
+    from medserve.serving.shadow import Shadows
 
 INLINE_BYTES = 64 * 1024  # a longer body is read, and a longer answer written, in a thread
 MOST_BYTES = 16 * 1024  # of a body that asks of the repository
@@ -50,14 +51,28 @@ class House(Protocol):
     gate: "Gate"
     admission: "Admission"
     metrics: "Metrics"
+    shadows: "Shadows"
 
     async def digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str: ...
 
 
 async def infer(
-    house: House, service: "Service", scope: Scope, receive: Receive, send: Send, trace: str, note: dict[str, Any]
+    house: House,
+    service: "Service",
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    trace: str,
+    note: dict[str, Any],
+    *,
+    free: bool,
 ) -> None:
-    """Answer one request. note: what the audit event says; its `count` is the number of cases where it is above 1."""
+    """Answer one request.
+
+    Args:
+        note: what the audit event says; its `count` is the number of cases where it is above 1.
+        free: the request names no version: its shadows are asked too, about what they can read.
+    """
     if scope.get("query_string"):
         raise Usage("query-invalid", "This address takes no parameters.", hint="They stand in the body.")
     if header(scope, b"content-encoding") not in ("", "identity"):
@@ -103,6 +118,9 @@ async def infer(
     given = columns.columns(spec, answers)
     out, behind = words.render(response, {name: given[name] for name in names}, binary)
     await _send(send, out, behind, trace, spent)
+    for case, answer in zip(cases, answers, strict=True) if free else ():
+        if isinstance(case, bytes) and not isinstance(answer, MedServeError):
+            house.shadows.after(service, case, _media(service, case), answer, trace)
 
 
 async def _all(
@@ -124,7 +142,7 @@ async def _one(service: "Service", case: columns.Row, deadline: float, trace: st
         if isinstance(case, MedServeError):
             raise case
         if isinstance(case, bytes):
-            media = bodies.JSON_TYPE if service.model.spec.is_record and case[:1] == b"{" else ""
+            media = _media(service, case)
             return await service.predict(
                 case, media=media, explain=None, deadline=deadline, trace=trace, priority=priority
             )
@@ -147,6 +165,11 @@ def _observe(metrics: "Metrics", read: float, cases: "list[Stages]") -> str:
         "infer": max((s.infer for s in cases), default=0.0),
     }
     return ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in longest.items())
+
+
+def _media(service: "Service", case: bytes) -> str:
+    """Of a record its JSON; files show what they are."""
+    return bodies.JSON_TYPE if service.model.spec.is_record and case[:1] == b"{" else ""
 
 
 async def _send(send: Send, body: bytes, head: int | None, trace: str, spent: str) -> None:
