@@ -102,3 +102,16 @@ def test_tritons_client_over_http_and_grpc(real):
         assert told["json"]["answer"][0]["model"]["version"] == older["version"]
         assert told["json"]["probability"] == told["prepared"]["probability"]
         assert "unknown-model" in told["none"] and "401" in told["stranger"] or "UNAUTHENTICATED" in told["stranger"]
+
+
+@pytest.mark.slow
+def test_kserves_client_over_http_and_grpc(real):
+    """Health, readiness of a model, inference in binary, in JSON and in typed contents: the answers of /v1."""
+    found, wanted = real.run("kserve_script.py", python_of("kserve")), real.wanted()
+    for way in ("http", "grpc"):
+        told = found[way]
+        assert (told["live"], told["ready"], told["model"]) == (True, True, True)
+        for name, want in (wanted | {"json": wanted["prepared"]}).items():
+            (answer,), (row,) = told[name]["answer"], told[name]["probability"]
+            assert same(answer, want) and told[name]["echo"] == [want["model"]["name"], "w-7"], (way, name)
+            assert row == [output["probability"] for output in want["outputs"]]

@@ -2,7 +2,7 @@
 
     inputs_of(spec), outputs_of(spec)         # for the metadata
     rows(spec, tensors, count)                # what each case is: bytes of a body, a prepared picture, or its refusal
-    columns(spec, answers)                    # name -> (datatype, values)
+    columns(spec, answers, names)             # name -> (datatype, values)
 
 A picture goes in as BYTES, the file itself, and takes the whole way: scope checks and transforms included. UINT8 of the
 graph's own shape is taken as a picture that has been prepared already: what the transforms would check of the file
@@ -112,8 +112,14 @@ def _value(want: InputSpec, value: bytes) -> Any:
     return value if want.kind == "waveform" else value.decode("utf-8", errors="replace")
 
 
-def columns(spec: ModelSpec, answers: Sequence[dict[str, Any] | MedServeError]) -> dict[str, tuple[str, Values]]:
-    """A refused case has the status "refused", its error as the answer, and NaN for every number."""
+def columns(
+    spec: ModelSpec, answers: Sequence[dict[str, Any] | MedServeError], names: Sequence[str]
+) -> dict[str, tuple[str, Values]]:
+    """A refused case has the status "refused", its error as the answer, and NaN for every number.
+
+    Args:
+        names: of the outputs that are wanted, all of them offered.
+    """
     good = [None if isinstance(one, MedServeError) else one for one in answers]
     width = max((len(one["outputs"]) for one in good if one is not None), default=1)
     found: dict[str, tuple[str, Values]] = {}
@@ -127,9 +133,10 @@ def columns(spec: ModelSpec, answers: Sequence[dict[str, Any] | MedServeError]) 
         rows = [nans if one is None else [_number(out["probability"]) for out in one["outputs"]] for one in good]
         found["probability"] = "FP64", np.array(rows, np.float64).reshape(len(answers), width)
     found["status"] = "BYTES", [b"refused" if one is None else one["status"].encode() for one in good]
-    said = [one.as_dict() if isinstance(one, MedServeError) else one for one in answers]
-    found["answer"] = "BYTES", [msgspec.json.encode(one) for one in said]
-    return found
+    if "answer" in names:
+        said = [one.as_dict() if isinstance(one, MedServeError) else one for one in answers]
+        found["answer"] = "BYTES", [msgspec.json.encode(one) for one in said]
+    return {name: found[name] for name in names}
 
 
 def _number(value: float | None) -> float:

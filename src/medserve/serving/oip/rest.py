@@ -115,8 +115,7 @@ async def infer(
     said = b"\0\0".join(a.code.encode() if isinstance(a, MedServeError) else canonical(a) for a in answers)
     note["said"] = await house.digest("answer", caller, trace, said)
     response = words.InferResponse(service.model.name, [], service.model.version, asked.id)
-    given = columns.columns(spec, answers)
-    out, behind = words.render(response, {name: given[name] for name in names}, binary)
+    out, behind = words.render(response, columns.columns(spec, answers, names), binary)
     await _send(send, out, behind, trace, spent)
     for case, answer in zip(cases, answers, strict=True) if free else ():
         if isinstance(case, bytes) and not isinstance(answer, MedServeError):
