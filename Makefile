@@ -7,6 +7,10 @@ TORCH_ARGS ?=
 DATA ?=
 # Of `make soak`.
 HOURS ?= 2
+# Of `make bench`: lanes by name, rounds, QUICK=1; see docs/benchmarks.md.
+LANE ?=
+ROUNDS ?=
+QUICK ?=
 BIN := .venv/bin
 # A virtual environment, also where Python came without ensurepip.
 venv = ($(PY) -m venv $(1) || ($(PY) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PY) -m virtualenv -q $(1)))
@@ -43,6 +47,12 @@ lint: .venv/test
 .venv/test: .venv/ok
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
+
+# Our service beside seven peers, each in an environment of its own: dist/serving.json and .md. Everything takes some two
+# hours; QUICK=1 some 25 minutes; LANE=light ROUNDS=3 a part. Wants wrk, and a machine with nothing else to do.
+bench: .venv/test
+	PYTHONPATH=benchmarks $(BIN)/python -m serving $(if $(LANE),--lane $(LANE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(QUICK),--quick)
 
 # Steady load on a real service for HOURS; does its memory grow, does it fail? dist/soak.json, exit code 1 if so.
 soak: .venv/test

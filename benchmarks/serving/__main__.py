@@ -10,13 +10,20 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import machine
-from .lanes import LANES, Plan, peer_versions
+from .lanes import Plan, engine, light, lone, peer_versions, same, taught
+from .life import life
+from .openloop import open_loop
 from .summary import markdown
 from .venvs import PEERS
 
+LANES: dict[str, Callable[[Plan], dict[str, Any]]] = {
+    "light": light, "engine": engine, "same": same, "taught": taught, "lone": lone, "open": open_loop, "life": life,
+}  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 

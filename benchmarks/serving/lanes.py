@@ -404,8 +404,3 @@ def lone(plan: Plan) -> dict[str, Any]:
 
 def peer_versions(plan: Plan) -> dict[str, dict[str, str]]:
     return {name: versions(PEERS[name]) for name in plan.peers}
-
-
-LANES: dict[str, Callable[[Plan], dict[str, Any]]] = {
-    "light": light, "engine": engine, "same": same, "taught": taught, "lone": lone,
-}  # fmt: skip

@@ -32,7 +32,8 @@ function request()
 end
 function done(summary, latency, requests)
   local e = summary.errors
-  local form = 'JSON{"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "worst_ms": %f, "statuses": %d, "broken": %d}\\n'
+  local form = 'JSON{"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "worst_ms": %f, '
+    .. '"statuses": %d, "broken": %d}\\n'
   io.write(string.format(form, summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
     latency:percentile(99) / 1e3, latency.max / 1e3, e.status, e.connect + e.read + e.write + e.timeout))
 end
@@ -66,8 +67,8 @@ def closed(asks: Sequence[Ask], port: int, *, seconds: int, connections: int) ->
         (folder / "script.lua").write_text(LUA)
         for at, ask in enumerate(asks, 1):
             (folder / str(at)).write_bytes(ask.bytes)
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(folder / "script.lua"),
-                   f"http://127.0.0.1:{port}/", "--", str(folder), str(len(asks))]  # fmt: skip
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
+        command += ["-s", str(folder / "script.lua"), f"http://127.0.0.1:{port}/", "--", str(folder), str(len(asks))]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.partition("JSON")[2])
     found["per_s"] = (found["requests"] - found["statuses"]) / found["seconds"]

@@ -351,8 +351,9 @@ class Ours(Server):
         elif self.form == "image":
             body, media = case.image, case.media
         else:
-            header = json.dumps({"inputs": [{"name": model.spec.inputs[0].name, "shape": [1, *model.spec.shape], "datatype": "UINT8",
-                                 "parameters": {"binary_data_size": len(case.image)}}]}).encode()  # fmt: skip
+            tensor = {"name": model.spec.inputs[0].name, "shape": [1, *model.spec.shape], "datatype": "UINT8"}
+            tensor["parameters"] = {"binary_data_size": len(case.image)}
+            header = json.dumps({"inputs": [tensor], "outputs": [{"name": "probability"}]}).encode()
             auth += (("Inference-Header-Content-Length", str(len(header))),)
             path, body, media = f"/v2/models/{model.name}/infer", header + case.image, "application/octet-stream"
         wanted = _probability(case.logits[0], model)
