@@ -43,6 +43,7 @@ MOST_MIB_PER_HOUR = 1.0
 WARM_S = 900.0
 READING_S = 10.0
 STRETCH_S = 300.0
+KEPT_S = 3.0
 SIDE = 64
 YAML = """
 name: ward
@@ -176,7 +177,7 @@ async def _one(ask: Ask, port: int, key: str, idle: list, seen: Seen) -> None:
     )
     began = time.perf_counter()
     try:
-        reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await _connection(port, idle)
         writer.write(head.encode() + ask.body)
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         status, headers = int(answer.split(b" ", 2)[1]), answer.lower()
@@ -184,7 +185,7 @@ async def _one(ask: Ask, port: int, key: str, idle: list, seen: Seen) -> None:
         if b"connection: close" in headers:
             writer.close()
         else:
-            idle.append((reader, writer))
+            idle.append((reader, writer, time.monotonic()))
     except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError):
         status = 0
     seen.answers[f"{ask.name} {status}"] += 1
@@ -194,6 +195,16 @@ async def _one(ask: Ask, port: int, key: str, idle: list, seen: Seen) -> None:
         seen.unexpected[f"{ask.name} {status}"] += 1
     if len(seen.latency) < 20_000:
         seen.latency.append(time.perf_counter() - began)
+
+
+async def _connection(port: int, idle: list) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """One that was used within the last seconds, else a new one: the server closes those that wait for long."""
+    while idle:
+        reader, writer, used = idle.pop()
+        if not reader.at_eof() and time.monotonic() - used < KEPT_S:
+            return reader, writer
+        writer.close()
+    return await asyncio.open_connection("127.0.0.1", port)
 
 
 async def watch(process: psutil.Process, began: float, until: float, seen: Seen, save) -> None:  # type: ignore[no-untyped-def]

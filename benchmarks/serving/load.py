@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+KEPT_S = 2.0
 LUA = """
 local requests, at = {}, 0
 function init(args)
@@ -107,11 +108,12 @@ class Line:
     """Kept connections to one server; each carries one request at a time."""
 
     def __init__(self, port: int, most: int = 512) -> None:
-        self.port, self._idle, self._room = port, [], asyncio.Semaphore(most)
+        self.port, self._room = port, asyncio.Semaphore(most)
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         async with self._room:
-            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = await self._connection()
             try:
                 writer.write(request)
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -129,11 +131,20 @@ class Line:
             if b"connection: close" in head:
                 writer.close()
             else:
-                self._idle.append((reader, writer))
+                self._idle.append((reader, writer, time.monotonic()))
             return status, body
 
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that was used within the last seconds, else a new one: servers close those that wait for long."""
+        while self._idle:
+            reader, writer, used = self._idle.pop()
+            if not reader.at_eof() and time.monotonic() - used < KEPT_S:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
     def close(self) -> None:
-        for _, writer in self._idle:
+        for _, writer, _ in self._idle:
             writer.close()
         self._idle.clear()
 
