@@ -1,6 +1,7 @@
 """`medserve serve`: the trained models answer over HTTP."""
 
 import json as json_text
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,8 @@ def serve(
     port: int = 8000,
     grpc_port: Annotated[int | None, Parameter(validator=Number(gte=0, lte=65535))] = None,
     threads: int = 0,
+    memory_budget: str | None = None,
+    pin: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     tls: Literal["self-signed"] | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -37,7 +40,8 @@ def serve(
     Parameters
     ----------
     models
-        Folders that `medserve train` wrote. Of two versions of one name, the later one answers under the bare name.
+        Folders that `medserve train` wrote, or folders of such folders; SIGHUP looks for new and removed ones. Of two
+        versions of one name, the later one answers under the bare name, unless `medserve traffic` says otherwise.
         Packages that were uploaded and published are served beside them, or alone.
     host
         Address to listen on.
@@ -47,6 +51,11 @@ def serve(
         Port of Open Inference Protocol over gRPC, on the same host; 0 takes a free one. Without it there is no gRPC.
     threads
         Processor threads for one model's pass; 0 means all cores.
+    memory_budget
+        What the engines may take together, for instance 2GiB; those that do not fit are loaded when they are asked
+        for, and the ones that were longest unused make room. Left out, all of them are loaded at the start.
+    pin
+        Names of models that always stay in memory.
     tls
         self-signed: a certificate of this machine's own, for the first day.
     tls_cert
@@ -64,6 +73,7 @@ def serve(
     json
         Print one JSON object with the address, once the service is ready.
     """
+    from medserve.app import Keep
     from medserve.app import serve as serve_forever
     from medserve.serving.server import Address
     from medserve.serving.tls import Tls
@@ -82,6 +92,7 @@ def serve(
     elif tls_key is not None or tls_clients is not None:
         raise Usage("tls-file", "A key without a certificate.", hint="Name it: --tls-cert FILE")
 
+    keep = Keep(None if memory_budget is None else _bytes(memory_budget), tuple(pin or ()))
     grpc: dict[str, str] = {}
 
     def ready(url: str) -> None:
@@ -93,6 +104,15 @@ def serve(
             progress.say(f"Ready: {url}{', gRPC: ' + grpc['grpc'] if grpc else ''}  (stop with Ctrl-C)")
 
     serve_forever(
-        settings, models or [], Address(host, port), threads=threads, tls=secured, behind_proxy=behind_proxy, jobs=jobs,
-        grpc_port=grpc_port, on_ready=ready, on_grpc=lambda address: grpc.update(grpc=address), warn=progress.say,
+        settings, models or [], Address(host, port), threads=threads, memory=keep, tls=secured,
+        behind_proxy=behind_proxy, jobs=jobs, grpc_port=grpc_port, on_ready=ready,
+        on_grpc=lambda address: grpc.update(grpc=address), warn=progress.say,
     )  # fmt: skip
+
+
+def _bytes(text: str) -> int:
+    """`2GiB`, `512 MiB`, or a whole number of bytes."""
+    found = re.fullmatch(r"([0-9]{1,15})\s*(KiB|MiB|GiB|TiB)?", text.strip())
+    if found is None or not int(found[1]):
+        raise Usage("memory-budget", f"{text[:40]!r} is no amount of memory.", hint="For instance --memory-budget 2GiB")
+    return int(found[1]) * 1024 ** ("", "KiB", "MiB", "GiB", "TiB").index(found[2] or "")

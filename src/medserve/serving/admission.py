@@ -19,7 +19,8 @@ class Admission:
         self.max_requests, self._max_bytes = max_requests, max_bytes
         self.requests = 0
         self.bytes = 0
-        self.draining = False
+        self.leaving = False  # the process ends: not ready, and still answering
+        self.draining = False  # nothing new is let in
 
     @contextlib.contextmanager
     def admit(self, size: int) -> Iterator[None]:

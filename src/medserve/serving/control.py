@@ -55,7 +55,7 @@ def control_plane(registry: Registry, admission: Admission, doors: Sequence[APIR
         responses=reply(200, Ready) | reply(503, Ready),
     )
     async def ready() -> Response:
-        good = not admission.draining and await registry.ready()
+        good = not (admission.leaving or admission.draining) and await registry.ready()
         return WireResponse({"ready": good}, 200 if good else 503)
 
     @app.get("/v1/models", summary="All models served here.", tags=["models"], responses=reply(200, ModelList))

@@ -223,8 +223,12 @@ class Registry:
     def load_at_start(self) -> None:
         """Before the event loop runs: what is pinned, then the others in their order, while there is room.
 
-        Raises: BadPackage, Fault: a model does not load; nothing is served then.
+        Raises: BadPackage, Fault: a model does not load; nothing is served then. NotFound: no model has a pinned name.
         """
+        for name in self.pinned - set(self._services):
+            raise NotFound("model", name, self._services, hint="--pin takes names of models that are served.")
+        for service in self.services:
+            self.memory.check(service, self.services)
         for service in sorted(self.services, key=lambda one: not one.pinned):
             if not service.resident and self.memory.take(service):
                 service.load_now()

@@ -2,8 +2,11 @@
 
     run(application, Address("127.0.0.1", 8000), on_ready=lambda url: ...)
 
-Loopback unless told otherwise; another address needs at least one active key, and TLS. SIGTERM and Ctrl-C stop
-accepting, finish what was accepted within `GRACE_S`, and end with exit code 0.
+Loopback unless told otherwise; another address needs at least one active key, and TLS. SIGHUP looks for packages again.
+
+SIGTERM and Ctrl-C end in three steps, so that no request is lost: for `LINGER_S` everything is answered still, not
+ready, each answer closing its connection; then nothing new is accepted, and open connections have as long again for a
+request that is on its way; what was accepted is finished within `GRACE_S`. The exit code is 0.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +36,7 @@ REST_S = 10.0  # for the rest of a body that was refused unread
 MAX_HEAD_BYTES = 32 * 1024
 MAX_CONNECTIONS = 2048
 GRACE_S = 30
+LINGER_S = 1.0
 
 
 class Address(NamedTuple):
@@ -65,10 +70,11 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 parser with bounds it does not set: bytes and seconds of a request's head, and of a refused
     body's rest; the number of connections. What breaks one is told so in JSON and disconnected.
 
-    refused: told the trace, code and status of each such end.
+    refused: told the trace, code and status of each such end. leaving: whether answers close their connections.
     """
 
     refused: Callable[[str, str, int], None] = staticmethod(lambda trace, code, status: None)
+    leaving: Callable[[], bool] = staticmethod(lambda: False)
     _head_bytes = 0  # as they came
     _parsed_bytes = 0  # of the request line and headers
     _in_head = True
@@ -110,6 +116,13 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError  # ends the parsing; the connection is closing
         self._in_head, self._head_bytes, self._parsed_bytes = False, 0, 0
         super().on_headers_complete()
+        if self.leaving():
+            self.close_after()
+
+    def close_after(self) -> None:
+        """The answer under way, if it has not begun, is the last one of this connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -230,6 +243,7 @@ class Server(uvicorn.Server):
 
         class Protocol(BoundedProtocol):
             refused = staticmethod(application.refused)
+            leaving = staticmethod(lambda: application.admission.leaving)
 
         config = BoundedConfig(
             application,  # type: ignore[arg-type]
@@ -270,10 +284,27 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._reloading.discard)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._application.admission.draining = True
+        self._application.admission.leaving = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, BoundedProtocol):
+                connection.close_after()
+        await self._linger()
+        for sock in sockets or ():
+            sock.listen(0)  # who comes now waits outside, and is refused when this closes
+        await asyncio.sleep(0.02)  # who had come is let in
+        for server in self.servers:
+            server.close()
+        await self._linger()
         if self._beside is not None:
             await self._beside.close(GRACE_S)
+        self._application.admission.draining = True
         await super().shutdown(sockets)
+
+    async def _linger(self) -> None:
+        """As long as somebody is connected, and no longer than `LINGER_S`."""
+        until = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
 
 
 def run(
