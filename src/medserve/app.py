@@ -30,8 +30,10 @@ from medserve.models.signing import Trust
 from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application, Limits
+from medserve.serving.batches import Runner
 from medserve.serving.changes import Changes
 from medserve.serving.doors import Parts, breakglass, login, oauth, session
+from medserve.serving.doors import batches as batches_door
 from medserve.serving.doors import cases as cases_door
 from medserve.serving.doors import jobs as jobs_door
 from medserve.serving.doors import metrics as metrics_door
@@ -44,6 +46,7 @@ from medserve.serving.safety import check_settings
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
+from medserve.store.batches import Batches
 from medserve.store.cases import Cases
 from medserve.store.packages import Shelf
 from medserve.store.traffic import Splits
@@ -115,12 +118,16 @@ def build(
         _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
     identity = Identity(ring, Sessions.open(settings))
     parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits)
-    doors = [router(parts) for router in DOORS]
-    return Application(
+    batches = Batches(settings, cases)
+    runner = Runner(settings, batches, registry, ledger, policy, cases)
+    doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner)]
+    application = Application(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
         witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close, jobs.close, splits.close),
-        metrics=metrics, running=(changes.follow,), reload=changes.reload,
+        metrics=metrics, running=(changes.follow, runner.follow), reload=changes.reload,
     )  # fmt: skip
+    runner.gate = application.gate
+    return application
 
 
 def serve(

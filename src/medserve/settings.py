@@ -29,6 +29,8 @@ class Settings:
     data_root: Path | None = None  # MEDSERVE_DATA_ROOT, holds a folder of data for each tenant whose jobs may read it
     max_upload_bytes: int = 64 * 2**20
     max_package_bytes: int = 2 * 2**30
+    max_batch_bytes: int = 4 * 2**30  # of one manifest
+    batch_days: float = 30.0  # MEDSERVE_BATCH_DAYS, after its end a batch and its answers are deleted
     max_pixels: int = 64 * 10**6
 
     @classmethod
@@ -50,6 +52,7 @@ class Settings:
             pkcs11_token=env.get("MEDSERVE_PKCS11_TOKEN", ""),
             pkcs11_pin_file=path("MEDSERVE_PKCS11_PIN_FILE"),
             data_root=jobs.expanduser().absolute() if jobs else None,
+            batch_days=_days(env.get("MEDSERVE_BATCH_DAYS", "30")),
             public_url=env.get("MEDSERVE_PUBLIC_URL", "").rstrip("/"),
         )
 
@@ -66,3 +69,16 @@ class Settings:
                 hint="Set MEDSERVE_HOME to a folder you own.",
             ) from error
         return path
+
+
+def _days(text: str) -> float:
+    """Raises: Fault "batch-days"."""
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= 3650:
+        raise Fault(
+            "batch-days", "MEDSERVE_BATCH_DAYS is a number of days above 0, up to 3650.", hint="For instance 30"
+        )
+    return days

@@ -160,13 +160,13 @@ class Ledger:
             raise unwritable() from error
 
     @contextlib.contextmanager
-    def with_effect(self, event: Event) -> Iterator[sa.Connection]:
-        """A transaction for a change and its event: both are kept, or neither is."""
+    def with_effect(self, *events: Event) -> Iterator[sa.Connection]:
+        """A transaction for a change and its events: all are kept, or none is."""
         with self._alone():
             try:
                 with self._writing(held=True) as db:
                     yield db
-                    self.append(db, [event])
+                    self.append(db, events)
             except sa.exc.OperationalError as error:  # a full disk, a lost server
                 raise unwritable() from error
             self._let_go()

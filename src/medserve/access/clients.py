@@ -33,10 +33,10 @@ _MAX_JTI = 256
 _SCOPE = re.compile(r"system/\*\.(read|write|\*|c?r?u?d?s?)")
 _OLD = {"read": "rs", "write": "c", "*": "crs"}  # SMART 1 words, as far as this service has them
 LETTERS = {
-    "c": ("cases.create", "models.predict", "models.explain"),
-    "r": ("models.read", "cases.read", "packages.read", "jobs.read", "api.read", "session.read"),
+    "c": ("cases.create", "batches.create", "models.predict", "models.explain"),
+    "r": ("models.read", "cases.read", "batches.read", "packages.read", "jobs.read", "api.read", "session.read"),
     "u": (),
-    "d": ("cases.delete",),
+    "d": ("cases.delete", "batches.delete"),
     "s": ("models.list",),
 }
 SCOPES = ("system/*.rs", "system/*.c", "system/*.crs")

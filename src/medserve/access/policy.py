@@ -24,10 +24,10 @@ from medserve.settings import Settings
 FILE = "policy.yaml"
 MAX_BYTES = 2**20
 ACTIONS = ("health.live", "health.ready", "api.read", "metrics.read", "models.list", "models.read", "models.predict",
-           "models.explain", "models.load", "models.traffic", "cases.create", "cases.read", "cases.delete",
-           "packages.upload", "packages.read", "packages.publish", "jobs.create", "jobs.read", "jobs.cancel",
-           "audit.read", "keys.manage", "patients.erase", "patients.identify", "session.open", "session.read",
-           "access.break-glass", "access.review")  # fmt: skip
+           "models.explain", "models.load", "models.traffic", "batches.create", "batches.read", "batches.delete",
+           "cases.create", "cases.read", "cases.delete", "packages.upload", "packages.read", "packages.publish",
+           "jobs.create", "jobs.read", "jobs.cancel", "audit.read", "keys.manage", "patients.erase",
+           "patients.identify", "session.open", "session.read", "access.break-glass", "access.review")  # fmt: skip
 HEALTH = ("health.live", "health.ready")  # all that may be open to everybody
 PURPOSES = ("treatment", "research", "operations", "audit")
 DEFAULT_TENANT = "default"

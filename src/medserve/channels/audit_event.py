@@ -29,6 +29,8 @@ DONE = {
     "cases.create": ("C", "create"),
     "cases.read": ("R", "read"),
     "cases.delete": ("D", "delete"),
+    "batches.predict": ("E", "operation"),
+    "batches.expire": ("D", "delete"),
     "api.read": ("R", "capabilities"),
     "audit.read": ("R", "search"),
     "access.break": ("C", "create"),

@@ -40,6 +40,7 @@ class WireResponse(Response):
 
 def control_plane(registry: Registry, admission: Admission, doors: Sequence[APIRouter] = ()) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.admission = admission  # what lasts long looks whether the service is ending
     app.add_exception_handler(MedServeError, _known)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)

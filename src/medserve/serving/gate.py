@@ -149,6 +149,14 @@ class Gate:
                 retry_after_s=wait,
             )
 
+    def compute_wait(self, principal: Principal) -> float:
+        """Seconds until its share of computing allows more; 0.0 where it does."""
+        role = self.policy.said.roles.get(principal.role)
+        share = role.compute_s_per_s if role else None
+        if share is None:
+            return 0.0
+        return self._compute.wait(principal.id, share, share * COMPUTE_BURST_S, least=1e-9)
+
     def charge(self, principal: Principal, compute_s: float, *, more: int = 0) -> None:
         """What an answer has cost, once it is known. more: cases beyond the first, each as much as a request."""
         role = self.policy.said.roles.get(principal.role)

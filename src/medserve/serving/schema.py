@@ -312,3 +312,33 @@ class JobPage(msgspec.Struct):
     result: dict[str, Any] | None
     error: dict[str, str] | None
     log: str
+
+
+class BatchStored(msgspec.Struct):
+    """A batch that is on disk and will be answered."""
+
+    batch: str
+    items: int
+
+
+class BatchInfo(msgspec.Struct):
+    """A batch. done: items that are settled; failed: of those, the ones with an error. left_s: seconds to go, where
+    that is known. error: why it ended early. Times: seconds since 1970."""
+
+    batch: str
+    model: str
+    version: str
+    digest: str
+    state: Literal["queued", "running", "done", "failed", "deleted"]
+    items: int
+    done: int
+    failed: int
+    left_s: float | None
+    created_by: str
+    created_at: float
+    ended_at: float | None = None
+    error: dict[str, str] | None = None
+
+
+class BatchList(msgspec.Struct):
+    batches: list[BatchInfo]

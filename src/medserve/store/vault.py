@@ -226,6 +226,27 @@ class Vault:
 
         return self.settled(ask)
 
+    def secret_of(self, tenant: str, object: str) -> bytes:
+        """The key of an object's first version: what is derived from it ends with the object, and with its patient.
+
+        Raises: as `read`.
+        """
+        return self._opened(tenant, object, 1)[1]
+
+    def key_of(self, tenant: str, id: str) -> PatientKey:
+        """A patient's key by its id. Raises: Gone "erased"; Fault "key-damaged"."""
+        mine = (vault_keys.c.id == id, vault_keys.c.tenant == tenant, vault_keys.c.kind == "patient")
+
+        def ask(db: sa.Connection) -> PatientKey:
+            row = db.execute(sa.select(vault_keys).where(*mine)).one_or_none()
+            if row is None:
+                raise damaged()
+            if row.wrapped == DESTROYED:
+                raise erased()
+            return PatientKey(id, tenant, self.keys.unwrap(db, row))
+
+        return self.settled(ask)
+
     def _look(self, db: sa.Connection, tenant: str, object: str) -> tuple[Stored, sa.Row[Any]]:
         columns = vault_objects.c
         mine = (columns.tenant == check_tenant(tenant), columns.object == object, columns.wrapped != DESTROYED)

@@ -49,7 +49,7 @@ _BODY: dict[str, Any] = {"required": True, "content": {media: {"schema": {}} for
 
 def router(parts: Parts) -> APIRouter:
     routes, cases, limit = APIRouter(tags=["cases"]), parts.cases, parts.settings.max_upload_bytes
-    timing, uploads = bodies.BodyTiming(), _Room(MOST_UPLOADS)
+    timing, uploads = bodies.BodyTiming(), Room(MOST_UPLOADS)
 
     @routes.post(
         "/v1/cases",
@@ -78,7 +78,7 @@ def router(parts: Parts) -> APIRouter:
     @routes.delete("/v1/cases/{case}", summary="Destroy a stored case and the answers about it.", status_code=204)
     async def remove(request: Request, case: str) -> Response:
         found = await _look(request, case)
-        await _step(lambda: cases.remove(found.tenant, found.id, within=lambda: effect(parts, event(request, 204))))
+        await step(lambda: cases.remove(found.tenant, found.id, within=lambda: effect(parts, event(request, 204))))
         return Response(status_code=204)
 
     async def _look(request: Request, case: str) -> Case:
@@ -92,7 +92,7 @@ def router(parts: Parts) -> APIRouter:
     return routes
 
 
-class _Room:
+class Room:
     """So many at once; of one event loop."""
 
     def __init__(self, most: int) -> None:
@@ -153,7 +153,7 @@ async def _stream(
     timing: bodies.BodyTiming,
 ) -> Any:
     """The body into the vault, each part in a thread. Returns: the object's ref."""
-    out = await _step(receiving.__enter__)
+    out = await step(receiving.__enter__)
     try:
         note(request, resource=out.object, patient=out.patient)
         head, size = b"", 0
@@ -164,7 +164,7 @@ async def _stream(
                 elif size < HEAD_BYTES:
                     head += part
                 size += len(part)
-                await _step(functools.partial(out.write, part))
+                await step(functools.partial(out.write, part))
         if not size:
             raise Refusal("file-empty", "The body holds no bytes.", hint="Send the file of one case.")
         if size < HEAD_BYTES:
@@ -175,14 +175,14 @@ async def _stream(
         receiving.__exit__(type(error), error, error.__traceback__)
         raise
     try:
-        await _step(lambda: receiving.__exit__(None, None, None))
+        await step(lambda: receiving.__exit__(None, None, None))
     except BaseException:
         note(request, resource="")
         raise
     return out.ref
 
 
-async def _step(work: Callable[[], T]) -> T:
+async def step(work: Callable[[], T]) -> T:
     """In a thread; one that has begun is waited for, also where the request is cancelled."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:

@@ -2,12 +2,14 @@
 
     POST   /v1/jobs            {"kind": "train", "data": "chest.npz"}     201, with the job's id
     GET    /v1/jobs, /v1/jobs/{job}                                        state, progress, result; the end of its log
+    GET    /v1/jobs/{job}/events                                           the same, as server-sent events
     DELETE /v1/jobs/{job}                                                  ends it
 
 `jobs.executor` runs them. What is trained becomes a package of whoever asked, to be published by somebody else.
 """
 
 import asyncio
+import hashlib
 import re
 import secrets
 import time
@@ -20,10 +22,11 @@ from fastapi import APIRouter, Request, Response
 from medserve.errors import NotFound, Usage
 from medserve.jobs.asked import Asked, Evaluate, data_path
 from medserve.jobs.executor import tail
-from medserve.jobs.table import JobRow
+from medserve.jobs.table import LIVE, JobRow
 from medserve.serving import bodies
 from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts, caller, effect, event, note
+from medserve.serving.doors.events import Streams
 from medserve.serving.gate import Quota
 from medserve.serving.openapi import reply
 from medserve.serving.schema import JobInfo, JobList, JobPage
@@ -35,7 +38,7 @@ _BODY: dict[str, Any] = {"required": True, "content": {bodies.JSON_TYPE: {"schem
 
 def router(parts: Parts) -> APIRouter:
     routes, jobs, timing = APIRouter(tags=["jobs"]), parts.jobs, bodies.BodyTiming()
-    changing = asyncio.Lock()
+    changing, streams = asyncio.Lock(), Streams()
 
     @routes.post(
         "/v1/jobs",
@@ -76,6 +79,22 @@ def router(parts: Parts) -> APIRouter:
         row = await find(request, job)
         log = await asyncio.to_thread(tail, parts.settings, row.id)
         return WireResponse(JobPage(_info(row), row.asked, row.result, row.error, log))
+
+    @routes.get(
+        "/v1/jobs/{job}/events",
+        summary="Progress as server-sent events, until the job has ended.",
+        responses={200: {"description": "text/event-stream", "content": {"text/event-stream": {"schema": {}}}}},
+    )
+    async def progress(request: Request, job: str) -> Response:
+        row = await find(request, job)
+
+        async def look() -> tuple[str, dict[str, Any], bool]:
+            now = await asyncio.to_thread(jobs.row, row.tenant, row.id)
+            assert now is not None  # rows of jobs are never deleted
+            said = hashlib.sha256(now.progress.encode()).hexdigest()[:8]
+            return f"{now.state}-{said}", msgspec.to_builtins(_info(now)), now.state not in LIVE
+
+        return await streams.answer(request, look)
 
     @routes.delete("/v1/jobs/{job}", summary="End a job that waits or runs.", responses=reply(200, JobInfo))
     async def cancel(request: Request, job: str) -> Response:

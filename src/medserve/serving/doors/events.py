@@ -1,0 +1,67 @@
+"""Progress as server-sent events: what a browser reads with `EventSource`.
+
+    streams = Streams()
+    return await streams.answer(request, look)        # look() -> (mark, what stands now, whether that is the end)
+
+A stream tells how things stand at once, again whenever that has changed, and ends with `event: end`; between, a comment
+shows that it lives. Who reconnects with `Last-Event-ID` is not told again what he knows. What is sent is always the
+newest: a slow reader misses steps, never the end. Source: WHATWG HTML, section 9.2 (server-sent events).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import Request, Response
+from starlette.responses import StreamingResponse
+
+from medserve.serving.doors import caller
+from medserve.serving.gate import Quota
+from medserve.serving.wire import SAFE, header
+
+Look = Callable[[], Awaitable[tuple[str, dict[str, Any], bool]]]
+MOST_STREAMS = 8  # of one principal
+LOOK_S, BEAT_S, LONGEST_S = 0.5, 15.0, 3600.0
+
+
+class Streams:
+    """Those that are open; of one event loop."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    async def answer(self, request: Request, look: Look) -> Response:
+        """Raises: Quota "streams-full"."""
+        who, known = caller(request).id, header(request.scope, b"last-event-id")
+        safe = {name.decode(): value.decode() for name, value in SAFE}
+        if self._open.get(who, 0) >= MOST_STREAMS:
+            raise Quota("streams-full", f"{MOST_STREAMS} streams are open.", hint="Close one.", retry_after_s=5)
+        mark, _, ended = await look()
+        if ended and mark == known:
+            return Response(status_code=204, headers=safe)  # tells an EventSource to stop asking
+        draining = lambda: bool(request.app.state.admission.draining)  # noqa: E731
+        return StreamingResponse(self._told(who, known, look, draining), headers=safe, media_type="text/event-stream")
+
+    async def _told(self, who: str, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
+        self._open[who] = self._open.get(who, 0) + 1
+        began = said = time.monotonic()
+        try:
+            yield b"retry: 2000\n\n"
+            while time.monotonic() - began < LONGEST_S and not draining():
+                mark, now, ended = await look()
+                if mark != known:
+                    known, said = mark, time.monotonic()
+                    kind = b"end" if ended else b"progress"
+                    yield b"id: %s\nevent: %s\ndata: %s\n\n" % (mark.encode(), kind, msgspec.json.encode(now))
+                elif time.monotonic() - said > BEAT_S:
+                    said = time.monotonic()
+                    yield b": alive\n\n"
+                if ended:
+                    return
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self._open[who] -= 1
+            if not self._open[who]:
+                del self._open[who]

@@ -1,0 +1,312 @@
+"""Batches: every item of a manifest has one result in its place, whatever its neighbours or the service go through."""
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from real_server import RealServer
+from tiny_package import SMALL, png, ramp, serving, write_package
+
+from medserve.access.audit import Ledger
+from medserve.access.keys import KeyRing
+from medserve.app import build
+from medserve.serving.doors import batches as batches_door
+from medserve.settings import Settings
+from medserve.store.vault import Vault
+
+POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
+PICTURE = base64.b64encode(png(ramp())).decode()
+
+
+def item(id: object, **more: object) -> dict:
+    return {"id": id, "inputs": {"image": PICTURE}} | more
+
+
+def lines(*items: object) -> bytes:
+    return b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in items)
+
+
+class Door:
+    def __init__(self, url: str, keys: dict[str, str], settings: Settings) -> None:
+        self.url, self.keys, self.settings = url, keys, settings
+
+    def ask(self, method: str, path: str, *, who: str = "a", headers=None, **more) -> httpx2.Response:
+        said = {"authorization": f"Bearer {self.keys[who]}"} | (headers or {})
+        return httpx2.request(method, self.url + path, headers=said, timeout=60, **more)
+
+    def send(self, body, *, model: str = "tiny", headers=None, **more) -> httpx2.Response:
+        said = {"content-type": "application/x-ndjson"} | (headers or {})
+        return self.ask("POST", f"/v1/models/{model}/batch", headers=said, content=body, **more)
+
+    def case(self, *, patient: str = "p-1", who: str = "a") -> str:
+        said = {"content-type": "image/png", "x-patient": patient}
+        return self.ask("POST", "/v1/cases", who=who, headers=said, content=png(ramp())).json()["case"]
+
+    def ended(self, batch: str, *, within_s: float = 60.0) -> dict:
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            page = self.ask("GET", f"/v1/batches/{batch}").json()
+            if page["state"] in ("done", "failed"):
+                return page
+            time.sleep(0.05)
+        raise AssertionError(page)
+
+    def run(self, *items: object) -> list[dict]:
+        sent = self.send(lines(*items))
+        assert sent.status_code == 202, sent.text
+        self.ended(sent.json()["batch"])
+        return self.results(sent.json()["batch"])
+
+    def results(self, batch: str, query: str = "", **more) -> list[dict]:
+        answer = self.ask("GET", f"/v1/batches/{batch}/results{query}", **more)
+        assert answer.status_code == 200, answer.text
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    def events(self) -> list:
+        return [event for _, event in Ledger.open(self.settings).read()]
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """Clinicians of tenants a and b; one of a who may not read cases; an owned model that a does not see."""
+    root = tmp_path_factory.mktemp("batches")
+    settings = Settings(home=root / "home", max_upload_bytes=2**20, max_batch_bytes=2**23)
+    settings.folder()
+    asker = "  asker:\n    actions: [models.predict, batches.create, batches.read]\n    purposes: [treatment]\nduties:"
+    said = POLICY.read_text().replace("duties:", asker, 1).replace("per_s: 20\n", "per_s: 5000\n")
+    (settings.home / "policy.yaml").write_text(said)
+    ring = KeyRing.open(settings)
+    roles = {"a": ("clinician", "a"), "b": ("clinician", "b"), "asker": ("asker", "a")}
+    keys = {name: ring.create(name, role=role, tenant=tenant).key for name, (role, tenant) in roles.items()}
+    with serving(build(settings, [write_package(root / "m", settings)], keys=ring, limits=SMALL, threads=1)) as port:
+        yield Door(f"http://127.0.0.1:{port}", keys, settings)
+    ring.close()
+
+
+def test_one_bad_of_a_thousand_leaves_999_answers(door):
+    """In order, each with its id; the bad one carries its error in its place; inputs are gone when it has ended."""
+    bad = {"id": "i-421", "inputs": {"image": base64.b64encode(b"no picture").decode()}}
+    sent = door.send(lines(*(bad if i == 421 else item(f"i-{i}") for i in range(1000))))
+    assert sent.status_code == 202 and sent.json()["items"] == 1000
+    assert sent.headers["location"] == f"/v1/batches/{sent.json()['batch']}"
+    page = door.ended(sent.json()["batch"])
+    assert (page["state"], page["items"], page["done"], page["failed"]) == ("done", 1000, 1000, 1)
+    found = door.results(page["batch"])
+    assert [(one["item"], one["id"]) for one in found] == [(i + 1, f"i-{i}") for i in range(1000)]
+    wrong = [one for one in found if "error" in one]
+    assert [one["id"] for one in wrong] == ["i-421"] and wrong[0]["error"]["kind"] == "refusal"
+    alone = door.ask("POST", "/v1/models/tiny/predict", content=png(ramp()), headers={"content-type": "image/png"})
+    assert all(one["answer"]["outputs"] == alone.json()["outputs"] for one in found if one is not wrong[0])
+    assert door.results(page["batch"], "?from=998") == found[998:] and door.results(page["batch"], "?from=1000") == []
+    events = [event for event in door.events() if page["batch"] in (event.resource, event.trace)]
+    assert [(e.action, e.status, e.count) for e in events if e.action == "batches.create"] == [
+        ("batches.create", 202, 1000)
+    ]
+    assert sum(event.count for event in events if event.action == "batches.predict") == 1000
+    assert [e.count for e in events if e.action == "batches.read"][-3:] == [1000, 2, 0]
+    assert Ledger.open(door.settings).verify().sound
+
+
+def test_a_bad_line_is_one_bad_result(door):
+    """Whatever is in it; a case of another tenant is unknown, as one that is not there."""
+    own, others = door.case(), door.case(who="b")
+    found = door.run(
+        item("good"), b"{not json", b"[]", {"id": "none"}, item("good"), item("both", case=own),
+        {"id": "x", "case": others}, {"id": "y", "case": "0" * 32}, {"id": "own", "case": own}, item(7),
+        item("who", patient="p\t1"), item("more", surplus=1), b"\xff", item("z" * 300), b'{"inputs": ' + b"[" * 5000,
+        {"inputs": {"image": PICTURE}}, {"id": "case+patient", "case": own, "patient": "p-1"}, {"id": "i", "inputs": 1},
+    )  # fmt: skip
+    codes = [one["error"]["code"] if "error" in one else "answered" for one in found]
+    assert codes == [
+        "answered", "item-invalid", "item-invalid", "item-invalid", "item-id-taken", "item-invalid", "unknown-case",
+        "unknown-case", "answered", "item-invalid", "item-invalid", "item-invalid", "item-invalid", "item-invalid",
+        "item-invalid", "answered", "item-invalid", "json-invalid",
+    ]  # fmt: skip
+    assert found[6]["error"] == found[7]["error"]
+    assert [one["item"] for one in found] == list(range(1, 19)) and found[15]["id"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"", {}, 422, "batch-empty"),
+        (b"\n \n\r\n", {}, 422, "batch-empty"),
+        (b"{}\n" * 301, {}, 413, "batch-too-long"),
+        (b"x" * 2**23 + b"x", {}, 413, "body-too-large"),
+        (b"x" * (2**21), {}, 413, "batch-line-too-large"),
+        (b"{}", {"content-type": "application/json"}, 415, "media-type"),
+        (b"{}", {"idempotency-key": ""}, 400, "idempotency-key"),
+        (b"{}", {"idempotency-key": "k" * 129}, 400, "idempotency-key"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_whole_and_leaves_nothing(door, monkeypatch, body, headers, status, code):
+    monkeypatch.setattr(batches_door, "MOST_ITEMS", 300)
+    before = len(_files(door.settings))
+    refused = door.send(body, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert len(_files(door.settings)) == before
+
+
+def test_the_same_key_gives_the_same_batch(door):
+    """Of the same principal; another's key is his own."""
+    said = {"idempotency-key": "import-7"}
+    first = door.send(lines(item("a")), headers=said).json()
+    assert door.send(lines(item("a")), headers=said).json() == first
+    door.ended(first["batch"])
+    assert door.send(b"", headers=said).json() == first
+    assert door.send(lines(item("a")), headers=said, who="b").json()["batch"] != first["batch"]
+    assert door.ask("DELETE", f"/v1/batches/{first['batch']}").status_code == 204
+    assert door.send(lines(item("a")), headers=said).json()["batch"] != first["batch"]
+
+
+def test_another_tenants_batch_is_as_one_that_is_not_there(door):
+    batch = door.send(lines(item("a"))).json()["batch"]
+    for method, end in (("GET", ""), ("GET", "/results"), ("GET", "/events"), ("DELETE", "")):
+        told = [
+            (answer.status_code, answer.json()["error"])
+            for id in (batch, "b-" + "0" * 16, "x")
+            for answer in [door.ask(method, f"/v1/batches/{id}{end}", who="b")]
+        ]
+        assert told[0] == told[1] == told[2] and told[0][0] == 404
+    assert batch not in [one["batch"] for one in door.ask("GET", "/v1/batches", who="b").json()["batches"]]
+    assert batch in [one["batch"] for one in door.ask("GET", "/v1/batches").json()["batches"]]
+
+
+def test_who_may_not_read_cases_has_none_answered(door):
+    sent = door.send(lines({"id": "c", "case": door.case()}, item("own")), who="asker").json()["batch"]
+    door.ended(sent)
+    assert [one.get("error", {}).get("code") for one in door.results(sent)] == ["action-not-allowed", None]
+
+
+def test_an_erased_patient_is_gone_from_every_batch(door):
+    """His inputs named inline, and the answers about his case; the others' answers stay."""
+    case = door.case(patient="p-gone")
+    deleted = door.case(patient="p-3")
+    items = (item("his", patient="p-gone"), {"id": "case", "case": case}, item("hers", patient="p-2"), item("none"),
+             {"id": "deleted", "case": deleted})  # fmt: skip
+    batch = door.send(lines(*items)).json()["batch"]
+    door.ended(batch)
+    assert all("answer" in one for one in door.results(batch))
+    patients = {e.patient for e in door.events() if e.action == "batches.predict" and e.trace == batch}
+    assert len(patients) == 4 and "" in patients
+    vault = Vault.open(door.settings)
+    vault.erase("a", "p-gone")
+    vault.close()
+    assert door.ask("DELETE", f"/v1/cases/{deleted}").status_code == 204
+    found = {one["id"]: one for one in door.results(batch)}
+    assert found["his"]["error"]["code"] == found["case"]["error"]["code"] == "erased"
+    assert found["deleted"]["error"]["code"] == "erased"
+    assert "answer" in found["hers"] and "answer" in found["none"]
+
+
+def test_a_deleted_batch_is_gone_with_its_answers(door):
+    """Also one that still runs: nothing of it is left, and its answers are not written after it."""
+    before = len(_files(door.settings))
+    batch = door.send(lines(*(item(f"{i}") for i in range(2000)))).json()["batch"]
+    assert door.ask("DELETE", f"/v1/batches/{batch}").status_code == 204
+    event = door.events()[-1]
+    assert (event.action, event.resource, event.status, event.count) == ("batches.delete", batch, 204, 2000)
+    assert door.ask("GET", f"/v1/batches/{batch}").status_code == 404
+    assert "answer" in door.run(item("next"))[0]  # the worker went on
+    time.sleep(0.3)
+    assert len(_files(door.settings)) == before + 1
+
+
+def test_progress_is_told_as_events_and_ends(door):
+    """From where it stands to the end; who knows the end is not told again."""
+    batch = door.send(lines(*(item(f"{i}") for i in range(300)))).json()["batch"]
+    with httpx2.stream("GET", f"{door.url}/v1/batches/{batch}/events", timeout=60,
+                       headers={"authorization": f"Bearer {door.keys['a']}"}) as answer:  # fmt: skip
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert [e.resource for e in door.events() if e.action == "batches.read"][-1] == batch  # before the answer began
+        told = [part for part in "".join(answer.iter_text()).split("\n\n") if "data:" in part]
+    parts = [dict(line.split(": ", 1) for line in one.splitlines()) for one in told]
+    assert [one["event"] for one in parts] == ["progress"] * (len(parts) - 1) + ["end"]
+    done = [json.loads(one["data"])["done"] for one in parts]
+    assert done == sorted(set(done)) and done[-1] == 300
+    again = door.ask("GET", f"/v1/batches/{batch}/events", headers={"last-event-id": parts[-1]["id"]})
+    assert again.status_code == 204
+    told_again = door.ask("GET", f"/v1/batches/{batch}/events", headers={"last-event-id": "running-64"})
+    assert "event: end" in told_again.text and "event: progress" not in told_again.text
+
+
+def test_results_are_deleted_after_their_days(tmp_path):
+    settings = Settings(home=tmp_path / "home", batch_days=1e-6)
+    ring = KeyRing.open(settings)
+    key = ring.create("a").key
+    folder = write_package(tmp_path / "m", settings)
+    with serving(build(settings, [folder], keys=ring, threads=1)) as port:
+        one = Door(f"http://127.0.0.1:{port}", {"a": key}, settings)
+        batch = one.send(lines(item("a"))).json()["batch"]
+        one.ended(batch)
+    with serving(build(settings, [folder], keys=ring, threads=1)) as port:
+        one = Door(f"http://127.0.0.1:{port}", {"a": key}, settings)
+        until = time.monotonic() + 10
+        while one.ask("GET", f"/v1/batches/{batch}").status_code != 404:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        while _files(settings):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert [(e.resource, e.count) for e in one.events() if e.action == "batches.expire"] == [(batch, 1)]
+    ring.close()
+
+
+def _killed(root: Path, items: int, kills: int) -> None:
+    """`kill -9` while a batch runs, `kills` times; then its results are whole, and none was answered twice."""
+    settings = Settings(home=root / "home")
+    ring = KeyRing.open(settings)
+    key = ring.create("a").key
+    ring.close()
+    server = RealServer(root, [write_package(root / "m", settings)])
+    try:
+        server.start()
+        one = Door(server.url, {"a": key}, settings)
+        other = base64.b64encode(png(ramp(0, 60))).decode()
+        body = lines(*(item(f"{i}") if i % 7 else {"id": f"{i}", "inputs": {"image": other}} for i in range(items)))
+        batch = one.send(body, headers={"idempotency-key": "once"}).json()["batch"]
+        seen: list[dict] = []
+        for kill in range(kills):
+            until = time.monotonic() + 30
+            page = {"done": 0}
+            while page["done"] < items * (kill + 1) // (kills + 2) and time.monotonic() < until:
+                time.sleep(0.02)
+                page = one.ask("GET", f"/v1/batches/{batch}").json()
+            seen = one.results(batch)
+            server.kill()
+            assert 0 < len(seen) < items, "killed too late to show anything"
+            server.start()
+            one.url = server.url
+            assert one.send(body, headers={"idempotency-key": "once"}).json()["batch"] == batch
+        page = one.ended(batch, within_s=120)
+        found = one.results(batch)
+        assert (page["state"], page["done"], page["failed"]) == ("done", items, 0)
+        assert [r["id"] for r in found] == [f"{i}" for i in range(items)] and found[: len(seen)] == seen
+        assert found[0]["answer"]["outputs"] == found[7]["answer"]["outputs"] != found[1]["answer"]["outputs"]
+        assert sum(e.count for e in one.events() if e.action == "batches.predict") == items
+        assert server.stop() == 0
+        for path in root.rglob("*"):
+            if path.is_file() and "m" not in path.relative_to(root).parts:
+                data = path.read_bytes()
+                assert other[:40].encode() not in data and b'"outputs"' not in data, path
+        assert Ledger.open(settings).verify().sound
+    finally:
+        server.close()
+
+
+def test_a_killed_service_goes_on_with_its_batch(tmp_path):
+    _killed(tmp_path, 1200, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_service_killed_again_and_again_loses_nothing(tmp_path):
+    _killed(tmp_path, 12_000, 5)
+
+
+def _files(settings: Settings) -> list[Path]:
+    folder = settings.home / "objects"
+    return [path for path in folder.rglob("*") if path.is_file()]
