@@ -87,6 +87,11 @@ def wrapped(data: bytes, name: str = "image") -> bytes:
     return json.dumps({"inputs": {name: base64.b64encode(data).decode()}}).encode()
 
 
+def tensor(text: str, data: str, name: str = "image") -> dict[str, object]:
+    one = {"name": name, "shape": [1], "datatype": "BYTES", "data": [data], "parameters": {"content_type": "base64"}}
+    return {"id": text, "inputs": [one], "outputs": [{"name": "status"}]}
+
+
 def archive(text: str) -> bytes:
     """No package: a file of that name."""
     out = io.BytesIO()
@@ -167,6 +172,18 @@ if any(route.template == "/v1/packages" for route in ROUTES):
         "package", "POST", "/v1/packages", content=archive(t),
         headers={"content-type": "application/zip", "content-disposition": f'attachment; filename="{t}.zip"'},
     )  # fmt: skip
+
+if any(route.template == "/v2/models/{name}/infer" for route in ROUTES):
+    INFER = "/v2/models/tiny/infer"
+    DOORS |= {
+        "tensor": lambda c, t: c.ask("tensor", "POST", INFER, json=tensor(t, base64.b64encode(noted_png(t)).decode())),
+        "tensor name": lambda c, t: c.ask("tensor name", "POST", INFER, json=tensor(t, "", name=t)),
+        "tensor words": lambda c, t: c.ask("tensor words", "POST", INFER, json=tensor(t, t)),
+        "tensor cut": lambda c, t: c.ask("tensor cut", "POST", INFER, content=json.dumps(tensor(t, t)).encode()[:-9]),
+        "tensor head": lambda c, t: c.ask("tensor head", "POST", INFER, content=t.encode(),
+                                          headers={"inference-header-content-length": t}),
+        "repository": lambda c, t: c.ask("repository", "POST", f"/v2/repository/models/{t}/load", content=t.encode()),
+    }  # fmt: skip
 
 
 def half_an_upload(client: Client, text: str) -> socket.socket:

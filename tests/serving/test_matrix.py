@@ -264,12 +264,18 @@ def test_a_hidden_model_looks_like_one_that_does_not_exist(door, who):
         ("GET", "/v1/models/owned"),
         ("POST", "/v1/models/owned/versions/1/predict?explain=cam"),
         ("PUT", "/v1/models/owned"),
+        ("GET", "/v2/models/owned/versions/1"),
+        ("GET", "/v2/models/owned/ready"),
+        ("POST", "/v2/models/owned/versions/7/infer"),
+        ("POST", "/v2/repository/models/owned/load"),
+        ("POST", "/v2/repository/models/owned/unload"),
     ):
         found = told(method, path)
         assert found[0] == 404 and found == told(method, path.replace("owned", "wound"))
     listed = httpx2.get(url + "/v1/models", headers=headers[who])
     assert "owned" not in listed.text
     assert "owned" not in httpx2.get(url + "/openapi.json", headers=headers[who]).text
+    assert "owned" not in httpx2.post(url + "/v2/repository/index", headers=headers[who]).text
 
 
 def _all(routes):
