@@ -261,7 +261,7 @@ def test_promised_work_counts_what_is_ahead(made):
         urgent = asyncio.ensure_future(batcher.submit(5, deadline=soon(), priority=0, spent=spent))
         await until(lambda: batcher.waiting == 4)
         gate.open.set()
-        assert await urgent == 50 and spent.batch == 1 and spent.queue > 0
+        assert await urgent == 50 and spent.size == 1 and spent.queue > 0
         await asyncio.gather(first, *waits)
 
     asyncio.run(ask())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_package import dicom, png, ramp
 
+from medserve.runtime.batcher import BATCH, ROUTINE, STAT
 from medserve.serving import schema
 from medserve.serving.asgi import parse_target
 from medserve.serving.logs import where
@@ -39,7 +40,7 @@ def test_the_network_answers_as_the_library_does(running, http, explain):
     assert got.headers["x-trace-id"] == got.json()["trace"]
     assert got.headers["cache-control"] == "no-store"
     stages = [part.split(";")[0].strip() for part in got.headers["server-timing"].split(",")]
-    assert stages == ["read", "decode", "infer"] + (["explain"] if explain else [])
+    assert stages == ["read", "decode", "queue", "batch", "infer", "encode"] + (["explain"] if explain else [])
 
 
 def test_the_answer_has_the_documented_fields_and_no_other(http):
@@ -275,3 +276,17 @@ def test_addresses_are_read_exactly(path, target):
 def test_a_place_is_named_without_the_text():
     """`where` of an error that was never raised, and of one that was."""
     assert where(ValueError("secret")) == "ValueError"
+
+
+def test_how_urgent_it_is_reaches_the_queue(running, http, monkeypatch):
+    """X-Priority in any case of letters; nothing said is routine; another word is a coded usage error."""
+    asked = []
+    batcher = running.application.registry.find("tiny", None).batcher
+    submit = batcher.submit
+    monkeypatch.setattr(batcher, "submit", lambda *a, **k: asked.append(k["priority"]) or submit(*a, **k))
+    for said in ("stat", "Routine", "batch", None):
+        headers = PNG if said is None else PNG | {"x-priority": said}
+        assert http.post(PREDICT, content=png(ramp()), headers=headers).status_code == 200
+    assert asked == [STAT, ROUTINE, BATCH, ROUTINE]
+    wrong = http.post(PREDICT, content=png(ramp()), headers=PNG | {"x-priority": "now"})
+    assert wrong.status_code == 400 and wrong.json()["error"]["code"] == "priority-unknown"

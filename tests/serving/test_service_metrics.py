@@ -51,12 +51,30 @@ def test_what_was_done_is_counted(running):
     assert more("medserve_requests_total", action="metrics.read", status="403") == 1
     assert more("medserve_request_seconds_count", action="models.predict") == 3
     assert more("medserve_request_seconds_sum", action="models.predict") > 0
-    for stage in ("read", "decode", "infer"):
+    for stage in ("read", "decode", "queue", "batch", "infer", "encode"):
         assert more("medserve_stage_seconds_count", stage=stage) == 3
     assert more("medserve_audit_events_total") >= 5 and more("medserve_audit_commit_seconds_count") >= 1
     assert after["medserve_requests_under_way", ()] == 0
+    tiny = {"model": "tiny", "version": "2"}
+    assert more("medserve_batch_size_sum", **tiny) == more("medserve_batch_size_count", **tiny) == 3
+    assert more("medserve_engine_busy_seconds_total", **tiny) > 0
+    assert 0 <= after["medserve_engine_idle_ratio", tuple(sorted(tiny.items()))] <= 1
+    assert after["medserve_model_loaded_bytes", tuple(sorted(tiny.items()))] > 0
     assert after["medserve_promised_seconds", (("model", "tiny"), ("version", "2"))] >= 0
     assert any(name == "medserve_build_info" for name, _ in after)
+
+
+def test_a_missed_deadline_is_counted(running):
+    before = read(running)
+    with running.http() as http:
+        late = http.post(
+            "/v1/models/tiny/predict",
+            content=png(ramp()),
+            headers={"content-type": "image/png"} | {"x-request-deadline-ms": "0"},
+        )
+    assert late.status_code == 504 and late.json()["error"]["code"] == "deadline-missed"
+    after = read(running)
+    assert after["medserve_deadline_missed_total", ()] - before["medserve_deadline_missed_total", ()] == 1
 
 
 def test_no_word_of_a_client_is_a_label(running):

@@ -38,11 +38,13 @@ class Late(Busy):
 
 @dataclass(slots=True)
 class Spent:
-    """Seconds of one item: in the queue, and in the pass that it shared with `batch` items."""
+    """Seconds of one item: in the queue, then in the pass that it shared with `size` items: putting the batch
+    together, computing."""
 
     queue: float = 0.0
+    batch: float = 0.0
     infer: float = 0.0
-    batch: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Batcher(Generic[I, R]):
 
     Args:
         run: computes a batch; the results stand in the order of the items. Called on an engine thread.
+        gather: makes of a list of items what `run` takes. On an engine thread, too.
         max_batch: most items of one call.
         threads: engine threads.
         horizon_s: seconds of promised work above which new work is refused.
@@ -72,8 +75,9 @@ class Batcher(Generic[I, R]):
 
     def __init__(
         self,
-        run: Callable[[list[I]], Sequence[R]],
+        run: Callable[[Any], Sequence[R]],
         *,
+        gather: Callable[[list[I]], Any] = list,
         max_batch: int = 16,
         threads: int = 1,
         horizon_s: float = 10.0,
@@ -81,10 +85,12 @@ class Batcher(Generic[I, R]):
         item_s: float = 0.0,
         name: str = "engine",
     ) -> None:
-        self._run, self._max_batch, self._horizon_s, self._max_waiting = run, max_batch, horizon_s, max_waiting
+        self._run, self._gather, self._max_batch = run, gather, max_batch
+        self._horizon_s, self._max_waiting = horizon_s, max_waiting
         self._waiting: tuple[deque[_Job[I, R]], ...] = tuple(deque() for _ in PRIORITIES)
         self._running = 0
         self._busy_s = 0.0
+        self._sizes: dict[int, int] = {}
         self._item_s = item_s
         self._ready = threading.Condition()
         self._open = True
@@ -105,6 +111,11 @@ class Batcher(Generic[I, R]):
     def busy_s(self) -> float:
         """Seconds that the engine threads have computed so far, together."""
         return self._busy_s
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Items of a batch -> batches of that size so far."""
+        return dict(self._sizes)
 
     @property
     def threads(self) -> int:
@@ -167,11 +178,10 @@ class Batcher(Generic[I, R]):
             outcomes = self._compute(jobs)
             took = time.perf_counter() - started
             cost = took / len(jobs)
-            for job in jobs:
-                job.spent.infer, job.spent.batch = took, len(jobs)
             with self._ready:
                 self._running -= len(jobs)
                 self._busy_s += took
+                self._sizes[len(jobs)] = self._sizes.get(len(jobs), 0) + 1
                 self._item_s += (cost - self._item_s) * (SMOOTHING if self._item_s else 1.0)
             _deliver(jobs, outcomes)
 
@@ -203,7 +213,13 @@ class Batcher(Generic[I, R]):
 
     def _compute(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         try:
-            results = self._run([job.item for job in jobs])
+            began = time.perf_counter()
+            batch = self._gather([job.item for job in jobs])
+            gathered = time.perf_counter()
+            results = self._run(batch)
+            took = time.perf_counter() - gathered
+            for job in jobs:
+                job.spent.batch, job.spent.infer, job.spent.size = gathered - began, took, len(jobs)
             return [(job.answer, result, None) for job, result in zip(jobs, results, strict=True)]
         except Exception as error:
             if len(jobs) == 1:

@@ -44,7 +44,7 @@ from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
-from medserve.serving.waiting import deadline_of, while_client_waits
+from medserve.serving.waiting import deadline_of, priority_of, while_client_waits
 from medserve.serving.wire import (
     HSTS,
     ClientLeft,
@@ -56,8 +56,8 @@ from medserve.serving.wire import (
     WrongMethod,
     encode,
     header,
+    send_body,
     send_error,
-    send_json,
 )
 from medserve.store.cases import Case, Cases
 
@@ -302,7 +302,7 @@ class Application:
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         if scope["path"].endswith("/infer"):
             return await rest.infer(self, service, scope, receive, send, trace, note, free=free)
-        explain = _explain_method(scope)
+        explain, priority = _explain_method(scope), priority_of(scope)
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)
         limit = bodies.body_limit(media, self.limits.max_upload_bytes)
@@ -330,23 +330,20 @@ class Application:
             if case is None:
                 note["input"] = await self.digest("input", caller, trace, data)
             deadline = time.monotonic() + deadline_of(scope, self.limits.deadline_s)
-            work = service.predict(data, media=media, explain=explain, deadline=deadline, trace=trace)
+            work = service.predict(
+                data, media=media, explain=explain, deadline=deadline, trace=trace, priority=priority
+            )
             answer, stages = await while_client_waits(work, receive, deadline)
         self.gate.charge(caller, stages.compute)
-        self.metrics.stage("read", read)
-        self.metrics.stage("decode", stages.decode)
-        self.metrics.stage("infer", stages.infer)
-        if explain is not None:
-            self.metrics.stage("explain", stages.explain)
         note["answer"] = answer["status"]
         if case is None:
             note["said"] = await self.digest("answer", caller, trace, canonical(answer))
         else:
             await asyncio.to_thread(self._keep, case, answer, scope, note)
-        spent = f"read;dur={read * 1e3:.2f}, decode;dur={stages.decode * 1e3:.2f}, infer;dur={stages.infer * 1e3:.2f}"
-        if explain is not None:
-            spent += f", explain;dur={stages.explain * 1e3:.2f}"
-        await send_json(send, 200, answer, trace, ((b"server-timing", spent.encode()),))
+        began = time.perf_counter()
+        body = encode(answer)
+        timing = self.metrics.answered(read, [stages], time.perf_counter() - began)
+        await send_body(send, 200, body, trace, ((b"server-timing", timing),))
         if free:
             self.shadows.after(service, data, media, answer, trace)
 

@@ -8,18 +8,30 @@ Labels are words of this program (actions, statuses, stages, error codes) and na
 client wrote, and nothing of a patient, can become one.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 
 from medserve import __version__
 
 if TYPE_CHECKING:
     from medserve.serving.admission import Admission
-    from medserve.serving.registry import Registry
+    from medserve.serving.registry import Registry, Stages
 
+STAGES = ("read", "decode", "queue", "batch", "infer", "encode", "explain")
+_FINE = (50e-6, 100e-6, 250e-6, 500e-6)  # of a light model
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+IDLE_S = 15.0  # the idle ratio looks back at least so far
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _APART = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
@@ -33,10 +45,11 @@ class Metrics:
         self._requests = Counter("medserve_requests", "Requests answered.", ["action", "status"], **more)
         self._seconds = Histogram("medserve_request_seconds", "From request line to answer.", ["action"],
                                   buckets=_SECONDS, **more)  # fmt: skip
-        self._stages = Histogram("medserve_stage_seconds", "Parts of a prediction; infer: with its wait in the queue.",
-                                 ["stage"], buckets=_SECONDS, **more)  # fmt: skip
+        self._stages = Histogram("medserve_stage_seconds", "Parts of a prediction.", ["stage"],
+                                 buckets=(*_FINE, *_SECONDS), **more)  # fmt: skip
         self._turned_away = Counter("medserve_turned_away", "Requests refused for want of room or quota.", ["code"],
                                     **more)  # fmt: skip
+        self._late = Counter("medserve_deadline_missed", "Predictions whose deadline passed before the answer.", **more)
         self._commits = Histogram("medserve_audit_commit_seconds", "Durable commits of the audit log.",
                                   buckets=_SECONDS, **more)  # fmt: skip
         self._events = Counter("medserve_audit_events", "Events in these commits.", **more)
@@ -47,7 +60,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         # What a label stands for is looked up once.
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._stage = {name: self._stages.labels(name) for name in ("read", "decode", "infer", "explain")}
+        self._stage = {name: self._stages.labels(name) for name in STAGES}
 
     def request(self, action: str, status: int, seconds: float) -> None:
         """status: of HTTP; 0: nothing was answered."""
@@ -59,12 +72,33 @@ class Metrics:
         found[1].observe(seconds)
 
     def stage(self, name: str, seconds: float) -> None:
-        """name: read, decode, infer or explain."""
+        """name: one of `STAGES`."""
         self._stage[name].observe(seconds)
+
+    def answered(self, read: float, cases: "Sequence[Stages]", writing: float) -> bytes:
+        """Count the stages of an answer. A request of many cases: of each stage the longest, they pass side by side.
+
+        Args:
+            read, writing: seconds, of the body and of the answer's bytes.
+
+        Returns: the header `Server-Timing`, milliseconds.
+        """
+        longest = cases[0] if len(cases) == 1 else [max(column) for column in zip(*cases, strict=True)]
+        decode, queue, batch, infer, encode, explain, _, size = longest or (0.0,) * 7 + (0,)
+        spent = (read, decode, queue, batch, infer, encode + writing, explain)
+        said = []
+        for name, seconds in zip(STAGES, spent, strict=True):
+            if name != "explain" or seconds:
+                self._stage[name].observe(seconds)
+                said.append(f"{name};dur={seconds * 1e3:.3f}")
+        said[3] += f';desc="{size}"'
+        return ", ".join(said).encode()
 
     def turned_away(self, code: str) -> None:
         """code: of an error whose kind is capacity."""
         self._turned_away.labels(code).inc()
+        if code == "deadline-missed":
+            self._late.inc()
 
     def committed(self, events: int, seconds: float) -> None:
         self._commits.observe(seconds)
@@ -91,6 +125,7 @@ class _State:
 
     def __init__(self, registry: "Registry", admission: "Admission") -> None:
         self._registry, self._admission = registry, admission
+        self._seen: deque[tuple[float, dict[tuple[str, str], float]]] = deque()  # when, busy seconds
 
     def collect(self) -> Iterator[Metric]:
         info = InfoMetricFamily("medserve_build", "The version that runs.")
@@ -111,6 +146,38 @@ class _State:
             answered.add_metric(labels, service.answered)
         yield loaded
         yield answered
+        yield from self._engines()
+
+    def _engines(self) -> Iterator[Metric]:
+        busy = CounterMetricFamily(
+            "medserve_engine_busy_seconds", "Of all engine threads.", labels=["model", "version"]
+        )
+        idle = GaugeMetricFamily("medserve_engine_idle_ratio", "Share of the last seconds without work for a thread.",
+                                 labels=["model", "version"])  # fmt: skip
+        sizes = HistogramMetricFamily("medserve_batch_size", "Cases of one pass.", labels=["model", "version"])
+        now, spent = time.monotonic(), {}
+        for service in self._registry.services:
+            if (batcher := service.batcher) is None:
+                continue
+            label = (service.model.name, service.model.version)
+            spent[label] = batcher.busy_s / batcher.threads
+            busy.add_metric(label, batcher.busy_s)
+            counts = batcher.sizes
+            edges = [(str(edge), sum(n for size, n in counts.items() if size <= edge)) for edge in _SIZES]
+            edges.append(("+Inf", sum(counts.values())))
+            sizes.add_metric(label, edges, sum(size * n for size, n in counts.items()))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - IDLE_S:
+            self._seen.popleft()
+        if self._seen and now > self._seen[0][0]:
+            since, before = self._seen[0]
+            for label, seconds in spent.items():
+                worked = max(0.0, seconds - before.get(label, 0.0)) / (now - since)
+                idle.add_metric(label, max(0.0, 1.0 - worked))
+        if not self._seen or now - self._seen[-1][0] >= 1.0:
+            self._seen.append((now, spent))
+        yield busy
+        yield idle
+        yield sizes
 
     def describe(self) -> Iterable[Metric]:
         return ()

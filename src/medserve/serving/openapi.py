@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from medserve import __version__
 from medserve.models.spec import ModelSpec
+from medserve.runtime.batcher import PRIORITIES
 from medserve.runtime.inputs import schema_of
 from medserve.serving import schema
 from medserve.serving.oip import words
@@ -94,7 +95,7 @@ def _predict(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
             "operationId": operation,
             "summary": "One case in, one calibrated answer out.",
             "tags": ["predict"],
-            "parameters": [*_steps(names), explain, _DEADLINE],
+            "parameters": [*_steps(names), explain, _DEADLINE, _PRIORITY],
             "requestBody": {"required": True, "content": media | as_json},
             "responses": {str(k): v for k, v in reply(200, schema.Answer).items()} | _errors(_STATUSES),
         }
@@ -113,7 +114,7 @@ def _infer(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
             "operationId": operation,
             "summary": "Cases in, as rows of tensors; for each a calibrated answer out.",
             "tags": ["open-inference"],
-            "parameters": [*_steps(names), length, _DEADLINE],
+            "parameters": [*_steps(names), length, _DEADLINE, _PRIORITY],
             "requestBody": {"required": True, "content": asked | {"application/octet-stream": {"schema": {}}}},
             "responses": {str(k): v for k, v in answer.items()} | _errors(_STATUSES, "InferError"),
         }
@@ -122,6 +123,7 @@ def _infer(operation: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 _STATUSES = (400, 401, 404, 405, 408, 413, 415, 422, 500, 503, 504)
 _DEADLINE = {"name": "X-Request-Deadline-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}}
+_PRIORITY = {"name": "X-Priority", "in": "header", "schema": {"enum": list(PRIORITIES), "default": "routine"}}
 
 
 def _steps(names: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from medserve.errors import Busy, Fault, MedServeError
 from medserve.models.package import SELFCHECK
-from medserve.runtime.batcher import ROUTINE, Batcher
+from medserve.runtime.batcher import ROUTINE, Batcher, Spent
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import PATIENCE_S, Memory
@@ -42,12 +42,20 @@ MARGIN_S = 0.02  # before its deadline a request is told when the load will be d
 
 
 class Stages(NamedTuple):
-    """Seconds of one request, for `Server-Timing`. compute: of a processor, without the waiting."""
+    """Seconds of one request, for `Server-Timing`.
 
-    decode: float
-    infer: float
-    explain: float
-    compute: float
+    queue: until an engine thread was free. batch, infer: of the pass that it shared with `size` cases: putting them
+    together, computing. encode: from scores to an answer. compute: of a processor, without the waiting.
+    """
+
+    decode: float = 0.0
+    queue: float = 0.0
+    batch: float = 0.0
+    infer: float = 0.0
+    encode: float = 0.0
+    explain: float = 0.0
+    compute: float = 0.0
+    size: int = 0
 
 
 class Pools:
@@ -99,6 +107,7 @@ class Live:
         self.idle = asyncio.Event()
         self.batcher: Batcher[Array, Scores] = Batcher(
             self._run,
+            gather=np.stack,
             max_batch=model.engine.max_batch,
             threads=model.engine.choice.streams,
             horizon_s=horizon_s,
@@ -109,8 +118,8 @@ class Live:
         self._probed_at, self._probe_ok = -math.inf, False
         self._probing = asyncio.Lock()
 
-    def _run(self, images: list[Array]) -> list[Scores]:
-        scores = self.model.score(np.stack(images))
+    def _run(self, images: Array) -> list[Scores]:
+        scores = self.model.score(images)
         return [scores[row : row + 1] for row in range(len(images))]
 
     def let_go(self) -> None:
@@ -353,18 +362,28 @@ class Service:
         async with self.use(deadline) as live:
             model, batcher, began = live.model, live.batcher, time.perf_counter()
             tensor, compute = await self._pools.decode(_timed, functools.partial(model.load, media=media), data)
-            decoded = time.perf_counter()
-            scores = await batcher.submit(tensor, deadline=deadline, priority=priority)
+            decoded, spent = time.perf_counter(), Spent()
+            scores = await batcher.submit(tensor, deadline=deadline, priority=priority, spent=spent)
+            scored = time.perf_counter()
             text = model.text_of(data, media=media)
             answer = model.answer(scores, case=tensor, text=text, trace=trace)
-            scored = time.perf_counter()
+            answered, explained = time.perf_counter(), 0.0
             if explain is not None:
                 model.check_explain(explain)
-                answer["explanation"], spent = await self._pools.explain(_timed, model.explain, explain, tensor, scores)
-                compute += spent
-            compute += batcher.item_s
+                told, worked = await self._pools.explain(_timed, model.explain, explain, tensor, scores)
+                answer["explanation"], explained = told, time.perf_counter() - answered
+                compute += worked
             self.answered += 1
-            return answer, Stages(decoded - began, scored - decoded, time.perf_counter() - scored, compute)
+            return answer, Stages(
+                decode=decoded - began,
+                queue=spent.queue,
+                batch=spent.batch,
+                infer=spent.infer,
+                encode=answered - scored,
+                explain=explained,
+                compute=compute + batcher.item_s,
+                size=spent.size,
+            )
 
     async def predict_prepared(
         self, image: Array, *, deadline: float, trace: str, priority: int = ROUTINE
@@ -374,11 +393,19 @@ class Service:
         Raises: as `predict`; of the model's scope only what the scores tell.
         """
         async with self.use(deadline) as live:
-            began = time.perf_counter()
-            scores = await live.batcher.submit(image, deadline=deadline, priority=priority)
+            spent = Spent()
+            scores = await live.batcher.submit(image, deadline=deadline, priority=priority, spent=spent)
+            scored = time.perf_counter()
             answer = live.model.answer(scores, case=image, trace=trace)
             self.answered += 1
-            return answer, Stages(0.0, time.perf_counter() - began, 0.0, live.batcher.item_s)
+            return answer, Stages(
+                queue=spent.queue,
+                batch=spent.batch,
+                infer=spent.infer,
+                encode=time.perf_counter() - scored,
+                compute=live.batcher.item_s,
+                size=spent.size,
+            )
 
     async def aside(self, data: bytes, *, media: str, deadline: float, priority: int) -> dict[str, Any]:
         """An answer that nobody waits for: decoded on one thread beside those of the requests.

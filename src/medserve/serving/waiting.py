@@ -1,5 +1,6 @@
-"""How long an answer is worked on: until its deadline, and while its client waits.
+"""How long an answer is worked on: until its deadline, and while its client waits; and how urgent it is.
 
+priority = priority_of(scope)
 deadline = time.monotonic() + deadline_of(scope, limits.deadline_s)
 answer = await while_client_waits(work, receive, deadline)
 """
@@ -10,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from medserve.errors import Usage
-from medserve.runtime.batcher import Late
+from medserve.runtime.batcher import PRIORITIES, ROUTINE, Late
 from medserve.serving.wire import ClientLeft, Receive, Scope, header
 
 T = TypeVar("T")
@@ -24,6 +25,16 @@ def deadline_of(scope: Scope, longest: float) -> float:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
         raise Usage("deadline-invalid", "X-Request-Deadline-Ms is a whole number of milliseconds.")
     return min(longest, int(text) / 1000)
+
+
+def priority_of(scope: Scope) -> int:
+    """From `X-Priority`: stat, routine or batch. Everybody may say any of them; ROUTINE where nothing is said."""
+    text = header(scope, b"x-priority").strip().lower()
+    if not text:
+        return ROUTINE
+    if text not in PRIORITIES:
+        raise Usage("priority-unknown", "X-Priority is stat, routine or batch.")
+    return PRIORITIES.index(text)
 
 
 async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:

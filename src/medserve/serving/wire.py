@@ -55,7 +55,11 @@ def encode(value: Any) -> bytes:
 
 
 async def send_json(send: Send, status: int, value: Any, trace: str, headers: tuple[Header, ...] = ()) -> None:
-    body = encode(value)
+    await send_body(send, status, encode(value), trace, headers)
+
+
+async def send_body(send: Send, status: int, body: bytes, trace: str, headers: tuple[Header, ...] = ()) -> None:
+    """JSON that is encoded already."""
     start = [
         (b"content-type", JSON),
         (b"content-length", str(len(body)).encode()),

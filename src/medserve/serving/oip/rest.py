@@ -25,7 +25,7 @@ from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts
 from medserve.serving.oip import columns, words
 from medserve.serving.openapi import reply, takes
-from medserve.serving.waiting import deadline_of, while_client_waits
+from medserve.serving.waiting import deadline_of, priority_of, while_client_waits
 from medserve.serving.wire import JSON, SAFE, Receive, Scope, Send, WrongMedia, header
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ async def infer(
         raise Usage("query-invalid", "This address takes no parameters.", hint="They stand in the body.")
     if header(scope, b"content-encoding") not in ("", "identity"):
         raise WrongMedia("content-encoding", "A body is taken as it is.", hint="Send it uncompressed.")
+    urgent = priority_of(scope)
     limit = bodies.body_limit(bodies.JSON_TYPE, house.limits.max_upload_bytes)
     caller: Principal = note["caller"]
     spec = service.model.spec
@@ -92,7 +93,7 @@ async def infer(
             asked, tensors = words.parse(body, head)
         offered = [out.name for out in columns.outputs_of(spec)]
         names, binary = words.asked_outputs(asked, offered)
-        priority, timeout_s = words.wishes(asked)
+        priority, timeout_s = words.wishes(asked, urgent)
         count = words.rows_of(asked)
         if len(body) > INLINE_BYTES and any(isinstance(values, list) for values in tensors.values()):
             cases = await house.registry.pools.decode(columns.rows, spec, tensors, count)
@@ -109,14 +110,15 @@ async def infer(
     house.gate.charge(caller, sum(stage.compute for stage in stages), more=count - 1)
     if count == 1 and isinstance(answers[0], MedServeError):
         raise answers[0]
-    spent = _observe(house.metrics, read, stages)
     refused = sum(isinstance(answer, MedServeError) for answer in answers)
     note["answer"] = "answered" if not refused else f"refused {refused}"
     said = b"\0\0".join(a.code.encode() if isinstance(a, MedServeError) else canonical(a) for a in answers)
     note["said"] = await house.digest("answer", caller, trace, said)
     response = words.InferResponse(service.model.name, [], service.model.version, asked.id)
+    began = time.perf_counter()
     out, behind = words.render(response, columns.columns(spec, answers, names), binary)
-    await _send(send, out, behind, trace, spent)
+    timing = house.metrics.answered(read, stages, time.perf_counter() - began)
+    await _send(send, out, behind, trace, timing)
     for case, answer in zip(cases, answers, strict=True) if free else ():
         if isinstance(case, bytes) and not isinstance(answer, MedServeError):
             house.shadows.after(service, case, _media(service, case), answer, trace)
@@ -152,30 +154,16 @@ async def _one(service: "Service", case: columns.Row, deadline: float, trace: st
         raise
 
 
-def _observe(metrics: "Metrics", read: float, cases: "list[Stages]") -> str:
-    """Counts the stages of every case. Returns: `Server-Timing`, of each stage the longest; they pass side by side."""
-    metrics.stage("read", read)
-    for stages in cases:
-        metrics.stage("decode", stages.decode)
-        metrics.stage("infer", stages.infer)
-    longest = {
-        "read": read,
-        "decode": max((s.decode for s in cases), default=0.0),
-        "infer": max((s.infer for s in cases), default=0.0),
-    }
-    return ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in longest.items())
-
-
 def _media(service: "Service", case: bytes) -> str:
     """Of a record its JSON; files show what they are."""
     return bodies.JSON_TYPE if service.model.spec.is_record and case[:1] == b"{" else ""
 
 
-async def _send(send: Send, body: bytes, head: int | None, trace: str, spent: str) -> None:
+async def _send(send: Send, body: bytes, head: int | None, trace: str, timing: bytes) -> None:
     media = JSON if head is None else b"application/octet-stream"
     start = [
         (b"content-type", media), (b"content-length", str(len(body)).encode()), (b"x-trace-id", trace.encode()), *SAFE,
-        (b"server-timing", spent.encode()),
+        (b"server-timing", timing),
     ]  # fmt: skip
     if head is not None:
         start.append((words.HEAD_LENGTH, str(head).encode()))

@@ -203,8 +203,11 @@ def rows_of(asked: InferRequest) -> int:
     return counts.pop()
 
 
-def wishes(asked: InferRequest) -> tuple[int, float]:
-    """The batcher's priority, and the longest wait in seconds. Raises: Usage "parameter-unsupported"."""
+def wishes(asked: InferRequest, unsaid: int = ROUTINE) -> tuple[int, float]:
+    """The batcher's priority (`unsaid` where nothing is said), and the longest wait in seconds.
+
+    Raises: Usage "parameter-unsupported".
+    """
     said = asked.parameters
     if any(said.get(name) for name in ("sequence_id", "sequence_start", "sequence_end")):
         raise Usage("parameter-unsupported", "Requests are answered one by one; there are no sequences.")
@@ -212,7 +215,7 @@ def wishes(asked: InferRequest) -> tuple[int, float]:
     for value, most in ((priority, len(PRIORITIES)), (timeout, 2**63)):
         if type(value) is not int or not 0 <= value <= most:
             raise Usage("parameter-unsupported", "priority is 1, 2 or 3 (0: not said), timeout whole microseconds.")
-    return (priority - 1 if priority else ROUTINE), (timeout / 1e6 if timeout else math.inf)
+    return (priority - 1 if priority else unsaid), (timeout / 1e6 if timeout else math.inf)
 
 
 def _count(tensor: TensorIn) -> int:
