@@ -122,4 +122,4 @@ def test_nothing_is_reported_to_the_maker_of_an_engine():
         "assert not {'torch', 'sklearn', 'matplotlib', 'onnx'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert set(versions()) == {"onnxruntime", "openvino"}
+    assert {"onnxruntime", "openvino"} <= set(versions())

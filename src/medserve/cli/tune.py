@@ -18,6 +18,7 @@ def tune(
     *,
     data: Path | None = None,
     threads: int = 0,
+    torch: Annotated[bool, Parameter(negative=())] = False,
     load: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -41,6 +42,8 @@ def tune(
         What it was trained on. Without it only full precision (fp32) can be chosen.
     threads
         Processor threads that the service will use (serve --threads); 0 means all cores.
+    torch
+        Also measure PyTorch (pip install 'medserve[train]'), eager and compiled, to compare; takes a minute more.
     load
         Then start the service on a port of this machine, send it load for a minute, and write a page of it: waiting
         and refusals at 30 to 110 % of its capacity. Needs --data.
@@ -53,7 +56,9 @@ def tune(
 
     settings = Settings.from_environment(home)
     with Progress(quiet=json) as progress:
-        result = tune_package(package, data, settings=settings, threads=threads, load=load, progress=progress)
+        result = tune_package(
+            package, data, settings=settings, threads=threads, load=load, compare=torch, progress=progress
+        )
     return Answer(result, _shown(result))
 
 

@@ -36,6 +36,7 @@ from medserve.settings import Settings
 from medserve.store.files import write_bytes
 from medserve.types import Array
 
+OTHER = "#148f77"
 PART = "calibration"
 SENT = 32  # different cases under load
 COLOURS = {"onnxruntime/fp32": "#66727f", "onnxruntime/int8": "#8e5ea2", "openvino/fp32": "#1f6fb2",
@@ -91,7 +92,7 @@ def tune_package(
         "verdict": msgspec.to_builtins(verdict),
         "record": str(record),
         "picture": None if picture is None else str(picture),
-        "missing": [TITLES[name] for name in TITLES if name not in versions()],
+        "missing": [] if "openvino" in versions() else [TITLES["openvino"]],
         "load": None,
         "page": None,
     }
@@ -167,7 +168,7 @@ def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:
             if row.lone_ms is None or row.images_per_s is None:
                 continue
             c = row.choice
-            colour, label = COLOURS[f"{c.engine}/{c.precision}"], None if str(c) in named else str(c)
+            colour, label = COLOURS.get(f"{c.engine}/{c.precision}", OTHER), None if str(c) in named else str(c)
             named.add(str(c))
             won = c == verdict.chosen
             ax.scatter(row.lone_ms, row.images_per_s, s=150 if won else 30, marker="*" if won else "o", color=colour,

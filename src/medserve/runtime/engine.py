@@ -10,6 +10,7 @@ may be used, `medserve tune` finds out (see `tuner`). Long batches run in severa
 No training framework is imported.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,28 @@ import msgspec
 import numpy as np
 
 from medserve.errors import BadPackage, Fault
+from medserve.models.package import Package
 from medserve.types import Array, Scores
 
-EngineName = Literal["onnxruntime", "openvino"]
+EngineName = Literal[
+    "onnxruntime", "openvino", "torch", "inductor", "torch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt"
+]
 Precision = Literal["fp32", "bf16", "int8"]
 INPUTS = {"image": "uint8", "record": "float32"}
-TITLES: dict[str, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+TITLES: dict[str, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "torch": "PyTorch",
+    "inductor": "PyTorch compiled",
+    "torch-cuda": "PyTorch CUDA",
+    "onnxruntime-cuda": "ONNX Runtime CUDA",
+    "onnxruntime-tensorrt": "ONNX Runtime TensorRT",
+}
+_ORT, _TORCH = ("onnxruntime", "onnxruntime-gpu"), ("torch",)
+_SHIPPED: dict[str, tuple[str, ...]] = {  # engine -> the distributions that may bring it
+    "onnxruntime": _ORT, "onnxruntime-cuda": _ORT[1:], "onnxruntime-tensorrt": _ORT[1:], "openvino": ("openvino",),
+    "torch": _TORCH, "inductor": _TORCH, "torch-cuda": _TORCH,
+}  # fmt: skip
 LARGE_GRAPH, LARGE_BATCH = 2**25, 8  # bytes; attention over 512 pieces of a text takes 12 MB a layer
 PIXELS = 64 * 64 * 64  # of one pass: bounds the memory of its activations; 64 pictures of 64x64, 5 of 224x224
 
@@ -75,6 +92,7 @@ class Engine:
         width: columns of the logits.
         threads: processor threads of all streams together; 0 means all cores.
         quantised: for int8, what `quantise` made of this graph for this engine.
+        package: for PyTorch, which takes the weights and not the graph.
 
     Raises: BadPackage "graph-broken", "graph-signature"; Unfit "engine-missing", "engine-precision", "engine-graph".
     """
@@ -88,10 +106,11 @@ class Engine:
         threads: int = 0,
         choice: Choice = DEFAULT,
         quantised: bytes = b"",
+        package: Package | None = None,
     ) -> None:
         self.shape, self.width, self.choice = tuple(shape), width, choice
         self.max_batch = choice.batch or default_batch(self.shape, len(graph))
-        self._session = _open(graph, threads or os.cpu_count() or 1, choice, quantised)
+        self._session = _open(graph, threads or os.cpu_count() or 1, choice, quantised, package)
         self.outputs = self._session.outputs
         self.input = "record" if len(self.shape) == 1 else "image"
         wanted = INPUTS[self.input]
@@ -149,23 +168,34 @@ def default_batch(shape: Sequence[int], graph_bytes: int = 0) -> int:
 def versions() -> dict[str, str]:
     """The installed engines, and their versions."""
     found = {}
-    for name in TITLES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    for engine, distributions in _SHIPPED.items():
+        for name in distributions:
+            with contextlib.suppress(PackageNotFoundError):
+                found[engine] = version(name)
+                break
     return found
 
 
-def _open(graph: bytes, threads: int, choice: Choice, quantised: bytes) -> Session:
+def _open(graph: bytes, threads: int, choice: Choice, quantised: bytes, package: Package | None) -> Session:
     if choice.precision == "int8" and not quantised:
         raise Unfit("int8-no-data", "There is no quantised graph: it is made from cases of the training part.")
     if choice.engine == "openvino":
         from medserve.runtime.engines.openvino import OpenVino
 
         return OpenVino(graph, threads, choice.streams, choice.precision, quantised)
+    if choice.engine in ("torch", "inductor", "torch-cuda"):
+        from medserve.runtime.engines.torch_net import TorchNet
+
+        if package is None or (choice.precision != "fp32" and choice.engine != "torch-cuda"):
+            raise Unfit(
+                "engine-precision", f"PyTorch runs a package's network here in fp32, not in {choice.precision}."
+            )
+        device, compiled = "cuda" if choice.engine == "torch-cuda" else "cpu", choice.engine == "inductor"
+        return TorchNet(package, threads, device=device, precision=choice.precision, compiled=compiled)
     from medserve.runtime.engines.ort import OnnxRuntime
 
-    if choice.precision == "bf16":
+    reduced = choice.precision == "bf16"
+    if reduced and choice.engine != "onnxruntime-tensorrt":
         raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32 or int8, not in {choice.precision}.")
-    return OnnxRuntime(quantised if choice.precision == "int8" else graph, threads, choice.streams)
+    data = quantised if choice.precision == "int8" else graph
+    return OnnxRuntime(data, threads, choice.streams, engine=choice.engine, reduced=reduced)

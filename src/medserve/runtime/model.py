@@ -109,7 +109,7 @@ class LoadedModel(KnownModel):
         try:
             quantised = b"" if tuned is None else read_quantised(tuned, verdict, len(graph))
             engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice,
-                            quantised=quantised)  # fmt: skip
+                            quantised=quantised, package=self.package)  # fmt: skip
             self.item_s = self.self_check(engine, verdict.tolerance)
         except (Unfit, BadPackage) as error:
             code = "tuned-selfcheck" if isinstance(error, BadPackage) else error.code

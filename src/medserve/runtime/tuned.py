@@ -25,7 +25,8 @@ from medserve.runtime.gate import Gate
 from medserve.store.files import write_bytes
 
 EXACT = "fp32"
-MOST_TOLERANCE = 1.0  # share of an output's size by which any engine may ever leave the self-check
+COMPARED = ("inductor",)  # measured, never chosen: it would compile for a minute at each start
+MOST_TOLERANCE = 8.0  # share of an output's size by which any engine may ever leave the self-check
 _MOST_BYTES = 2**20
 _MOST_MORE = 2**24  # bytes by which a quantised graph may be larger than the graph itself
 _QUANTISED = ".int8"
@@ -154,6 +155,11 @@ def _unusable(verdict: Verdict | None, digest: str, threads: int) -> tuple[str, 
         return "tuned-stale", f"was measured with another version of {chosen.engine}"
     gated = any(row.choice == chosen and row.gate is not None and row.gate.passed for row in verdict.rows)
     lacking = (chosen.precision == "int8") != bool(verdict.quantised)
-    if chosen.streams > verdict.cores or (chosen.precision != EXACT and not gated) or lacking:
+    if (
+        chosen.engine in COMPARED
+        or chosen.streams > verdict.cores
+        or (chosen.precision != EXACT and not gated)
+        or lacking
+    ):
         return "tuned-damaged", "chooses what the tuner would not"
     return "", ""

@@ -13,9 +13,10 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +24,21 @@ from medserve.errors import BadPackage, Fault
 from medserve.models.package import GRAPH, SELFCHECK, Package
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
-from medserve.runtime.engine import DEFAULT, TITLES, Choice, Engine, Precision, Unfit, default_batch, versions
+from medserve.runtime.engine import DEFAULT, Choice, Engine, EngineName, Precision, Unfit, default_batch, versions
 from medserve.runtime.gate import gate
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.model import TOLERANCE, gaps
 from medserve.runtime.quantise import Quantiser
-from medserve.runtime.tuned import EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
+from medserve.runtime.tuned import COMPARED, EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
 from medserve.types import Array, Samples, Scores
 
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
-FAR: dict[str, float] = {EXACT: TOLERANCE, "bf16": 0.1, "int8": MOST_TOLERANCE / 2}  # limits of the self-check
+PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+TORCH = ("torch", "inductor", "torch-cuda")
+FAR: dict[str, float] = {EXACT: TOLERANCE, "bf16": 0.1, "int8": MOST_TOLERANCE / 2}  # limits of the self-check;
+# its inputs are drawn and leave the ranges that films gave to int8: there the gate and the graph's sha256 vouch
 ROUNDS = 5
 BUSY = 0.5  # load average a core from which the measurements are doubted
 BLOCK_S, LONE_S = 0.15, 0.05  # least time of one measurement
@@ -65,10 +71,36 @@ class _Open:
     block_s: dict[int, list[float]]  # seconds a case, by batch
 
 
-def choices(threads: int) -> list[Choice]:
-    """What is tried, without batch sizes: one stream on all threads, and a stream a thread."""
-    streams = sorted({1, threads})
-    return [Choice(engine, precision, n) for engine in TITLES for precision in PRECISIONS[engine] for n in streams]  # type: ignore[arg-type]
+def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers: Collection[str] = ()) -> list[Choice]:
+    """What is tried, without batch sizes.
+
+    Args:
+        threads: one stream on all of them, a stream a thread, and powers of two between.
+        compare: also PyTorch on the processor, eager and compiled.
+        gpu: PyTorch sees one.
+        providers: of ONNX Runtime here.
+    """
+    streams = sorted({1, threads, *(n for n in (2, 4, 8) if n < threads)})
+    kinds = [(engine, precision) for engine, many in PRECISIONS.items() for precision in many]
+    found = [Choice(engine, precision, n) for engine, precision in kinds for n in streams]
+    if compare:
+        found += [Choice("torch"), Choice("inductor")]
+    if gpu:
+        found += [Choice("torch-cuda"), Choice("torch-cuda", "bf16")]
+    if "CUDAExecutionProvider" in providers:
+        found.append(Choice("onnxruntime-cuda"))
+    if "TensorrtExecutionProvider" in providers:
+        found += [Choice("onnxruntime-tensorrt"), Choice("onnxruntime-tensorrt", "bf16")]
+    return found
+
+
+def choices_here(threads: int, *, compare: bool = False) -> list[Choice]:
+    """`choices` for this machine."""
+    import onnxruntime
+
+    from medserve.runtime.engines.torch_net import gpu_here
+
+    return choices(threads, compare=compare, gpu=gpu_here(), providers=onnxruntime.get_available_providers())
 
 
 def tune(
@@ -77,6 +109,7 @@ def tune(
     threads: int = 0,
     evidence: Evidence | None = None,
     progress: Progress = SILENT,
+    compare: bool = False,
     tried: Sequence[Choice] | None = None,
     rounds: int = ROUNDS,
     quantiser: Quantiser | None = None,
@@ -87,7 +120,8 @@ def tune(
     Args:
         threads: processor threads of the service; 0 means all cores.
         evidence: of the calibration part; without it no reduced precision can be chosen.
-        tried: instead of `choices`; the reference is always among them.
+        compare: also measure PyTorch on the processor, where it is installed.
+        tried: instead of `choices_here`; the reference is always among them.
         quantiser: makes the graphs of int8, from cases of the training part; without it int8 is not tried.
         opener: what opens an engine.
 
@@ -96,7 +130,7 @@ def tune(
     spec, graph, stored = package.spec, read_graph(package.path(GRAPH)), package.tensors(SELFCHECK)
     threads = threads or cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    tried = choices(threads) if tried is None else tried
+    tried = choices_here(threads, compare=compare) if tried is None else tried
     wanted = [DEFAULT, *(c for c in tried if c != DEFAULT and (c.precision != "int8" or quantiser is not None))]
     batches = _batches(spec.shape, len(graph))
     rows: list[Row] = []
@@ -104,7 +138,9 @@ def tune(
     truth: Scores | None = None
     for choice in progress.track(wanted, "Checking"):
         try:
-            more = {"quantised": quantiser.of(choice.engine)} if quantiser and choice.precision == "int8" else {}
+            more: dict[str, Any] = {"package": package} if choice.engine in TORCH else {}
+            if quantiser is not None and choice.precision == "int8":
+                more["quantised"] = quantiser.of(choice.engine)
             engine = opener(graph, shape=spec.shape, width=spec.output.width, threads=threads, choice=choice, **more)
             row = Row(choice, gap=_selfcheck(engine, stored))
             scores = None if evidence is None else _score(engine, evidence.samples)
@@ -122,7 +158,12 @@ def tune(
                 f"This machine does not reproduce the package's self-check: {row.reason}",
                 hint="Update onnxruntime to the version in the package's card, or train again here.",
             )
-        opened.append(_Open(engine, row, [], {batch: [] for batch in batches}))
+        one = _Open(engine, row, [], {batch: [] for batch in batches})
+        if row.code:  # it cannot be chosen: measured once, and out of memory
+            _time([one], _examples(evidence, stored, batches[-1]), 1, SILENT)
+            rows += _rows(one)
+        else:
+            opened.append(one)
     _time(opened, _examples(evidence, stored, batches[-1]), rounds, progress)
     for one in opened:
         rows += _rows(one)
@@ -186,6 +227,9 @@ def _selfcheck(engine: Engine, stored: Mapping[str, Array]) -> dict[str, float]:
 def _judge(row: Row, spec: ModelSpec, evidence: Evidence | None, truth: Scores | None, scores: Scores | None) -> None:
     """Write into the row what keeps it out: the self-check, the lack of cases, or the gate."""
     exact = row.choice.precision == EXACT
+    if row.choice.engine in COMPARED:
+        row.code, row.reason = "compared-only", "It compiles for a minute at each start; measured to compare."
+        return
     limit, far = FAR[row.choice.precision], max(row.gap, key=lambda name: row.gap[name])
     if row.gap[far] > limit:
         row.code, row.reason = "selfcheck", f"{far} differs by {row.gap[far]:.2g} of its size, more than {limit:g}."
