@@ -173,7 +173,7 @@ def serve(
             else:
                 warn(f"{service.title} is loaded when it is asked for.")
         with contextlib.ExitStack() as stack:
-            _decode_outside(application, stack, warn)
+            decode_outside(application, stack, warn)
             if jobs and settings.data_root is not None:
                 stack.enter_context(Executor(settings, limit=jobs))
             door = None if door_of is None else door_of(application, address._replace(port=grpc_port or 0), tls=tls)
@@ -198,7 +198,7 @@ def _grpc_door() -> "type[GrpcDoor]":
     return GrpcDoor
 
 
-def _decode_outside(application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> None:
+def decode_outside(application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> None:
     """Files that foreign codecs decode are opened in sandboxed workers, while the service runs."""
     crew = stack.enter_context(Crew())
     stack.enter_context(read_outside(crew))

@@ -2,6 +2,7 @@
 
     guard.install()                 # what serves: no pickle in any form, whoever calls it
     guard.install(between=True)     # what trains: libraries may still pickle between their own processes
+    guard.install(carrier="ray")    # what serves on a cluster: that library's own modules alone, for their own messages
 
 A pickle calls whatever it names. Our code never opens one (a test reads the whole source for it); the guard holds for
 every library beside it and for code not yet written. It cannot be taken off. Two fences: the interpreter asks before a
@@ -19,29 +20,43 @@ from medserve.errors import Fault
 _BETWEEN = ("multiprocessing", "concurrent.futures", "joblib.externals.loky")  # modules that carry objects to a process
 _IMPORTERS = ("<frozen importlib._bootstrap_external>", "<frozen zipimport>")  # compiled modules are marshalled
 _installed = ""
+_carrier = ""
 
 
 class CodeInData(Fault):
     """Somebody tried to open data in a form that can run code."""
 
 
-def install(*, between: bool = False) -> None:
-    """Guard this process until it ends. Installing twice changes nothing; the stricter one stays."""
-    global _installed
-    wanted = "between" if between else "strict"
+def install(*, between: bool = False, carrier: str = "") -> None:
+    """Guard this process until it ends. Installing twice changes nothing; the stricter one stays.
+
+    Args:
+        carrier: a package that carries calls between processes by pickle. Its modules may open one themselves; what
+            they call may not.
+    """
+    global _installed, _carrier
+    wanted = "between" if between else "carried" if carrier else "strict"
     if _installed in (wanted, "strict"):
         return
-    first, _installed = not _installed, wanted
+    first, _installed, _carrier = not _installed, wanted, carrier
     if first:
         sys.addaudithook(_asked)
         _close_files()
-    if not between:
+    if wanted == "strict":
         _close_pickle()
 
 
 def _asked(event: str, args: tuple[Any, ...]) -> None:
-    if event == "pickle.find_class" and (_installed == "strict" or not _is_between(sys._getframe())):
-        _refuse("pickle")
+    if event == "pickle.find_class":
+        asking = sys._getframe(1)
+        if not _is_carried(asking) and (_installed != "between" or not _is_between(asking)):
+            _refuse("pickle")
+
+
+def _is_carried(frame: FrameType) -> bool:
+    """The very module that opens the pickle is the carrier's."""
+    name = frame.f_globals.get("__name__", "")
+    return bool(_carrier) and (name == _carrier or name.startswith(_carrier + "."))
 
 
 def _is_between(frame: FrameType | None) -> bool:

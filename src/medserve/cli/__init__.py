@@ -5,6 +5,7 @@ done, 1 failed, 2 bad input. An error is `{"error": {"code", "message", "hint", 
 """
 
 import errno
+import itertools
 import json
 import os
 import sys
@@ -82,8 +83,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     verb = argv[0] if argv else ""
     if verb in VERBS and verb not in OPENS_NOTHING:
-        guard.install(between=verb not in STRICT)
+        guard.install(between=verb not in STRICT, carrier="ray" if _on_ray(argv) else "")
     sys.exit(run(argv))
+
+
+def _on_ray(argv: list[str]) -> bool:
+    """Whether work goes to a cluster, which carries calls by pickle."""
+    return "--engine=ray" in argv or ("--engine", "ray") in itertools.pairwise(argv)
 
 
 def run(argv: list[str]) -> int:

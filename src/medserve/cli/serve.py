@@ -29,6 +29,9 @@ def serve(
     tls_clients: Path | None = None,
     behind_proxy: Annotated[bool, Parameter(negative=())] = False,
     jobs: Annotated[int, Parameter(validator=Number(gte=0, lte=64))] = 1,
+    engine: Literal["local", "ray"] = "local",
+    replicas: str = "1",
+    ray_address: str | None = None,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -68,6 +71,13 @@ def serve(
         A reverse proxy with TLS stands in front of this address.
     jobs
         Training and evaluation jobs that run here at once, where MEDSERVE_DATA_ROOT names data for them; 0: none.
+    engine
+        ray: in replicas on a Ray cluster, the same service in each (docs/cluster.md).
+    replicas
+        With --engine ray: how many, or MIN..MAX by load. 0 with --ray-address takes the service down.
+    ray_address
+        A running cluster, for instance auto; then the command returns once the replicas answer, and given again it
+        replaces them without a failed request. Left out, a cluster of this machine's own lives as long as the command.
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -103,6 +113,14 @@ def serve(
         else:
             progress.say(f"Ready: {url}{', gRPC: ' + grpc['grpc'] if grpc else ''}  (stop with Ctrl-C)")
 
+    if engine == "ray":
+        from medserve.cluster.replicas import numbers_of, serve_on_ray
+
+        serve_on_ray(
+            settings, models or [], Address(host, port), replicas=numbers_of(replicas), cluster=ray_address,
+            threads=threads, tls=secured, behind_proxy=behind_proxy, on_ready=ready, warn=progress.say,
+        )  # fmt: skip
+        return
     serve_forever(
         settings, models or [], Address(host, port), threads=threads, memory=keep, tls=secured,
         behind_proxy=behind_proxy, jobs=jobs, grpc_port=grpc_port, on_ready=ready,

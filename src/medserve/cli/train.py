@@ -27,6 +27,8 @@ def train(
     weights: str | None = None,
     decision_range: tuple[float, float] | None = None,
     decision_why: str = "",
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -69,6 +71,10 @@ def train(
         The lowest and highest probability at which somebody would act; the decision curve is judged there.
     decision_why
         Why these two; printed beside the curve.
+    engine
+        ray: in a worker of a Ray cluster; one that is killed is started anew and goes on from its checkpoint.
+    ray_address
+        A running cluster, for instance auto; left out, one is started on this machine.
     home
         Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
     json
@@ -89,8 +95,15 @@ def train(
         weights=weights,
         decision=decision_of(decision_range, decision_why),
     )
+    settings = Settings.from_environment(home)
+    if engine == "ray":
+        from medserve.cluster.training import train_on_ray
+
+        data, out = data.absolute(), out.absolute()  # a worker has a folder of its own
+        result = train_on_ray(data, out, settings=settings, options=options, cluster=ray_address, quiet=json)
+        return Answer(result, _show(result))
     with Progress(quiet=json) as progress:
-        result = train_package(data, out, settings=Settings.from_environment(home), options=options, progress=progress)
+        result = train_package(data, out, settings=settings, options=options, progress=progress)
     return Answer(result, _show(result))
 
 

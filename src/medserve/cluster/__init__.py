@@ -1,0 +1,1 @@
+"""Beyond one machine: replicas of the service, and training, on a Ray cluster."""
