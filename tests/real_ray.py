@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 ENV = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0", "OMP_NUM_THREADS": "1",
-       "RAY_AUTH_TOKEN": secrets.token_hex(16)}  # fmt: skip
+       "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # fmt: skip
 _STATUS = """
 import json, logging, sys
 import ray

@@ -61,7 +61,7 @@ def test_a_file_is_no_database_of_several_machines(tmp_path):
     """One machine may have SQLite, however many processes; two need PostgreSQL."""
     from medserve.cluster.connection import check_nodes
 
-    file, server = Settings(home=tmp_path), Settings(home=tmp_path, database="postgresql://m@/m")
+    file, server = Settings(home=tmp_path), Settings(home=tmp_path, database="postgresql://m@/m", blobs="s3://med")
     assert check_nodes(file, ["10.0.0.1", "10.0.0.1"]) == 1
     assert check_nodes(server, ["10.0.0.1", "10.0.0.2"]) == 2
     with pytest.raises(Usage) as caught:

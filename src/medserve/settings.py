@@ -19,6 +19,7 @@ class Settings:
 
     home: Path
     database: str = field(default="", repr=False)  # MEDSERVE_DATABASE, postgresql://...; "": SQLite under `home`
+    blobs: str = ""  # MEDSERVE_BLOBS, s3://BUCKET/PREFIX; "": files under `home`
     data: Path | None = None  # MEDSERVE_DATA, the demo's image set
     audit_mirror: Path | None = None  # MEDSERVE_AUDIT_MIRROR, a file on another disk
     public_url: str = ""  # MEDSERVE_PUBLIC_URL, how clients reach the service where that is not its own address
@@ -45,6 +46,7 @@ class Settings:
         return cls(
             home=root.expanduser().absolute(),
             database=env.get("MEDSERVE_DATABASE", ""),
+            blobs=env.get("MEDSERVE_BLOBS", ""),
             data=path("MEDSERVE_DATA"),
             audit_mirror=path("MEDSERVE_AUDIT_MIRROR"),
             passphrase_file=path("MEDSERVE_PASSPHRASE_FILE"),

@@ -56,11 +56,11 @@ def check_nodes(settings: Settings, addresses: Sequence[str] | None = None) -> i
 
         addresses = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
     count = len(set(addresses))
-    if count > 1 and not settings.database:
+    if count > 1 and not (settings.database and settings.blobs):
         raise Usage(
             "ray-one-node",
-            f"The cluster has {count} machines, and the database is a file of one of them.",
-            hint="Set MEDSERVE_DATABASE to a PostgreSQL that all of them reach; docs/cluster.md.",
+            f"The cluster has {count} machines, and database or blobs are files of one of them.",
+            hint="Set MEDSERVE_DATABASE (PostgreSQL) and MEDSERVE_BLOBS (a bucket) on all of them; docs/cluster.md.",
         )
     return count
 
@@ -79,8 +79,8 @@ def check_switches(environ: Mapping[str, str], *, behind_proxy: bool) -> None:
 def shared(settings: Settings, address: str) -> tuple[str, ...]:
     """What every node must agree on, without a secret. SQLite is a file, so its replicas stay on one node."""
     if settings.database:
-        return str(settings.home), place_of(check_url(settings.database))
-    return str(settings.home), "sqlite", address
+        return str(settings.home), place_of(check_url(settings.database)), settings.blobs
+    return str(settings.home), "sqlite", address, settings.blobs
 
 
 def own_address() -> str:

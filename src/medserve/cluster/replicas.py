@@ -25,6 +25,7 @@ from medserve.errors import Fault, Usage
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
 from medserve.serving.asgi import Application, Limits
+from medserve.serving.changes import packages_in
 from medserve.serving.safety import check_settings
 from medserve.serving.server import GRACE_S, Address, check_address
 from medserve.serving.tls import Tls
@@ -104,8 +105,8 @@ def serve_on_ray(
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
     finally:
         ring.close()
-    for folder in folders:
-        open_package(folder, Trust.load(settings))  # told here in our words, not in the log of a replica
+    for package in [path for folder in folders for path in packages_in(folder) or [folder]]:
+        open_package(package, Trust.load(settings))  # told here in our words, not in the log of a replica
     with connected(cluster):
         from ray import serve
 

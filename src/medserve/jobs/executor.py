@@ -156,9 +156,10 @@ class Executor:
         data = data_path(self._settings, row.tenant, asked.data)
         package = None
         if isinstance(asked, Evaluate):
-            if self._shelf.row(row.tenant, asked.package) is None:
+            found = self._shelf.row(row.tenant, asked.package)
+            if found is None:
                 raise NotFound("package", "of this digest", None)
-            package = self._shelf.folder(row.tenant, asked.package)
+            package = self._shelf.fetched(found)
         work, now = folder_of(self._settings, row.id), time.monotonic()
         work.mkdir(mode=0o700, exist_ok=True)
         if (work / "out" / MANIFEST).exists():  # trained, and then stopped before it was kept

@@ -3,7 +3,7 @@
     changes = Changes(registry, [Path("models")], shelf=shelf, splits=splits, record=recorder.record, warn=print)
     changes.start()                   # verify and register all of them; any bad one stops the start
     await changes.reload()            # SIGHUP: look again
-    await changes.follow()            # goes on: traffic splits and withdrawn versions, every second
+    await changes.follow()            # goes on: splits, withdrawn and published versions, every second
 
 A folder is a package, or holds packages. A new or replaced one is loaded beside what answers, warmed and checked, and
 then takes its place; one that is gone is finished and leaves. A bad one changes nothing: it is named in a warning, its
@@ -20,12 +20,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from medserve.access.audit import Event
-from medserve.errors import MedServeError, Usage
+from medserve.errors import BadPackage, MedServeError, Usage
 from medserve.models.package import MANIFEST
 from medserve.runtime.known import KnownModel
 from medserve.serving.registry import Registry
 from medserve.serving.traffic import version_key
-from medserve.store.packages import Shelf
+from medserve.store.packages import PackageRow, Shelf
 from medserve.store.traffic import Splits
 
 EVERY_S = 1.0
@@ -63,6 +63,7 @@ class Changes:
         self._record, self._warn = record, warn
         self._sources: dict[Path, Source] = {}
         self._looking = asyncio.Lock()
+        self._passed: set[str] = set()  # digests of published packages that were tried here
 
     def start(self) -> None:
         """Raises: BadPackage, naming the folder; Usage "service-taken"; DoesNotFit."""
@@ -73,7 +74,10 @@ class Changes:
                 self._sources[path] = _source(path, known)
                 self._add(known, None, gone)
         for row in self._shelf.published():
-            self._add(self._registry.loader.verify(self._shelf.folder(row.tenant, row.digest)), row.tenant, gone)
+            known = self._registry.loader.verify(self._shelf.fetched(row))
+            if known.digest != row.digest:
+                raise BadPackage("package-altered", f"{row.name} {row.version} is not what was published.")
+            self._add(known, row.tenant, gone)
         self._registry.set_splits(self._splits.rows())
 
     def _add(self, known: KnownModel, tenant: str | None, gone: set[tuple[str, str]]) -> None:
@@ -98,10 +102,24 @@ class Changes:
                 for path in mine:
                     if path not in found:
                         await self._leave(self._sources.pop(path))
-            for row in await asyncio.to_thread(self._shelf.published):
-                here = {(one.model.name, one.model.version) for one in self._registry.services}
-                if (row.name, row.version) not in here and (row.name, row.digest) not in gone:
-                    await self._take(self._shelf.folder(row.tenant, row.digest), row.tenant, gone)
+            self._passed.clear()
+            for row in self._unserved(await asyncio.to_thread(self._shelf.published), gone):
+                await self._published(row, gone)
+
+    def _unserved(self, rows: list[PackageRow], gone: set[tuple[str, str]]) -> list[PackageRow]:
+        here = {(one.model.name, one.model.version) for one in self._registry.services}
+        return [row for row in rows if (row.name, row.version) not in here and (row.name, row.digest) not in gone]
+
+    async def _published(self, row: PackageRow, gone: set[tuple[str, str]]) -> None:
+        """Serve what was published through the network, here or on another node; a bad one is tried once."""
+        self._passed.add(row.digest)
+        try:
+            path = await asyncio.to_thread(self._shelf.fetched, row)
+        except MedServeError as error:
+            self._passed.discard(row.digest)  # a bucket that is away for a moment
+            self._warn(f"warning {error.code}: {row.name} {row.version} is not served: {error.message}")
+            return
+        await self._take(path, row.tenant, gone)
 
     async def _take(self, path: Path, tenant: str | None, gone: set[tuple[str, str]]) -> None:
         """A package that is new here, or another one than before."""
@@ -149,16 +167,23 @@ class Changes:
 
     async def follow(self) -> None:
         """What other nodes changed; a database that does not answer for a while changes nothing."""
+        seen: set[str] = set()
         while True:
             await asyncio.sleep(EVERY_S)
             try:
                 rows, gone = await asyncio.to_thread(lambda: (self._splits.rows(), self._splits.withdrawn()))
+                lacking = self._unserved(await asyncio.to_thread(self._shelf.published), gone)
             except (sa.exc.SQLAlchemyError, OSError):
                 continue
             self._registry.set_splits(rows)
             for service in self._registry.services:
                 if (service.model.name, service.model.digest) in gone:
                     await self._registry.withdraw(service.model.name, service.model.version)
+            async with self._looking:
+                for row in lacking:  # seen before: not one that this very node is just publishing
+                    if row.digest in seen and row.digest not in self._passed:
+                        await self._published(row, gone)
+            seen = {row.digest for row in lacking}
 
 
 def packages_in(folder: Path) -> list[Path]:

@@ -99,9 +99,10 @@ def make_backup(
         still: holds the audit log while the instant is taken, so that database and keys fit.
         progress: told each file.
 
-    Raises: Usage "passphrase-short", "out-exists", "backup-inside"; Fault "disk-full", "file-unwritable",
-        "database-copy", "pg-dump-missing".
+    Raises: Usage "passphrase-short", "out-exists", "backup-inside", "backup-bucket"; Fault "disk-full",
+        "file-unwritable", "database-copy", "pg-dump-missing".
     """
+    refuse_bucket(settings)
     if passphrase is not None:
         check_passphrase(passphrase)
     if out.absolute().is_relative_to(settings.home):
@@ -151,6 +152,16 @@ def make_backup(
         return checked
     finally:
         engine.dispose()
+
+
+def refuse_bucket(settings: Settings) -> None:
+    """Raises: Usage "backup-bucket": objects and packages are not on this disk, and half a backup is none."""
+    if settings.blobs:
+        raise Usage(
+            "backup-bucket",
+            "Objects and packages lie in the bucket that MEDSERVE_BLOBS names; this command does not copy it.",
+            hint="Version or replicate the bucket, and keep pg_dump and MEDSERVE_HOME/keys beside it; docs/cluster.md.",
+        )
 
 
 def verify_backup(

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from medserve.errors import Fault, Gone, NotFound
 from medserve.store.files import append_line
 from medserve.store.keyring import Keyring, writing
-from medserve.store.object_files import ObjectFiles
+from medserve.store.object_files import Objects
 from medserve.store.vault_tables import vault_keys, vault_objects, vault_receipts
 from medserve.store.wrap import DESTROYED
 
@@ -53,7 +53,7 @@ class Receipt:
 
 
 def erase_patient(
-    engine: sa.Engine, keys: Keyring, files: ObjectFiles, tenant: str, pseudonym: str, mirror: Path | None = None
+    engine: sa.Engine, keys: Keyring, files: Objects, tenant: str, pseudonym: str, mirror: Path | None = None
 ) -> Receipt:
     """See `Vault.erase`."""
     old = b""
@@ -89,7 +89,7 @@ def destroy(db: sa.Connection, row: sa.Row[Any], id: str, at: float) -> Receipt:
     return receipt
 
 
-def finish_erasures(engine: sa.Engine, files: ObjectFiles, mirror: Path | None = None) -> int:
+def finish_erasures(engine: sa.Engine, files: Objects, mirror: Path | None = None) -> int:
     """Finish those that a crash interrupted, and tell the mirror what it has not heard of; returns how many."""
     with engine.connect() as db:
         rows = list(db.execute(sa.select(vault_receipts)))
@@ -203,7 +203,7 @@ def unfinished(why: str) -> Fault:
     )
 
 
-def _finish(engine: sa.Engine, files: ObjectFiles, receipt: Receipt, old: bytes, mirror: Path | None) -> None:
+def _finish(engine: sa.Engine, files: Objects, receipt: Receipt, old: bytes, mirror: Path | None) -> None:
     query = sa.select(vault_objects.c.object, vault_objects.c.version).where(vault_objects.c.patient == receipt.key)
     with engine.connect() as db:
         names = [f"{object}.{version}" for object, version in db.execute(query)]

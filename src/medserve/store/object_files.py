@@ -18,9 +18,48 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from medserve.errors import Usage
 from medserve.store.files import cannot_write
+
+
+class Arriving(Protocol):
+    """An object on its way in: gathered, given its name, then visible by its row (`settle`) or gone (`discard`)."""
+
+    def write(self, data: bytes) -> None: ...
+    def publish(self) -> None: ...
+    def settle(self) -> None: ...
+    def discard(self) -> None: ...
+
+
+class Opened(Protocol):
+    """An encrypted object; size: its bytes."""
+
+    size: int
+
+    def read(self, count: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Dead(Protocol):
+    """What a writer that died left; `sweep` keeps it where a row names it."""
+
+    name: str
+
+    def sweep(self, *, visible: bool) -> None: ...
+
+
+class Objects(Protocol):
+    """Where encrypted objects lie: files (`ObjectFiles`), or a bucket (`bucket.BucketObjects`)."""
+
+    def incoming(self, name: str) -> Arriving: ...
+    def open(self, name: str) -> Opened:
+        """Raises: FileNotFoundError."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+    def leftovers(self) -> Iterator[Dead]: ...
 
 
 class Incoming:
@@ -99,6 +138,10 @@ class ObjectFiles:
                 return Incoming(work, self.path(name), handle)
             os.close(handle)  # another process swept it in the moment before it was locked
 
+    def open(self, name: str) -> "OpenFile":
+        """Raises: FileNotFoundError."""
+        return OpenFile(self.path(name))
+
     def remove(self, name: str) -> None:
         """Raises: Fault "file-unwritable". A file that is gone already is no error."""
         try:
@@ -125,11 +168,23 @@ class ObjectFiles:
                 os.close(handle)
 
 
+class OpenFile:
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count) or b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Leftover:
     """What a dead writer left in `incoming/`."""
 
     def __init__(self, work: Path, final: Path, inode: int) -> None:
-        self.work, self.final, self._inode = work, final, inode
+        self.work, self.final, self._inode, self.name = work, final, inode, final.name
 
     def sweep(self, *, visible: bool) -> None:
         """visible: a row names the file, so it was written whole and stays."""

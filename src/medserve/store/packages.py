@@ -8,9 +8,13 @@
 
 A package belongs to the tenant whose principal uploaded it; to all others it does not exist. The folder comes first and
 the row afterwards: a folder without a row is what a broken upload left, and nothing serves it.
+
+With MEDSERVE_BLOBS the folder stands in the bucket as well, and every node fetches what it lacks (`fetched`); what
+comes from there is opened like any package, by its signature and digests.
 """
 
 import os
+import secrets
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -19,7 +23,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from medserve.errors import NotFound
 from medserve.settings import Settings
+from medserve.store.bucket import Bucket
 from medserve.store.database import database, tables
 
 packages = sa.Table(
@@ -64,7 +70,7 @@ class Shelf:
     """All uploaded packages of one MEDSERVE_HOME. Safe to use from several threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._engine = settings, database(settings)
+        self._settings, self._engine, self._bucket = settings, database(settings), Bucket.open(settings)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -72,12 +78,40 @@ class Shelf:
     def folder(self, tenant: str, digest: str) -> Path:
         return self._settings.folder("packages") / tenant / digest.removeprefix("sha256:")
 
+    def fetched(self, row: "PackageRow") -> Path:
+        """Its folder, on this disk by now. Raises: BucketFault; NotFound: the bucket has no such package."""
+        out = self.folder(row.tenant, row.digest)
+        if self._bucket is None or out.is_dir():
+            return out
+        work = self.staging() / secrets.token_hex(8) / "package"
+        under = f"packages/{row.tenant}/{row.digest.removeprefix('sha256:')}/"
+        try:
+            work.mkdir(parents=True, mode=0o700)
+            for name, _ in list(self._bucket.names(under)):
+                place = work / name.removeprefix(under)
+                if not place.resolve().is_relative_to(work.resolve()):
+                    raise NotFound("package", "of this digest", None)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(self._bucket.read(name, self._settings.max_package_bytes))
+            if not any(work.iterdir()):
+                raise NotFound("package", "of this digest", None, hint="The bucket does not hold it any more.")
+            return self._settle(work, row.tenant, row.digest)
+        finally:
+            shutil.rmtree(work.parent, ignore_errors=True)
+
     def staging(self) -> Path:
         """Where uploads lie until they are judged; on the disk of the shelf."""
         return self._settings.folder("packages/.staging")
 
     def place(self, work: Path, tenant: str, digest: str) -> Path:
-        """Rename `work` to its place, durably; one that stands there stays."""
+        """Rename `work` to its place, durably; one that stands there stays. To the bucket first, where there is one."""
+        if self._bucket is not None:
+            for path in sorted(path for path in work.rglob("*") if path.is_file()):
+                name = f"packages/{tenant}/{digest.removeprefix('sha256:')}/{path.relative_to(work).as_posix()}"
+                self._bucket.put(name, path.read_bytes(), new=False)
+        return self._settle(work, tenant, digest)
+
+    def _settle(self, work: Path, tenant: str, digest: str) -> Path:
         out = self.folder(tenant, digest)
         out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in [*work.rglob("*"), work]:

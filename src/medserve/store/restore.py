@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from medserve.errors import BadData, Usage
 from medserve.settings import Settings
-from medserve.store.backup import KEYS, Checked, Erased, Progress, copy_checked, verify_backup
+from medserve.store.backup import KEYS, Checked, Erased, Progress, copy_checked, refuse_bucket, verify_backup
 from medserve.store.database import database
 from medserve.store.engines import check_url
 from medserve.store.erasure import destroy, finish_erasures, told_erasures
@@ -62,6 +62,7 @@ def restore_backup(
     Raises: what `verify_backup` raises; Usage "restore-not-empty", "restore-keys"; BadData "backup-newer";
         Fault "disk-full", "file-unwritable", "database-copy".
     """
+    refuse_bucket(settings)
     began, home = time.monotonic(), settings.home
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise Usage("restore-not-empty", f"{home} is not empty; nothing is overwritten.", hint="Name a new --home.")

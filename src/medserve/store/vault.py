@@ -25,12 +25,13 @@ import sqlalchemy as sa
 
 from medserve.errors import Fault, Gone, NotFound, Usage
 from medserve.settings import Settings
+from medserve.store.bucket import Bucket, BucketObjects
 from medserve.store.database import database
 from medserve.store.erasure import Receipt, erase_patient, finish_erasures, truncate_log
 from medserve.store.fields import Fields
 from medserve.store.keyring import Keyring, PatientKey, at_once, check_tenant, writing
 from medserve.store.masters import Masters, Source
-from medserve.store.object_files import Incoming, ObjectFiles, conflict
+from medserve.store.object_files import Arriving, ObjectFiles, Objects, conflict
 from medserve.store.segments import (
     LARGEST,
     SEGMENT_BYTES,
@@ -85,7 +86,7 @@ class Vault:
     """All encrypted objects of one MEDSERVE_HOME. Safe to use from several threads and processes."""
 
     def __init__(
-        self, engine: sa.Engine, keys: Keyring, files: ObjectFiles, segment_bytes: int, mirror: Path | None = None
+        self, engine: sa.Engine, keys: Keyring, files: Objects, segment_bytes: int, mirror: Path | None = None
     ) -> None:
         self.engine, self.keys, self.files, self._segment = engine, keys, files, segment_bytes
         self._mirror = mirror  # is told of erasures, see `erasure`
@@ -106,7 +107,7 @@ class Vault:
         vault = cls(
             engine,
             Keyring(Masters(sources or sources_of(settings))),
-            ObjectFiles(settings.folder("objects")),
+            objects_of(settings),
             segment_bytes,
             settings.audit_mirror,
         )
@@ -285,7 +286,7 @@ class Vault:
         """
         swept = 0
         for left in self.files.leftovers():
-            object, version = left.final.name.split(".")
+            object, version = left.name.split(".")
             query = sa.select(vault_objects.c.serial).where(
                 vault_objects.c.object == object, vault_objects.c.version == int(version)
             )
@@ -386,7 +387,7 @@ class Vault:
                 at_once(db)
                 yield db
 
-    def _commit(self, file: Incoming, key: PatientKey, ref: ObjectRef, secret: bytes, within: Within | None) -> None:
+    def _commit(self, file: Arriving, key: PatientKey, ref: ObjectRef, secret: bytes, within: Within | None) -> None:
         file.publish()
         bound = _key_of(key.tenant, key.id, ref.object, ref.version, ref.size, self._segment)
         row = {
@@ -431,14 +432,13 @@ class Vault:
 
     def _segments(self, row: sa.Row[Any], secret: bytes) -> Iterator[bytes]:
         try:
-            file = open(self.files.path(f"{row.object}.{row.version}"), "rb", buffering=0)  # noqa: SIM115
+            file = self.files.open(f"{row.object}.{row.version}")
         except FileNotFoundError:
             self._opened(row.tenant, row.object, row.version)  # says so if it was erased in this moment
             raise damaged() from None
-        with file:
-            if file.seek(0, 2) != sealed_bytes(row.size, row.segment_bytes):
+        with contextlib.closing(file):
+            if file.size != sealed_bytes(row.size, row.segment_bytes):
                 raise damaged()
-            file.seek(0)
             yield from read_segments(
                 file.read,
                 secret,
@@ -446,6 +446,12 @@ class Vault:
                 size=row.size,
                 segment_bytes=row.segment_bytes,
             )
+
+
+def objects_of(settings: Settings) -> Objects:
+    """Where this installation keeps its objects. Raises what `Bucket.open` raises."""
+    bucket = Bucket.open(settings)
+    return ObjectFiles(settings.folder("objects")) if bucket is None else BucketObjects(bucket)
 
 
 def erased() -> Gone:

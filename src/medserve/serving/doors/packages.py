@@ -98,7 +98,7 @@ def router(parts: Parts) -> APIRouter:
     @routes.get("/v1/packages/{digest}", summary="One package and its card.", responses=reply(200, PackagePage))
     async def page(request: Request, digest: str) -> Response:
         row = await _row(parts, request, digest)
-        card = (shelf.folder(row.tenant, row.digest) / CARD).read_bytes
+        card = (await asyncio.to_thread(shelf.fetched, row) / CARD).read_bytes
         return WireResponse(PackagePage(_info(row), read_json(await asyncio.to_thread(card), CARD)))
 
     @routes.post(
@@ -115,7 +115,7 @@ def router(parts: Parts) -> APIRouter:
                 return WireResponse(_info(row))
             check_newer(row, [one for one in await asyncio.to_thread(shelf.rows, who.tenant) if one.name == row.name])
             registry.check(row.name, row.version, row.tenant)
-            service = await registry.prepare(shelf.folder(row.tenant, row.digest))
+            service = await registry.prepare(await asyncio.to_thread(shelf.fetched, row))
             at = time.time()
 
             def write() -> None:
