@@ -296,3 +296,20 @@ def test_a_port_that_is_taken_ends_the_start(folders, running):
     with pytest.raises(Usage) as error:
         serve(settings, packages[:1], Address(port=0), threads=1, grpc_port=int(running.grpc.rpartition(":")[2]))
     assert error.value.code == "port-taken" and "--grpc-port" in error.value.hint
+
+
+def test_a_storm_of_damaged_messages_never_breaks_it(ask, running):
+    """300 mutations of a good message: answered, or refused in the words of gRPC; never UNKNOWN or INTERNAL."""
+    rng = np.random.default_rng(0)
+    good = picture(png(ramp()), id="w-7").SerializeToString()
+    call = ask._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    for _ in range(300):
+        broken = bytearray(good)
+        for at in rng.integers(0, len(broken), rng.integers(1, 8)):
+            broken[at] = rng.integers(0, 256)
+        cut = rng.integers(0, len(broken) + 1) if rng.random() < 0.3 else len(broken)
+        try:
+            call(bytes(broken[:cut]), metadata=[("authorization", f"Bearer {running.key}")], timeout=10)
+        except grpc.RpcError as error:
+            assert error.code() in (CODES.INVALID_ARGUMENT, CODES.NOT_FOUND), error.details()
+    assert outputs(ask("ModelInfer", picture(png(ramp()))))["answer"]

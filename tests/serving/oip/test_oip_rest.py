@@ -10,6 +10,7 @@ from tensors import binary, packed, read, same
 from tiny_package import SIDE, dicom, noise, png, ramp
 
 from medserve.access.audit import Ledger
+from medserve.runtime.batcher import BATCH, ROUTINE, STAT
 from medserve.runtime.replay import SAME, canonical, difference
 from medserve.store.traffic import SplitRow
 
@@ -267,3 +268,20 @@ def test_each_case_counts_as_a_request(running):
         refused = http.post(TINY, content=body, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (429, "quota-requests")
     assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_urgency_reaches_the_batcher(http, running, monkeypatch):
+    """1 is stat, 2 routine, 3 batch; X-Priority where the body says nothing, else routine."""
+    batcher, seen = running.application.registry.find("tiny", "2").batcher, []
+    submit = batcher.submit
+
+    async def watched(item, **more):
+        seen.append(more["priority"])
+        return await submit(item, **more)
+
+    monkeypatch.setattr(batcher, "submit", watched)
+    for said, header in ((1, "batch"), (2, ""), (3, ""), (0, "stat"), (0, "")):
+        body, headers = binary({"image": ramp()[None, None]}, parameters={"priority": said})
+        answer = http.post(TINY, content=body, headers=headers | ({"x-priority": header} if header else {}))
+        assert answer.status_code == 200
+    assert seen == [STAT, ROUTINE, BATCH, STAT, ROUTINE]

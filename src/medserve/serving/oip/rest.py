@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from medserve.serving.registry import Registry, Service, Stages
     from medserve.serving.shadow import Shadows
 
-INLINE_BYTES = 64 * 1024  # a longer body is read, and a longer answer written, in a thread
+INLINE_BYTES = 64 * 1024  # a longer JSON is read in a thread
 MOST_BYTES = 16 * 1024  # of a body that asks of the repository
 STATES = {"loaded": "READY", "loading": "LOADING"}  # in the words of the model repository extension
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
