@@ -11,8 +11,9 @@ Errors of the service come back as the same classes that the service raised: `Re
 and the `trace` to quote to whoever runs it.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -25,6 +26,9 @@ from medserve.errors import Busy, Denied, Fault, MedServeError, Refusal, Usage
 from medserve.models.archive import pack
 from medserve.serving.schema import (
     Answer,
+    BatchInfo,
+    BatchList,
+    BatchStored,
     CasePage,
     CaseStored,
     ErrorAnswer,
@@ -163,6 +167,50 @@ class Client:
     def cancel(self, job: str) -> JobInfo:
         return self._call(JobInfo, "DELETE", f"/v1/jobs/{quote(job, safe='')}")
 
+    def start_batch(
+        self, manifest: Path | str | Iterable[bytes], *, model: str, version: str | None = None, key: str = ""
+    ) -> BatchStored:
+        """Many inputs, answered in the background.
+
+        Args:
+            manifest: a file of NDJSON, or its lines.
+            key: the same key gives the same batch, however often it is sent.
+        """
+        which = "" if version is None else f"/versions/{quote(version, safe='')}"
+        headers = {"content-type": "application/x-ndjson"} | ({"idempotency-key": key} if key else {})
+        with contextlib.ExitStack() as stack:
+            if isinstance(manifest, (Path, str)):
+                manifest = stack.enter_context(open(manifest, "rb"))
+            path = f"/v1/models/{quote(model, safe='')}{which}/batch"
+            return self._call(BatchStored, "POST", path, content=manifest, headers=headers)
+
+    def batches(self) -> list[BatchInfo]:
+        """The newest of the own tenant."""
+        return self._call(BatchList, "GET", "/v1/batches").batches
+
+    def batch(self, batch: str) -> BatchInfo:
+        """State, counts, seconds left."""
+        return self._call(BatchInfo, "GET", f"/v1/batches/{quote(batch, safe='')}")
+
+    def results(self, batch: str, *, start: int = 0) -> Iterator[bytes]:
+        """Lines of JSON, in the order of the manifest, as far as it has come. start: how many to skip."""
+        path = f"/v1/batches/{quote(batch, safe='')}/results"
+        try:
+            with self._http.stream("GET", path, params={"from": str(start)}) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _error(response)
+                rest = b""
+                for part in response.iter_bytes():
+                    *lines, rest = (rest + part).split(b"\n")
+                    yield from lines
+        except httpx2.TransportError as error:
+            raise _unreachable(error) from error
+
+    def delete_batch(self, batch: str) -> None:
+        """End it, and destroy what it holds."""
+        self._call(None, "DELETE", f"/v1/batches/{quote(batch, safe='')}")
+
     def models(self) -> list[ModelInfo]:
         return self._call(ModelList, "GET", "/v1/models").models
 
@@ -214,7 +262,7 @@ class Client:
         method: str,
         path: str,
         *,
-        content: bytes | IO[bytes] | None = None,
+        content: bytes | IO[bytes] | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
         params: dict[str, str] | None = None,
     ) -> T:
@@ -223,10 +271,8 @@ class Client:
         except httpx2.TimeoutException as error:
             raise Busy("timeout", "The service did not answer in time.", hint="Try again later.") from error
         except httpx2.TransportError as error:
-            raise Fault(
-                "unreachable", f"Cannot reach the service ({type(error).__name__}).", hint="Is it running at this url?"
-            ) from error
-        if response.status_code not in (200, 201, 204):
+            raise _unreachable(error) from error
+        if response.status_code not in (200, 201, 202, 204):
             raise _error(response)
         if wanted is None:
             return None  # type: ignore[return-value]
@@ -234,6 +280,12 @@ class Client:
             return msgspec.json.decode(response.content, type=wanted)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise _foreign(response) from error
+
+
+def _unreachable(error: httpx2.TransportError) -> Fault:
+    return Fault(
+        "unreachable", f"Cannot reach the service ({type(error).__name__}).", hint="Is it running at this url?"
+    )
 
 
 def _bytes(file: Path | str | bytes) -> bytes:

@@ -58,7 +58,7 @@ def traffic(
         raise Usage("traffic-twice", "More than one change was asked for.", hint="One at a time.")
     if shadow and not versions:
         raise Usage("traffic-invalid", "--shadow goes with --set.", hint="For instance --set 1=100 --shadow 2")
-    with Client(url, _key(key_file)) as client:
+    with Client(url, read_key(key_file)) as client:
         if versions:
             page = client.split(name, _shares(versions), shadow=shadow or ())
         elif rollback:
@@ -70,7 +70,8 @@ def traffic(
     return Answer(msgspec.to_builtins(page), _shown(page))
 
 
-def _key(file: Path | None) -> str:
+def read_key(file: Path | None) -> str:
+    """Raises: Usage "key-file"."""
     if file is None:
         return os.environ.get(KEY, "")
     try:
