@@ -8,12 +8,15 @@ from pathlib import Path
 import httpx2
 import pytest
 from real_server import RealServer
-from tiny_package import SMALL, png, ramp, serving, write_package
+from throwaway_postgres import new_database
+from tiny_package import SMALL, png, ramp, serving, spec, write_package
 
 from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing
 from medserve.app import build
+from medserve.runtime.batcher import BATCH
 from medserve.serving.doors import batches as batches_door
+from medserve.serving.service import Service
 from medserve.settings import Settings
 from medserve.store.vault import Vault
 
@@ -253,6 +256,45 @@ def test_results_are_deleted_after_their_days(tmp_path):
             time.sleep(0.05)
     assert [(e.resource, e.count) for e in one.events() if e.action == "batches.expire"] == [(batch, 1)]
     ring.close()
+
+
+def test_items_go_last_and_only_a_few_at_once(door, monkeypatch):
+    """In the class that goes behind every request, eight at a time."""
+    whole, seen, under_way = Service.predict, [], [0]
+
+    async def watched(self, data, **more):
+        under_way[0] += 1
+        seen.append((more["priority"], under_way[0]))
+        try:
+            return await whole(self, data, **more)
+        finally:
+            under_way[0] -= 1
+
+    monkeypatch.setattr(Service, "predict", watched)
+    door.run(*(item(f"{i}") for i in range(100)))
+    assert len(seen) == 100 and {priority for priority, _ in seen} == {BATCH}
+    assert 1 < max(count for _, count in seen) <= 8
+
+
+def test_a_batch_whose_model_is_gone_fails_with_a_code(tmp_path):
+    """Over PostgreSQL. What was answered stays."""
+    with new_database() as url:
+        settings = Settings(home=tmp_path / "home", database=url)
+        ring = KeyRing.open(settings)
+        key = ring.create("a").key
+        with serving(build(settings, [write_package(tmp_path / "m", settings)], keys=ring, threads=1)) as port:
+            one = Door(f"http://127.0.0.1:{port}", {"a": key}, settings)
+            assert len(one.run(item("a"), b"bad", item("c", patient="p-1"))) == 3
+            batch = one.send(lines(*(item(f"{i}") for i in range(3000)))).json()["batch"]
+            while one.ask("GET", f"/v1/batches/{batch}").json()["done"] == 0:
+                time.sleep(0.02)
+        other = write_package(tmp_path / "m2", settings, spec("other"))
+        with serving(build(settings, [other], keys=ring, threads=1)) as port:
+            one.url = f"http://127.0.0.1:{port}"
+            page = one.ended(batch)
+            assert (page["state"], page["error"]["code"]) == ("failed", "batch-model-gone")
+            assert 0 < len(one.results(batch)) == page["done"] < 3000
+        ring.close()
 
 
 def _killed(root: Path, items: int, kills: int) -> None:
