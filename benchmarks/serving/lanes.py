@@ -23,7 +23,7 @@ from medserve.runtime.tuned import find_verdict
 from medserve.settings import Settings
 
 from . import models
-from .load import closed
+from .load import closed, steady
 from .machine import Watch
 from .pairing import Block, Round, level, play, ratio
 from .servers import WIRES, Case, Knobs, Ours, Peer, Server, Setup
@@ -129,21 +129,27 @@ class Arena:
         server, plan = self.servers[name], self._plan
         server.wake()
         try:
-            settle = max(1, round(plan.settle_s))
-            closed(server.asks, server.port, seconds=settle, connections=connections or self._connections)
             before = server.batch_sizes()
-            with Watch(server.pid) as seen:
-                found = closed(
-                    server.asks, server.port, seconds=seconds or plan.seconds,
-                    connections=connections or self._connections,
-                )  # fmt: skip
+            found, spent = _load(server, seconds or plan.seconds, connections or self._connections, plan.settle_s)
             found |= {"gap": server.check()}
             time.sleep(0.6)  # the histogram is written twice a second
             batch = _mean_batch(before, server.batch_sizes())
         finally:
             server.sleep()
-        cpu_us = 1e6 * seen.found["server_cpu_s"] / max(1.0, found["requests"])
-        return found | seen.found | {"cpu_us": cpu_us} | ({"mean_batch": batch} if batch else {})
+        cpu_us = 1e6 * spent["server_cpu_s"] / max(1.0, found["requests"])
+        return found | spent | {"cpu_us": cpu_us} | ({"mean_batch": batch} if batch else {})
+
+
+def _load(server: Server, seconds: int, connections: int, settle_s: float) -> tuple[Block, dict[str, float]]:
+    """A closed loop, and the processor time meanwhile: wrk for rows, our own loop for films."""
+    if server.setup.kind == "image" and connections > 1:
+        with Watch(server.pid) as seen:
+            found = steady(server.asks, server.port, settle_s=settle_s, seconds=seconds, connections=connections)
+        return found, seen.found
+    closed(server.asks, server.port, seconds=max(1, round(settle_s)), connections=connections)
+    with Watch(server.pid) as seen:
+        found = closed(server.asks, server.port, seconds=seconds, connections=connections)
+    return found, seen.found
 
 
 def _mean_batch(before: dict[str, int], after: dict[str, int]) -> float | None:
@@ -193,7 +199,7 @@ def sweep(plan: Plan, name: str, setup: Setup, lane: str, connections: int) -> K
             try:
                 with Peer(name, setup, knobs) as server:
                     server.warm(4)
-                    found = closed(server.asks, server.port, seconds=SWEEP_S, connections=connections)
+                    found, _ = _load(server, SWEEP_S, connections, 0.5)
             except (RuntimeError, AssertionError, OSError) as error:
                 plan.tell(f"{name} {knobs}: {str(error)[-200:]}")
                 continue
