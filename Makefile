@@ -27,7 +27,7 @@ test: .venv/test .venv-triton/ok lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 # Also the long campaigns; dist/test-all.txt and .xml say what ran, for how long, and how it ended.
-test-all: .venv/test .venv-triton/ok .venv-kserve/ok lint
+test-all: .venv/test-all .venv-triton/ok .venv-kserve/ok lint
 	mkdir -p dist
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -ra --durations=40 --junitxml=dist/test-all.xml > dist/test-all.txt; \
 	  status=$$?; cat dist/test-all.txt; exit $$status
@@ -67,6 +67,11 @@ soak: .venv/test
 .venv-kserve/ok:
 	test -x .venv-kserve/bin/pip || $(call venv,.venv-kserve)
 	.venv-kserve/bin/pip install -q --disable-pip-version-check kserve==0.21.0
+	touch $@
+
+# Ray beside it: half a gigabyte that only the long tests take.
+.venv/test-all: .venv/test
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	touch $@
 
 # After a table was changed: make revision WORDS="what changed"; then read the file it names.
