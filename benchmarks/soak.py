@@ -87,7 +87,10 @@ class Seen:
 
 
 def train(work: Path, settings: Settings) -> list[Path]:
-    """A table and films, by the product's own road."""
+    """A table and films, by the product's own road; what an earlier run left in `work` is taken as it is."""
+    packages = [work / "ward", work / "film"]
+    if all(package.exists() for package in packages):
+        return packages
     table, films = work / "table", work / "films"
     table.mkdir()
     rng = np.random.default_rng(5)
@@ -105,7 +108,7 @@ def train(work: Path, settings: Settings) -> list[Path]:
     lesion = Options(recipe="residual-quick", name="film", max_train_s=20, **options)
     for data, chosen in ((table, ward), (films, lesion)):
         train_package(data, work / chosen.name, settings=settings, options=chosen)
-    return [work / "ward", work / "film"]
+    return packages
 
 
 def requests() -> list[Ask]:
@@ -285,7 +288,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--warm-s", type=float, default=WARM_S, help="seconds before the line begins")
     parser.add_argument("--out", type=Path, default=Path("dist/soak.json"))
-    parser.add_argument("--work", type=Path, help="folder for models, keys and the audit log; default: a temporary one")
+    parser.add_argument(
+        "--work", type=Path, help="folder for models (used again), keys and the audit log; default: a temporary one"
+    )
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
