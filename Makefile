@@ -7,10 +7,11 @@ TORCH_ARGS ?=
 DATA ?=
 # Of `make soak`.
 HOURS ?= 2
-# Of `make bench`: lanes by name, rounds, QUICK=1; see docs/benchmarks.md.
+# Of `make bench`: lanes by name, rounds, QUICK=1, PREPARE=1; see docs/benchmarks.md.
 LANE ?=
 ROUNDS ?=
 QUICK ?=
+PREPARE ?=
 BIN := .venv/bin
 # A virtual environment, also where Python came without ensurepip.
 venv = ($(PY) -m venv $(1) || ($(PY) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PY) -m virtualenv -q $(1)))
@@ -52,7 +53,7 @@ lint: .venv/test
 # hours; QUICK=1 some 25 minutes; LANE=light ROUNDS=3 a part. Wants wrk, and a machine with nothing else to do.
 bench: .venv/test
 	PYTHONPATH=benchmarks $(BIN)/python -m serving $(if $(LANE),--lane $(LANE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(QUICK),--quick)
+	  $(if $(QUICK),--quick) $(if $(PREPARE),--prepare)
 
 # Steady load on a real service for HOURS; does its memory grow, does it fail? dist/soak.json, exit code 1 if so.
 soak: .venv/test

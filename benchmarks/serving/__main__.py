@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import machine
-from .lanes import Plan, engine, light, lone, peer_versions, same, taught
+from . import machine, models
+from .lanes import Plan, engine, light, lone, peer_versions, same, taught, tuned
 from .life import life
 from .openloop import open_loop
 from .summary import markdown
@@ -40,11 +40,17 @@ def main() -> int:
         "--work", type=Path, default=ROOT / "benchmarks" / ".work", help="models, keys, logs of servers"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--prepare", action="store_true", help="environments, models and tuning alone; no figure")
     args = parser.parse_args()
     rounds, seconds, settle = (3, 3, 1.0) if args.quick else (8, 8, 2.0)
     plan = Plan(args.work.absolute(), args.rounds or rounds, args.seconds or seconds, settle, args.quick,
                 tuple(args.peers), tell=_tell)  # fmt: skip
     plan.work.mkdir(parents=True, exist_ok=True)
+    if args.prepare:
+        peer_versions(plan)
+        models.make_table(plan.work, plan.settings)
+        _tell(f"tuned: {tuned(plan)['chosen']}")
+        return 0
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "serving.json"
     result = json.loads(path.read_text()) if path.exists() else {"lanes": {}}
