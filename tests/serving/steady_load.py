@@ -94,3 +94,9 @@ class Load:
         while len(self.asked) < goal and time.monotonic() < until:
             time.sleep(0.01)
         return time.monotonic()
+
+    def summary(self):
+        waits = sorted(one.got - one.sent for one in self.asked)
+        named = {"median": waits[len(waits) // 2], "p99": waits[int(len(waits) * 0.99)], "longest": waits[-1]}
+        said = ", ".join(f"{name} {wait * 1e3:.0f} ms" for name, wait in named.items())
+        return f"{len(self.asked)} requests, {len(self.failed)} failed, waits: {said}"

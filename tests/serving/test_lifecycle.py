@@ -234,9 +234,16 @@ def test_a_bad_package_changes_nothing_and_a_removed_one_leaves(settings, keys, 
         assert {(e.outcome, e.code) for e in found} == {("deny", code) for code in codes}
         for name in ("foreign", "wrong", "half"):
             shutil.rmtree(shelf / name)
+        os.rename(shelf / "one", shelf / "uno")
+        on_loop(application, application.reload())
+        assert states(client) == {("tiny", "1"): "loaded"}
+        shutil.copytree(shelf / "uno", shelf / "one")
+        on_loop(application, application.reload())
+        assert "service-taken" in warned[-1]
         write_package(shelf / "two", settings, spec(version="2"))
         on_loop(application, application.reload())
         shutil.rmtree(shelf / "one")
+        shutil.rmtree(shelf / "uno")
         on_loop(application, application.reload())
         assert states(client) == {("tiny", "2"): "loaded"}
         shutil.rmtree(shelf)  # a disk that is not mounted takes nothing away
@@ -286,6 +293,54 @@ def test_the_end_of_a_process_fails_no_request(settings, keys, tmp_path, rounds)
             assert len(load.asked) > count
         finally:
             server.close()
+
+
+@pytest.mark.slow
+def test_twenty_rounds_of_every_change_under_load(settings, keys, tmp_path, capsys):
+    """A real process under eight clients: a new version by SIGHUP, shares, rollback, unloading, withdrawal, twenty
+    times, then SIGTERM. Prints what docs/traffic.md says."""
+    root, rounds, back = tmp_path / "run", 20, []
+    root.mkdir()
+    write_package(root / "models" / "v1", settings, spec(version="1"))
+    shutil.copytree(settings.home, root / "home")
+    server = RealServer(root, [root / "models"])
+    try:
+        server.start()
+        with Client(server.url, keys["decides"], timeout_s=60) as decides:
+            with Load(server.url, keys["asks"], clients=8, pause_s=0.002) as load:
+                decides.split("tiny", {"1": 100})
+                began = time.monotonic()
+                for n in map(str, range(2, rounds + 2)):
+                    write_package(root / "models" / f"v{n}", settings, spec(version=n))
+                    os.kill(server.pid, signal.SIGHUP)
+                    while ("tiny", n) not in states(decides):
+                        time.sleep(0.02)
+                    decides.split("tiny", {"1": 90, n: 10})
+                    load.wait(50)
+                    decides.split("tiny", {n: 100})
+                    load.wait(50)
+                    decides.split("tiny", {"1": 100})
+                    decides.split("tiny", {n: 100})
+                    load.wait(50)
+                    moment = time.monotonic()
+                    decides.rollback("tiny")
+                    load.wait(50)
+                    back.append(load.last_of(n) - moment)
+                    assert n not in load.versions_after(moment + max(back[-1], 0))
+                    httpx2.post(f"{server.url}/v2/repository/models/tiny/unload", headers=decides._http.headers)
+                    decides.withdraw("tiny", n)
+                took, count = time.monotonic() - began, len(load.asked)
+                assert server.stop() == 0
+                load.join()
+        with capsys.disabled():
+            sys.stdout.write(
+                f"\n{rounds} rounds in {took:.0f} s: {load.summary()}; {len(load.asked) - count} after SIGTERM\n"
+            )
+            said = f"median {sorted(back)[rounds // 2] * 1e3:.0f} ms, longest {max(back) * 1e3:.0f} ms"
+            sys.stdout.write(f"rollback, until the last answer of the version left behind: {said}\n")
+        assert load.failed == [] and load.refused == 8 and max(back) < 2
+    finally:
+        server.close()
 
 
 def test_what_an_engine_takes_is_not_above_the_estimate(settings, tmp_path):

@@ -12,15 +12,17 @@ package, and whoever may write to a folder does not by that change what answers.
 """
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from medserve.access.audit import Event
-from medserve.errors import BadPackage, MedServeError, Usage
+from medserve.errors import BadPackage, MedServeError, NotFound
 from medserve.models.package import MANIFEST
 from medserve.runtime.known import KnownModel
 from medserve.serving.registry import Registry
@@ -64,6 +66,7 @@ class Changes:
         self._sources: dict[Path, Source] = {}
         self._looking = asyncio.Lock()
         self._passed: set[str] = set()  # digests of published packages that were tried here
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Raises: BadPackage, naming the folder; Usage "service-taken"; DoesNotFit."""
@@ -126,28 +129,48 @@ class Changes:
         before = self._sources.get(path)
         try:
             service = await self._registry.prepare(path, gone)
+            model = service.model
+            try:
+                if any(
+                    self._is(one, model) and other != path and other.exists() for other, one in self._sources.items()
+                ):
+                    self._registry.check(model.name, model.version, tenant)
+                self._registry.check_name(model.name, tenant)
+                await self._written("allow", resource=model.name, model=model.digest)
+            except MedServeError:
+                await service.withdraw()
+                raise
             await self._registry.put(service, tenant=tenant)
         except MedServeError as error:
             self._warn(f"warning {error.code}: {path} is not served: {error.message}")
-            await self._written("deny", code=error.code, resource=before.name if before else "")
+            with contextlib.suppress(MedServeError):  # the warning says it too
+                await self._written("deny", code=error.code, resource=before.name if before else "")
             return
-        model = service.model
         if tenant is None:
             self._sources[path] = await asyncio.to_thread(_source, path, model)
         self._warn(f"{service.title} answers.")
-        await self._written("allow", resource=model.name, model=model.digest)
         if before is not None and (before.name, before.version) != (model.name, model.version):
             await self._leave(before)
 
+    @staticmethod
+    def _is(source: Source, model: KnownModel) -> bool:
+        return (source.name, source.version) == (model.name, model.version)
+
     async def _leave(self, source: Source) -> None:
+        if any((one.name, one.version) == (source.name, source.version) for one in self._sources.values()):
+            return  # its folder has another name now
         try:
             service = self._registry.find(source.name, source.version)
-        except Usage:  # withdrawn already
-            return
-        if service.model.digest == source.digest:
-            await self._registry.withdraw(source.name, source.version)
-            self._warn(f"{service.title} has left.")
+            if service.model.digest != source.digest:
+                return
             await self._written("allow", resource=source.name, model=source.digest, code="package-removed")
+            await self._registry.withdraw(source.name, source.version)
+        except NotFound:  # withdrawn already
+            return
+        except MedServeError as error:
+            self._warn(f"warning {error.code}: {source.name} {source.version} goes on: {error.message}")
+            return
+        self._warn(f"{service.title} has left.")
 
     def _changed(self, path: Path) -> bool:
         known = self._sources.get(path)
@@ -177,13 +200,28 @@ class Changes:
                 continue
             self._registry.set_splits(rows)
             for service in self._registry.services:
-                if (service.model.name, service.model.digest) in gone:
-                    await self._registry.withdraw(service.model.name, service.model.version)
-            async with self._looking:
-                for row in lacking:  # seen before: not one that this very node is just publishing
-                    if row.digest in seen and row.digest not in self._passed:
-                        await self._published(row, gone)
-            seen = {row.digest for row in lacking}
+                if (service.model.name, service.model.digest) in gone:  # none is found any more; it is finished beside
+                    self._beside(self._finish(service.model.name, service.model.version))
+            if not self._looking.locked():  # a load takes its time, and the next split is not to wait for it
+                fresh = [row for row in lacking if row.digest in seen and row.digest not in self._passed]
+                if fresh:  # seen before: not one that this very node is just publishing
+                    self._beside(self._take_up(fresh, gone))
+                seen = {row.digest for row in lacking}
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_up(self, rows: list[PackageRow], gone: set[tuple[str, str]]) -> None:
+        async with self._looking:
+            for row in rows:
+                if row.digest not in self._passed:
+                    await self._published(row, gone)
+
+    async def _finish(self, name: str, version: str) -> None:
+        with contextlib.suppress(NotFound):  # whoever asked for it here was faster
+            await self._registry.withdraw(name, version)
 
 
 def packages_in(folder: Path) -> list[Path]:

@@ -130,7 +130,7 @@ class Registry:
         name, version = service.model.name, service.model.version
         old = self._services.get(name, {}).get(version)
         try:
-            self.check(name, "" if old else version, tenant)
+            self.check_name(name, tenant)
         except Taken:
             await service.withdraw()
             raise
@@ -149,22 +149,27 @@ class Registry:
             self._services = self._services | {name: rest}
         else:
             self._services = {key: versions for key, versions in self._services.items() if key != name}
+            self._tenants = {key: tenant for key, tenant in self._tenants.items() if key != name}
         self.changes += 1
         await service.withdraw()
 
     def check(self, name: str, version: str, tenant: str | None) -> None:
         """Whether `add` would take it."""
-        if name in self._services and self.tenant_of(name) != tenant:
-            raise Taken(
-                "service-taken",
-                f"The name {name!r} is taken.",
-                hint="Give the model another name when it is trained: --name NAME",
-            )
+        self.check_name(name, tenant)
         if version in self._services.get(name, {}):
             raise Taken(
                 "service-taken",
                 f"Two packages are named {name!r}, version {version!r}.",
                 hint="Give one of them another name or version when it is trained.",
+            )
+
+    def check_name(self, name: str, tenant: str | None) -> None:
+        """Raises: Taken "service-taken": it is somebody else's."""
+        if name in self._services and self.tenant_of(name) != tenant:
+            raise Taken(
+                "service-taken",
+                f"The name {name!r} is taken.",
+                hint="Give the model another name when it is trained: --name NAME",
             )
 
     def tenant_of(self, name: str) -> str | None:
@@ -180,10 +185,16 @@ class Registry:
             yield from versions.values()
 
     def find(self, name: str, version: str | None) -> Service:
-        """Raises: NotFound (404)."""
+        """One version; None: the one with the largest share, without a split the one added last.
+
+        Raises: NotFound (404).
+        """
         if name not in self._services:
             raise NotFound("model", name, self._services, hint="List them with GET /v1/models.")
         versions = self._services[name]
+        split = self._splits.get(name) if version is None else None
+        if split is not None:
+            version = split.largest(versions)
         if version is None:
             return next(reversed(versions.values()))
         if version not in versions:

@@ -28,7 +28,7 @@ from medserve.models.package import SELFCHECK
 from medserve.runtime.batcher import ROUTINE, Batcher, Spent
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
-from medserve.serving.memory import PATIENCE_S, Memory
+from medserve.serving.memory import PATIENCE_S, Memory, give_back
 from medserve.types import Array, Scores
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Live:
         self.model, self.users = model, 0
         self.idle = asyncio.Event()
         self.batcher: Batcher[Array, Scores] = Batcher(
-            self._run,
+            functools.partial(_run, model),
             gather=np.stack,
             max_batch=model.engine.max_batch,
             threads=model.engine.choice.streams,
@@ -117,10 +117,6 @@ class Live:
         self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
         self._probed_at, self._probe_ok = -math.inf, False
         self._probing = asyncio.Lock()
-
-    def _run(self, images: Array) -> list[Scores]:
-        scores = self.model.score(images)
-        return [scores[row : row + 1] for row in range(len(images))]
 
     def let_go(self) -> None:
         self.users -= 1
@@ -176,7 +172,7 @@ class Service:
         self._failed_at = -math.inf
         self._load_s, self._began = FIRST_LOAD_S, 0.0
         self._live: Live | None = None
-        self._loading: asyncio.Task[Live] | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._withdrawn = False
         self.answered = 0  # predictions since the process started
         self._claims = 0
@@ -271,6 +267,8 @@ class Service:
         if live is not None:
             await live.drained()
             await asyncio.to_thread(live.batcher.close)
+            del live
+            await asyncio.to_thread(give_back)
             if self._live is None and self._loading is None:
                 self._memory.release(self)
 
@@ -284,7 +282,7 @@ class Service:
             await asyncio.wait({self._loading})
         await self.unload()
 
-    def _load(self, deadline: float) -> "asyncio.Task[Live]":
+    def _load(self, deadline: float) -> "asyncio.Task[None]":
         """The one load that is under way. deadline: for room in the memory."""
         if self._loading is None:
             self._began = time.monotonic()
@@ -292,14 +290,14 @@ class Service:
             self._loading.add_done_callback(_seen)
         return self._loading
 
-    async def _bring(self, deadline: float) -> Live:
+    async def _bring(self, deadline: float) -> None:
         try:
             await self._memory.reserve(self, deadline)
             began = time.monotonic()
-            model = await self._pools.load(self._open, self._known)
-            self._live, self.failure = Live(model, self._horizon_s), None
+            box: list[LoadedModel] = []  # a future would hold its result in a cycle, and so an engine that has left
+            await self._pools.load(lambda: box.append(self._open(self._known)))
+            self._live, self.failure = Live(box.pop(), self._horizon_s), None
             self._load_s = time.monotonic() - began
-            return self._live
         except Busy:
             raise
         except Exception as error:
@@ -317,22 +315,24 @@ class Service:
         again = self._failed_at + AGAIN_S - time.monotonic()
         if self.failure is not None and again > 0:
             raise self._not_loaded(again)
-        task = self._load(max(deadline, time.monotonic() + 2 * PATIENCE_S))
-        await asyncio.wait({task}, timeout=max(0.0, deadline - MARGIN_S - time.monotonic()))
-        if not task.done():
-            left = self._load_s - (time.monotonic() - self._began)
-            raise Busy(
-                "model-loading",
-                f"{self.title} is being loaded.",
-                hint="Try again after the time in Retry-After.",
-                retry_after_s=max(1.0, left),
-            )
-        try:
-            return task.result()
-        except Busy:
-            raise
-        except MedServeError as error:
-            raise self._not_loaded(AGAIN_S) from error
+        while self._live is None:  # it may have left again before this one is told
+            task = self._load(max(deadline, time.monotonic() + 2 * PATIENCE_S))
+            await asyncio.wait({task}, timeout=max(0.0, deadline - MARGIN_S - time.monotonic()))
+            if not task.done():
+                left = self._load_s - (time.monotonic() - self._began)
+                raise Busy(
+                    "model-loading",
+                    f"{self.title} is being loaded.",
+                    hint="Try again after the time in Retry-After.",
+                    retry_after_s=max(1.0, left),
+                )
+            try:
+                task.result()
+            except Busy:
+                raise
+            except MedServeError as error:
+                raise self._not_loaded(AGAIN_S) from error
+        return self._live
 
     def _not_loaded(self, again_s: float) -> Busy:
         code = "" if self.failure is None else f" ({self.failure.code})"
@@ -462,10 +462,16 @@ class Service:
             self._live.batcher.close()
 
 
-def _seen(task: "asyncio.Task[Live]") -> None:
+def _seen(task: "asyncio.Task[None]") -> None:
     """An error that nobody waited for any more is no error of the loop."""
     if not task.cancelled():
         task.exception()
+
+
+def _run(model: LoadedModel, images: Array) -> list[Scores]:
+    """For the engine threads, which hold the model and not its `Live`: what is unloaded is freed at once."""
+    scores = model.score(images)
+    return [scores[row : row + 1] for row in range(len(images))]
 
 
 def _timed(work: Callable[..., T], *args: Any) -> tuple[T, float]:

@@ -52,6 +52,12 @@ class Split:
                 return version
         return shares[-1][0]
 
+    def largest(self, served: Collection[str]) -> str | None:
+        """The version that most requests meet; None where none of them is here."""
+        return max((item for item in self.versions if item[0] in served), key=lambda item: item[1], default=(None, 0))[
+            0
+        ]
+
 
 @dataclass(slots=True)
 class Compared:

@@ -10,6 +10,7 @@ A change and its event are one transaction; it holds for the next request here, 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
 
-from medserve.errors import Usage
+from medserve.errors import NotFound, Usage
 from medserve.serving import bodies
 from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts, caller, effect, event, note
@@ -57,6 +58,12 @@ def router(parts: Parts) -> APIRouter:
             shadows={version: _shadow(parts, name, version) for version in now.shadow},
         )
 
+    def checked(name: str, versions: dict[str, int], shadow: list[str]) -> dict[str, Service]:
+        """The services, if the split makes sense of them."""
+        served = {one.model.version: one for one in registry.versions(name)}
+        check_split(name, versions, shadow, served)
+        return served
+
     async def keep(
         request: Request, row: SplitRow, status: int = 200, more: Callable[[sa.Connection], None] = lambda db: None
     ) -> None:
@@ -88,10 +95,9 @@ def router(parts: Parts) -> APIRouter:
     async def put(request: Request, name: str) -> Response:
         wanted = _asked(await bodies.read_body(request.receive, MOST_BYTES, timing))
         who = caller(request)
+        await _load(checked(name, wanted.versions, wanted.shadow), wanted)  # before the lock: a rollback never waits
         async with changing:
-            served = {one.model.version: one for one in registry.versions(name)}
-            check_split(name, wanted.versions, wanted.shadow, served)
-            await _load(served, wanted)
+            checked(name, wanted.versions, wanted.shadow)
             now = _now(parts, name)
             before = {"versions": now.versions, "shadow": now.shadow}
             row = SplitRow(now.tenant, name, wanted.versions, wanted.shadow, before, now.salt, time.time(), who.id)
@@ -110,8 +116,7 @@ def router(parts: Parts) -> APIRouter:
             if not now.before:
                 raise Taken("traffic-first", "There was no split before this one.", hint="Set one: PUT .../traffic")
             back = now.back(who.id)
-            served = {one.model.version: one for one in registry.versions(name)}
-            check_split(name, back.versions, back.shadow, served)
+            served = checked(name, back.versions, back.shadow)
             await keep(request, back)
         task = asyncio.ensure_future(_load_quietly(served, SetTraffic(back.versions, back.shadow)))
         loading.add(task)
@@ -135,6 +140,7 @@ def router(parts: Parts) -> APIRouter:
                 splits.withdraw(db, now.tenant, name, version, digest, who.id)
 
             await keep(request, row, 204, gone)
+        with contextlib.suppress(NotFound):  # the node that follows itself was faster
             await registry.withdraw(name, version)
         return Response(status_code=204)
 
