@@ -78,5 +78,5 @@ def test_tune_needs_the_data_of_the_training(run, home, capsys, tmp_path):
     """Other cases say nothing of the calibration part."""
     other = make_phantoms(tmp_path / "other", 40, size=32, seed=9)
     error = call(capsys, "tune", run.package, "--data", other, status=2)["error"]
-    assert error["code"] == "foreign-data" and "calibration" in error["message"]
+    assert error["code"] == "foreign-data" and "calibration" in error["message"] and "medserve train" in error["hint"]
     assert call(capsys, "tune", tmp_path, status=2)["error"]["code"] == "package-missing"

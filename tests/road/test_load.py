@@ -100,9 +100,9 @@ def test_what_the_service_counts_is_read_as_differences():
             ("medserve_batch_size_bucket", (("le", "+Inf"),)): 2.0,
         }
 
-    found = _inside({}, seen(3, 0.006), 1.0)
+    found = _inside({}, seen(3, 0.006), 1.0, 1)
     assert found["stages_ms"] == {"decode": pytest.approx(2.0)} and found["batch"] == 8.0
-    assert found["idle"] == pytest.approx(0.5)
+    assert found["idle"] == pytest.approx(0.5) and _inside({}, seen(3, 0.006), 1.0, 2)["idle"] == pytest.approx(0.75)
     assert _batches(seen(3, 0.006)) == {"8": 2.0}
 
 
@@ -125,7 +125,8 @@ def test_a_served_model_is_measured_and_the_real_home_stays_as_it_was(run, tmp_p
     for level in found["levels"]:
         assert level["sent"] == sum(level[k] for k in ("answered", "refused", "late", "failed")) and not level["failed"]
         assert level["p50_ms"] <= level["p95_ms"] <= level["p99_ms"] <= level["max_ms"]
-        assert {"decode", "infer"} <= set(level["stages_ms"]) and 0 < level["service_cpu"] <= 1.2
+        assert {"decode", "infer"} <= set(level["stages_ms"]) and level["batch"] >= 1 and 0 <= level["idle"] < 1
+        assert 0 < level["service_cpu"] <= 1.2
     page = page_of(tmp_path / "load.html", found)
     assert f"{found['levels'][1]['answered']}</td>" in page and "ONNX Runtime fp32" in page
 

@@ -55,6 +55,7 @@ def load_test(
     settings: Settings,
     record: Path,
     threads: int = 0,
+    streams: int = 1,
     seconds: float = SECONDS,
     shares: Sequence[float] = SHARES,
     progress: Progress = SILENT,
@@ -65,6 +66,7 @@ def load_test(
         bodies: (body, media type) of each request, in turn.
         record: the tuner's verdict; what lies beside it under the same name is copied too.
         threads: as `serve --threads`.
+        streams: of the engine, for how idle it is.
         seconds: in all, without the start of the service.
 
     Returns: "capacity_per_s", "lone" and "levels" (see `_told`), "batches": size -> passes, "generator_cpu".
@@ -76,11 +78,17 @@ def load_test(
         with _service(package.folder, private, threads) as port:
             path = f"/v1/models/{quote(package.spec.name)}/predict"
             requests = [request_of(path, body, media, keys[0]) for body, media in bodies]
-            return asyncio.run(_measure(port, requests, keys[1], seconds, shares, progress))
+            return asyncio.run(_measure(port, requests, keys[1], streams, seconds, shares, progress))
 
 
 async def _measure(
-    port: int, requests: Sequence[bytes], admin: str, seconds: float, shares: Sequence[float], progress: Progress
+    port: int,
+    requests: Sequence[bytes],
+    admin: str,
+    streams: int,
+    seconds: float,
+    shares: Sequence[float],
+    progress: Progress,
 ) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
     bar = progress.start("Load", round(seconds))
@@ -101,7 +109,7 @@ async def _measure(
                 port, requests, rate=share * capacity, seconds=seconds * 0.6 / len(shares), seed=at
             )
             after = await asyncio.to_thread(_scrape, port, admin)
-            told = _told(found, took) | _inside(before, after, took)
+            told = _told(found, took) | _inside(before, after, took, streams)
             levels.append({"share": share, "offered_per_s": share * capacity, **told})
     finally:
         ticking.cancel()
@@ -163,7 +171,7 @@ def _scrape(port: int, key: str) -> Samples:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
-def _inside(before: Samples, after: Samples, took: float) -> dict[str, Any]:
+def _inside(before: Samples, after: Samples, took: float, streams: int) -> dict[str, Any]:
     """stages_ms: mean of each part of an answer. service_cpu: share of the machine. idle: of the engine, where told."""
     change = {key: value - before.get(key, 0.0) for key, value in after.items()}
     stages = {}
@@ -174,7 +182,7 @@ def _inside(before: Samples, after: Samples, took: float) -> dict[str, Any]:
                 stages[dict(labels)["stage"]] = 1e3 * seconds / count
     cpu = change.get(("process_cpu_seconds_total", ()), 0.0) / took / (os.cpu_count() or 1)
     busy = sum(value for (name, _), value in change.items() if name == "medserve_engine_busy_seconds_total")
-    idle = max(0.0, 1 - busy / took) if busy else None
+    idle = max(0.0, 1 - busy / took / streams) if busy else None
     passes, cases = (
         sum(value for (name, _), value in change.items() if name == f"medserve_batch_size_{what}")
         for what in ("count", "sum")
@@ -266,4 +274,5 @@ def service_versions() -> Mapping[str, str]:
     from medserve import __version__
     from medserve.runtime.engine import versions
 
-    return {"MedServe": __version__, "Python": platform.python_version(), **versions(), "system": platform.platform()}
+    engines = {name: found for name, found in versions().items() if name in ("onnxruntime", "openvino", "torch")}
+    return {"MedServe": __version__, "Python": platform.python_version(), **engines, "system": platform.platform()}

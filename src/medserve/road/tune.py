@@ -98,8 +98,9 @@ def tune_package(
     }
     if load:
         told["load"] = load_test(
-            package, sent, settings=settings, record=record, threads=threads, seconds=seconds, progress=progress
-        )
+            package, sent, settings=settings, record=record, threads=threads, streams=verdict.chosen.streams,
+            seconds=seconds, progress=progress,
+        )  # fmt: skip
         told["page"] = str(record.with_suffix(".html"))
         write_load_page(
             record.with_suffix(".html"),
@@ -144,6 +145,12 @@ def _evidence(
 ) -> tuple[Evidence, Array, set[str]]:
     """What the gate judges on; other cases, of the training part, that give int8 its ranges; the ids of the former."""
     cohort, of = read_parts(package, data, work, settings, progress)
+    if PART not in of:
+        raise BadData(
+            "foreign-data",
+            f"{data.name} holds no case of this model's {PART} part.",
+            hint="Name the data that `medserve train` was given for this package, unchanged and on this installation.",
+        )
     part, _ = view_of(cohort, of, PART, package.spec, data)
     try:
         train, _ = view_of(cohort, of, "train", package.spec, data)
