@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KEPT_S = 2.0
+MOST_CONNECTIONS = 512
 LUA = """
 local requests, at = {}, 0
 function init(args)
@@ -144,7 +145,7 @@ class Tally:
 class Line:
     """Kept connections to one server; each carries one request at a time."""
 
-    def __init__(self, port: int, most: int = 512) -> None:
+    def __init__(self, port: int, most: int = MOST_CONNECTIONS) -> None:
         self.port, self._room = port, asyncio.Semaphore(most)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
 
@@ -188,12 +189,14 @@ class Line:
 
 async def poisson(asks: Sequence[Ask], port: int, *, rate: float, seconds: float, seed: int = 0) -> Tally:
     line, tally, running = Line(port), Tally(), set()
-    rng, requests = random.Random(seed), [ask.bytes for ask in asks]
+    rng, requests, room = random.Random(seed), [ask.bytes for ask in asks], asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def fire(due: float, request: bytes, at: float) -> None:
-        sent = time.perf_counter()
+        sent = due
         try:
-            status, _ = await line.ask(request)
+            async with room:  # no more connections than that; a refusal is timed from here, an answer from `due`
+                sent = time.perf_counter()
+                status, _ = await line.ask(request)
         except (OSError, asyncio.IncompleteReadError, ValueError):
             status = 0
         now = time.perf_counter()
