@@ -1,5 +1,6 @@
-"""The service and the training on Ray: checks that need no cluster, then a real one of several processes."""
+"""The service on Ray: checks that need no cluster, then a real one of several processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -227,36 +228,65 @@ def test_an_update_under_load_fails_no_request(cluster, tmp_path):
     ledger.close()
 
 
-@pytest.mark.slow
-def test_a_full_service_refuses_in_our_words_and_grows(cluster):
-    """Requests that hold their place: beyond our bound 503 in our words; Ray starts another replica."""
-    from real_ray import status
+def _begun(cluster: Cluster, length: int) -> socket.socket:
+    """A prediction whose body is still to come."""
+    sock = socket.create_connection(("127.0.0.1", cluster.port), timeout=30)
+    sock.sendall(f"POST /v1/models/tiny/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {cluster.key}\r\n"
+                 f"content-type: image/png\r\ncontent-length: {length}\r\n\r\n".encode())  # fmt: skip
+    return sock
 
-    cluster.serve("--replicas", "1..2")
-    held = []
+
+@pytest.mark.slow
+def test_a_full_replica_refuses_in_our_words(cluster):
+    """Bodies on their way claim its memory; the next is refused before its body: 503, Retry-After, our code."""
+    cluster.serve("--replicas", "1")
+    held = [_begun(cluster, 60 * 2**20) for _ in range(12)]
     try:
-        head = (f"POST /v1/models/tiny/predict HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {cluster.key}\r\n"
-                "content-type: image/png\r\ncontent-length: 100\r\n\r\n").encode()  # fmt: skip
-        for _ in range(290):
-            sock = socket.create_connection(("127.0.0.1", cluster.port), timeout=20)
-            sock.sendall(head)
-            held.append(sock)
-        refused = []
-        for sock in held[-30:]:
-            answer = sock.recv(65536)
-            if answer.startswith(b"HTTP/1.1 503"):
-                refused.append(answer)
-        assert refused and all(b"retry-after: " in one.lower() and b'"kind":"capacity"' in one for one in refused)
-        deadline = time.monotonic() + 60
-        while status(cluster.address)["replicas"].get("RUNNING", 0) < 2:
-            assert time.monotonic() < deadline, status(cluster.address)
-            time.sleep(1)
+        answers = []
+        for sock in held:
+            sock.settimeout(5)
+            with contextlib.suppress(TimeoutError):
+                answers.append(sock.recv(65536))
+        refused = [one for one in answers if one.startswith(b"HTTP/1.1 503")]
+        assert refused, answers[:2]
+        assert all(b"retry-after: " in one.lower() and b'"kind":"capacity"' in one for one in refused)
     finally:
         for sock in held:
             sock.close()
     with cluster.http() as http:
         asked = {"content": png(ramp()), "headers": {"content-type": "image/png"}}
         assert http.post("/v1/models/tiny/predict", **asked).status_code == 200
+
+
+@pytest.mark.slow
+def test_replicas_grow_with_the_load(cluster):
+    """More than 32 requests under way for a while: a second replica comes, and all are answered."""
+    from real_ray import status
+
+    cluster.serve("--replicas", "1..2")
+    stop, statuses = threading.Event(), []
+
+    def slowly() -> None:
+        body = png(ramp())
+        while not stop.is_set():
+            with _begun(cluster, len(body)) as sock:
+                stop.wait(6)
+                sock.sendall(body)
+                statuses.append(sock.recv(65536)[9:12])
+
+    threads = [threading.Thread(target=slowly) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    try:
+        deadline = time.monotonic() + 120
+        while status(cluster.address)["replicas"].get("RUNNING", 0) < 2:
+            assert time.monotonic() < deadline, status(cluster.address)
+            time.sleep(1)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(40)
+    assert set(statuses) == {b"200"}
 
 
 @pytest.mark.slow
