@@ -8,6 +8,7 @@ from nothing else. Lanes that were run before stay in the file, each with its ow
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--prepare", action="store_true", help="environments, models and tuning alone; no figure")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # the servers, asleep or not, end with it
     rounds, seconds, settle = (3, 3, 1.0) if args.quick else (8, 8, 2.0)
     plan = Plan(args.work.absolute(), args.rounds or rounds, args.seconds or seconds, settle, args.quick,
                 tuple(args.peers), tell=_tell)  # fmt: skip
