@@ -13,11 +13,12 @@ import asyncio
 import ipaddress
 import json
 import logging
+import select
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import uvicorn
@@ -291,7 +292,7 @@ class Server(uvicorn.Server):
         await self._linger()
         for sock in sockets or ():
             sock.listen(0)  # who comes now waits outside, and is refused when this closes
-        await asyncio.sleep(0.02)  # who had come is let in
+        await self._let_in(sockets or ())
         for server in self.servers:
             server.close()
         await self._linger()
@@ -299,6 +300,13 @@ class Server(uvicorn.Server):
             await self._beside.close(GRACE_S)
         self._application.admission.draining = True
         await super().shutdown(sockets)
+
+    async def _let_in(self, sockets: Sequence[socket.socket]) -> None:
+        """Who had come before; a socket that can be read has somebody waiting, whom closing it would throw out."""
+        until = time.monotonic() + LINGER_S
+        await asyncio.sleep(0.02)
+        while sockets and select.select(sockets, (), (), 0)[0] and time.monotonic() < until:
+            await asyncio.sleep(0)
 
     async def _linger(self) -> None:
         """As long as somebody is connected, and no longer than `LINGER_S`."""
