@@ -10,7 +10,6 @@ one, and a mistyped one never reaches the database. The stored hash is HMAC-SHA-
 the database, in a file of its own that only its owner can read: a copy of the database alone opens nothing.
 """
 
-import hashlib
 import hmac
 import os
 import re
@@ -222,7 +221,7 @@ class KeyRing:
         return row
 
     def _hash(self, key: str) -> bytes:
-        return hmac.new(self._pepper, key.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._pepper, key.encode(), "sha256")
 
 
 def _row(found: Any) -> KeyRow:

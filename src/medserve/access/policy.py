@@ -10,7 +10,7 @@ The file is MEDSERVE_HOME/policy.yaml, or the one that MedServe brings. Its dige
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal
@@ -92,6 +92,7 @@ class Decision:
 
 
 ALLOW = Decision(True)
+_MOST_GRANTED = 256  # combinations of a role and duties that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Policy:
 
     said: Said
     digest: str
+    _granted: dict[tuple[str, tuple[str, ...]], frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(cls, settings: Settings) -> "Policy":
@@ -166,11 +168,16 @@ class Policy:
             return Decision(False, "purpose-not-allowed")
         return ALLOW
 
-    def granted(self, role: str, duties: tuple[str, ...]) -> set[str]:
+    def granted(self, role: str, duties: tuple[str, ...]) -> frozenset[str]:
         """All actions of a role with its duties."""
-        found = self.said.roles.get(role)
-        actions = set(found.actions) if found else set()
-        return actions.union(*(self.said.duties.get(duty, ()) for duty in duties))
+        actions = self._granted.get((role, duties))
+        if actions is None:
+            found = self.said.roles.get(role)
+            own = frozenset(found.actions) if found else frozenset()
+            actions = own.union(*(self.said.duties.get(duty, ()) for duty in duties))
+            if len(self._granted) < _MOST_GRANTED:
+                self._granted[role, duties] = actions
+        return actions
 
     def sees(self, principal: Principal, model: str) -> bool:
         """Whether the model exists for this principal."""

@@ -203,6 +203,11 @@ class LoadedModel(KnownModel):
             raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
         return record
 
+    @property
+    def quick(self) -> bool:
+        """A small case is read in microseconds: numbers and categories alone."""
+        return self._records is not None and self._records.plain
+
     def score(self, images: Array, *, cam: bool = False) -> Scores:
         """Raw scores. images: (B, *shape), as `load` gives each."""
         return self.engine.score(images, cam=cam)

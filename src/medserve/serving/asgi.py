@@ -21,7 +21,6 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from structlog.typing import FilteringBoundLogger
 
 from medserve.access.audit import AuditFault, Event, Ledger, unwritable
 from medserve.access.identity import Identity
@@ -38,7 +37,7 @@ from medserve.serving.admission import Admission
 from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
-from medserve.serving.logs import make_log, where
+from medserve.serving.logs import Log, make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
@@ -110,7 +109,7 @@ class Application:
         cases: Cases,
         witness: Witness,
         limits: Limits | None = None,
-        log: FilteringBoundLogger | None = None,
+        log: Log | None = None,
         doors: Sequence[APIRouter] = (),
         closing: Sequence[Callable[[], None]] = (),
         metrics: Metrics | None = None,
@@ -127,6 +126,7 @@ class Application:
         self.metrics.watch(registry, self.admission)
         self.shadows = Shadows(registry, self.admission, self.metrics, lambda *a, **k: self._log.info(*a, **k))
         self.strangers = Strangers(self.limits.strangers)
+        self._known: tuple[int, list[str]] = (-1, [])
         self._tallies: dict[str, Tally] = {}  # by code
         self._counting: set[asyncio.Task[None]] = set()
         self._control = control_plane(registry, self.admission, doors)
@@ -251,7 +251,7 @@ class Application:
             meant = self.gate.policy.purpose(caller, said)
             note["purpose"] = meant if meant in PURPOSES else "unknown"  # no text of a client in the log
             note["explain"] = target is not None and bool(scope.get("query_string"))  # the only thing to ask for there
-            known = [service.model.name for service in self.registry.services]
+            known = self._names()
             note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
             try:
                 self.gate.check(caller, asked, said, known)
@@ -271,6 +271,14 @@ class Application:
                 self.strangers.back(address(scope))  # who signed in is none
         else:
             await self._predict(target, scope, receive, send, trace, note)
+
+    def _names(self) -> list[str]:
+        """Of all models here, one for each version; made anew when one comes or goes."""
+        changes, names = self._known
+        if changes != self.registry.changes:
+            names = [service.model.name for service in self.registry.services]
+            self._known = self.registry.changes, names
+        return names
 
     async def _identify(self, scope: Scope, note: dict[str, Any]) -> Principal:
         """By the Authorization header, else by a browser's cookie.

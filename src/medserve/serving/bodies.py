@@ -16,7 +16,7 @@ from medserve.data.readers import HEAD_BYTES, sniff
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
 from medserve.serving.schema import Predict, PredictCase
-from medserve.serving.wire import JSON, ClientLeft, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
+from medserve.serving.wire import JSON, ClientLeft, Message, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
 
 JSON_TYPE = JSON.decode()
 
@@ -80,23 +80,40 @@ def expected_bytes(scope: Scope, limit: int) -> int:
 
 async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
     """The whole body. Raises as `parts_of`."""
-    chunks = [chunk async for chunk in parts_of(receive, limit, timing)]
+    message = await _next(receive, timing)
+    if not message.get("more_body", False):  # a small one is whole when its head is
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
+    chunks = [chunk async for chunk in parts_of(receive, limit, timing, message)]
     return b"".join(chunks) if len(chunks) != 1 else chunks[0]
 
 
-async def parts_of(receive: Receive, limit: int, timing: BodyTiming) -> AsyncGenerator[bytes, None]:
+async def _next(receive: Receive, timing: BodyTiming) -> Message:
+    try:
+        async with asyncio.timeout(timing.stall_s):
+            message = await receive()
+    except TimeoutError:
+        raise _slow() from None
+    if message["type"] == "http.disconnect":
+        raise ClientLeft("client-left", "The client closed the connection before its request was complete.")
+    return message
+
+
+async def parts_of(
+    receive: Receive, limit: int, timing: BodyTiming, first: Message | None = None
+) -> AsyncGenerator[bytes, None]:
     """The body as it comes; the next part is asked for when the one before has been dealt with.
+
+    Args:
+        first: its first message, where that was received already.
 
     Raises: TooLarge (413), SlowBody "body-slow" (408), ClientLeft.
     """
     size, started = 0, time.monotonic()
     while True:
-        try:
-            message = await asyncio.wait_for(receive(), timing.stall_s)
-        except TimeoutError:
-            raise _slow() from None
-        if message["type"] == "http.disconnect":
-            raise ClientLeft("client-left", "The client closed the connection before its request was complete.")
+        message, first = first or await _next(receive, timing), None
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

@@ -7,6 +7,7 @@ gate.check(principal, asked, purpose, known)                            # Denied
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from medserve.access.policy import Policy, Principal, Resource
 from medserve.errors import Busy, Denied, NotFound
@@ -42,6 +43,7 @@ class Asked:
         return self.actions[-1] if self.actions else "unknown"
 
 
+@lru_cache(maxsize=1024)
 def asked_of(method: str, path: str, *, explain: bool = False) -> Asked:
     """Of an address of this service."""
     match = route_of(method, path)

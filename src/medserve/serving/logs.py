@@ -6,25 +6,47 @@
 File names, header values, query strings and message texts stay out: routes are named, not quoted.
 """
 
+import asyncio
+import datetime as dt
 import sys
 from typing import Any, TextIO
 
-import structlog
-from structlog.typing import FilteringBoundLogger
+import msgspec
 
 
-def make_log(stream: TextIO | None = None, **always: Any) -> FilteringBoundLogger:
+class Log:
+    """Lines of one stream. What an event loop says in one turn is written together, at the end of that turn."""
+
+    def __init__(self, stream: TextIO, always: dict[str, Any]) -> None:
+        self._stream, self._always = stream, always
+        self._lines: list[bytes] = []
+
+    def info(self, event: str, **keys: Any) -> None:
+        self._say("info", event, keys)
+
+    def warning(self, event: str, **keys: Any) -> None:
+        self._say("warning", event, keys)
+
+    def _say(self, level: str, event: str, keys: dict[str, Any]) -> None:
+        now = dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
+        line = {**self._always, **keys, "event": event, "level": level, "timestamp": now}
+        self._lines.append(msgspec.json.encode(line, enc_hook=str))
+        if len(self._lines) > 1:  # somebody writes them soon
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._write)
+        except RuntimeError:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write(b"\n".join([*lines, b""]).decode())
+        self._stream.flush()
+
+
+def make_log(stream: TextIO | None = None, **always: Any) -> Log:
     """A logger of its own; nothing global is configured. `always` stands on every line."""
-    return structlog.wrap_logger(
-        structlog.WriteLogger(stream or sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        **always,
-    )
+    return Log(stream or sys.stderr, always)
 
 
 def where(error: BaseException) -> str:

@@ -8,9 +8,12 @@ Labels are words of this program (actions, statuses, stages, error codes) and na
 client wrote, and nothing of a patient, can become one.
 """
 
+import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -21,6 +24,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.utils import floatToGoString
 
 from medserve import __version__
 
@@ -36,6 +40,36 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _APART = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
+class _Durations:
+    """A histogram by one label, a fifth of the cost of the library's: no child objects, one lookup, one lock."""
+
+    def __init__(self, name: str, said: str, label: str, edges: Sequence[float]) -> None:
+        self._name, self._said, self._label, self._edges = name, said, label, edges
+        self._texts = [*(floatToGoString(edge) for edge in edges), "+Inf"]
+        self._kept: dict[str, list[float]] = {}  # label -> counts by bucket, then the sum
+        self._lock = threading.Lock()
+
+    def observe(self, value: str, seconds: float) -> None:
+        place = bisect_left(self._edges, seconds)
+        with self._lock:
+            row = self._kept.get(value)
+            if row is None:
+                row = self._kept[value] = [0] * (len(self._edges) + 1) + [0.0]
+            row[place] += 1
+            row[-1] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        found = HistogramMetricFamily(self._name, self._said, labels=[self._label])
+        with self._lock:
+            rows = {value: list(row) for value, row in self._kept.items()}
+        for value, row in rows.items():
+            found.add_metric([value], list(zip(self._texts, accumulate(row[:-1]), strict=True)), row[-1])
+        yield found
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
 class Metrics:
     """What is counted. Safe to use from several threads."""
 
@@ -43,10 +77,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         more: Any = {"registry": self.registry}
         self._requests = Counter("medserve_requests", "Requests answered.", ["action", "status"], **more)
-        self._seconds = Histogram("medserve_request_seconds", "From request line to answer.", ["action"],
-                                  buckets=_SECONDS, **more)  # fmt: skip
-        self._stages = Histogram("medserve_stage_seconds", "Parts of a prediction.", ["stage"],
-                                 buckets=(*_FINE, *_SECONDS), **more)  # fmt: skip
+        self._seconds = _Durations(
+            "medserve_request_seconds", "From request line to answer.", "action", (*_FINE, *_SECONDS)
+        )
+        self._stages = _Durations("medserve_stage_seconds", "Parts of a prediction.", "stage", (*_FINE, *_SECONDS))
         self._turned_away = Counter("medserve_turned_away", "Requests refused for want of room or quota.", ["code"],
                                     **more)  # fmt: skip
         self._late = Counter("medserve_deadline_missed", "Predictions whose deadline passed before the answer.", **more)
@@ -59,21 +93,22 @@ class Metrics:
                                 ["model", "version"], buckets=_APART, **more)  # fmt: skip
         ProcessCollector(registry=self.registry)
         # What a label stands for is looked up once.
-        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._stage = {name: self._stages.labels(name) for name in STAGES}
+        self._answered: dict[tuple[str, int], Counter] = {}
+        self.registry.register(self._seconds)
+        self.registry.register(self._stages)
 
     def request(self, action: str, status: int, seconds: float) -> None:
         """status: of HTTP; 0: nothing was answered."""
         found = self._answered.get((action, status))
         if found is None:
-            found = self._requests.labels(action, str(status)), self._seconds.labels(action)
+            found = self._requests.labels(action, str(status))
             self._answered[action, status] = found
-        found[0].inc()
-        found[1].observe(seconds)
+        found.inc()
+        self._seconds.observe(action, seconds)
 
     def stage(self, name: str, seconds: float) -> None:
         """name: one of `STAGES`."""
-        self._stage[name].observe(seconds)
+        self._stages.observe(name, seconds)
 
     def answered(self, read: float, cases: "Sequence[Stages]", writing: float) -> bytes:
         """Count the stages of an answer. A request of many cases: of each stage the longest, they pass side by side.
@@ -89,7 +124,7 @@ class Metrics:
         said = []
         for name, seconds in zip(STAGES, spent, strict=True):
             if name != "explain" or seconds:
-                self._stage[name].observe(seconds)
+                self._stages.observe(name, seconds)
                 said.append(f"{name};dur={seconds * 1e3:.3f}")
         said[3] += f';desc="{size}"'
         return ", ".join(said).encode()

@@ -35,6 +35,7 @@ T = TypeVar("T")
 State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
 MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
 PROBE_FRESH_S = 5.0
+QUICK_BYTES = 4096
 AGAIN_S = 30.0  # after a load that failed
 LOADERS = 2  # loads at once
 FIRST_LOAD_S = 5.0  # a guess, until one was measured
@@ -361,7 +362,10 @@ class Service:
         """
         async with self.use(deadline) as live:
             model, batcher, began = live.model, live.batcher, time.perf_counter()
-            tensor, compute = await self._pools.decode(_timed, functools.partial(model.load, media=media), data)
+            if model.quick and len(data) <= QUICK_BYTES:  # going to another thread and back costs more
+                tensor, compute = _timed(functools.partial(model.load, media=media), data)
+            else:
+                tensor, compute = await self._pools.decode(_timed, functools.partial(model.load, media=media), data)
             decoded, spent = time.perf_counter(), Spent()
             scores = await batcher.submit(tensor, deadline=deadline, priority=priority, spent=spent)
             scored = time.perf_counter()

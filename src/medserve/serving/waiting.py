@@ -10,11 +10,12 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from medserve.errors import Usage
+from medserve.errors import MedServeError, Usage
 from medserve.runtime.batcher import PRIORITIES, ROUTINE, Late
 from medserve.serving.wire import ClientLeft, Receive, Scope, header
 
 T = TypeVar("T")
+WATCH_S = 0.01
 
 
 def deadline_of(scope: Scope, longest: float) -> float:
@@ -38,23 +39,40 @@ def priority_of(scope: Scope) -> int:
 
 
 async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
-    """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled.
+
+    The client is watched from `WATCH_S` on: what is answered sooner needs no second task.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    ended: list[MedServeError] = []
+    watching: list[asyncio.Task[None]] = []
+
+    def end(error: MedServeError) -> None:
+        if not ended:
+            ended.append(error)
+            task.cancel()
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        end(ClientLeft("client-left", "The client closed the connection before the answer."))
+
+    late = Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
+    cancelling = task.cancelling()
+    alarms = (
+        loop.call_later(max(0.0, deadline - time.monotonic()), end, late),
+        loop.call_later(WATCH_S, lambda: watching.append(loop.create_task(watch()))),
+    )
     try:
-        await asyncio.wait(
-            {task, gone}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-        )
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise ClientLeft("client-left", "The client closed the connection before the answer.")
-        raise Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
+        return await work
+    except asyncio.CancelledError:
+        if ended and task.uncancel() <= cancelling:
+            raise ended[0] from None
+        raise
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.wait({task, gone})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        for alarm in alarms:
+            alarm.cancel()
+        for watcher in watching:
+            watcher.cancel()
+            await asyncio.wait({watcher})

@@ -50,6 +50,8 @@ def together(blocks: "Sequence[Block]") -> list[tuple[Block, ...]]:
 
 def absent_from(blocks: "Sequence[Block]", records: Array) -> list[tuple[str, ...]]:
     """Of each record (N, F), the names of the inputs that it lacks, by groups of `together`."""
+    if np.isfinite(records).all():
+        return [()] * len(records)
     gone = [
         (group, ~np.any([np.isfinite(records[:, b.start : b.start + b.size]).any(axis=1) for b in group], axis=0))
         for group in together(blocks)
@@ -130,21 +132,31 @@ class Records:
             start += block.size
         return tuple(found)
 
+    @cached_property
+    def plain(self) -> bool:
+        """Numbers and categories alone: a case takes microseconds."""
+        return all(field.kind in SCALARS for field in self.fields)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(field.name for field in self.fields)
+
     @property
     def length(self) -> int:
         return sum(block.size for block in self.blocks)
 
     def encode(self, values: Mapping[str, Any]) -> Array:
         """(length,) float32 from parsed values."""
+        if self.plain:
+            return np.array([field.place(values.get(field.name)) for field in self.fields], np.float32)  # type: ignore[attr-defined]
         parts = [np.asarray(field.encode(values.get(field.name)), np.float32).ravel() for field in self.fields]
         return np.concatenate(parts)
 
     def parse(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Every input parsed and checked. Raises: Refusal "input-unknown", and those of the fields."""
-        known = {field.name for field in self.fields}
         for name in raw:
-            if name not in known:
-                raise unknown_input(name, known)
+            if name not in self._names:
+                raise unknown_input(name, self._names)
         values = {field.name: field.parse(raw.get(field.name)) for field in self.fields}
         for field in self.fields:
             field.check(values[field.name])

@@ -84,13 +84,14 @@ class Category:
         """levels: how many indices there are, `other` included. words: of the first ones, for people."""
         return {"levels": len(self.levels) + 1, "words": list(self.levels[:CLOSED])}
 
-    def encode(self, value: Any) -> Array:
+    def place(self, value: Any) -> float:
+        """The one number that `encode` gives."""
         if value is None:
-            return np.array([math.nan], np.float32)
-        try:
-            return np.array([self.levels.index(value)], np.float32)
-        except ValueError:
-            return np.array([len(self.levels)], np.float32)
+            return math.nan
+        return float(self.levels.index(value) if value in self.levels else len(self.levels))
+
+    def encode(self, value: Any) -> Array:
+        return np.array([self.place(value)], np.float32)
 
     def example(self, random: np.random.Generator) -> Array:
         return np.array([random.integers(0, max(1, len(self.levels)))], np.float32)

@@ -44,6 +44,8 @@ class Number:
 
         Raises: Refusal "number-expected", "wrong-unit", "value-out-of-range".
         """
+        if type(raw) is float and -LARGEST <= raw <= LARGEST and self._within(raw):  # what most requests say
+            return raw
         unit = None
         if isinstance(raw, dict):
             if not set(raw) <= {"value", "unit"}:
@@ -58,7 +60,7 @@ class Number:
             return None
         if unit is not None and unit != self.unit:
             value = convert(value, unit, self.unit, what=self.name)
-        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+        if not self._within(value):
             said = f"{self.low if self.low is not None else '-inf'} to {self.high if self.high is not None else 'inf'}"
             raise Refusal(
                 "value-out-of-range",
@@ -66,6 +68,9 @@ class Number:
                 hint="Check the value and its unit; leave it out when it is not known.",
             )
         return value
+
+    def _within(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def restore(self, stored: Any) -> Any:
         return stored
@@ -88,8 +93,12 @@ class Number:
     def facts(self) -> dict[str, Any]:
         return {"unit": self.unit} if self.unit else {}
 
+    def place(self, value: Any) -> float:
+        """The one number that `encode` gives."""
+        return math.nan if value is None else float(value)
+
     def encode(self, value: Any) -> Array:
-        return np.array([math.nan if value is None else value], np.float32)
+        return np.array([self.place(value)], np.float32)
 
     def example(self, random: np.random.Generator) -> Array:
         value = random.normal(self.centre, self.spread)
