@@ -174,7 +174,8 @@ def test_a_full_service_says_so_at_once_with_the_time_to_come_back(made):
         await asyncio.sleep(0.01)
         with pytest.raises(Busy) as caught:
             await batcher.submit(2, deadline=soon())
-        assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("service-full", 503, 3.0)
+        assert (caught.value.code, caught.value.status) == ("service-full", 503)
+        assert 3.0 <= caught.value.retry_after_s <= 4.5
         with pytest.raises(Late):
             await made(gate, item_s=3.0).submit(3, deadline=time.monotonic() - 1)
         gate.open.set()

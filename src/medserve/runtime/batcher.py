@@ -13,6 +13,7 @@ Source: the dynamic batcher of NVIDIA Triton, without its queue delay.
 """
 
 import asyncio
+import random
 import threading
 import time
 from collections import deque
@@ -147,22 +148,29 @@ class Batcher(Generic[I, R]):
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         with self._ready:
-            if not self._open:
-                raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
-            promised = self._promised(priority)
-            if len(self._waiting[priority]) >= self._max_waiting or promised > self._horizon_s:
-                raise Busy(
-                    "service-full",
-                    "More work is waiting than this service can promise to answer in time.",
-                    hint="Try again after the time in Retry-After.",
-                    retry_after_s=max(1.0, promised / 2),
-                )
-            if promised > deadline - now:
-                raise _late()
+            self.check(deadline=deadline, priority=priority)
             answer: asyncio.Future[R] = loop.create_future()
             self._waiting[priority].append(_Job(item, deadline, answer, loop, now, spent or Spent()))
             self._ready.notify()
         return await answer
+
+    def check(self, *, deadline: float, priority: int = ROUTINE) -> None:
+        """Whether one more item would be taken now; what is said before a body is read need not be read in vain.
+
+        Raises: as `submit`, before anything is computed.
+        """
+        if not self._open:
+            raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
+        promised = self._promised(priority)
+        if len(self._waiting[priority]) >= self._max_waiting or promised > self._horizon_s:
+            raise Busy(
+                "service-full",
+                "More work is waiting than this service can promise to answer in time.",
+                hint="Try again after the time in Retry-After.",
+                retry_after_s=max(1.0, promised / 2) * random.uniform(1.0, 1.5),  # not all of them at once
+            )
+        if promised > deadline - time.monotonic():
+            raise _late()
 
     def close(self) -> None:
         """Finish what was accepted, then let the threads end."""
@@ -246,6 +254,12 @@ def _settle(outcomes: list[_Outcome]) -> None:
             answer.set_result(result)
         else:
             answer.set_exception(error)
+
+
+def check_time(deadline: float) -> None:
+    """Expired work is not begun. Raises: Late "deadline-missed"."""
+    if deadline < time.monotonic():
+        raise _late()
 
 
 def _late() -> Late:

@@ -43,7 +43,7 @@ from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
-from medserve.serving.waiting import deadline_of, priority_of, while_client_waits
+from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.wire import (
     HSTS,
     ClientLeft,
@@ -316,8 +316,10 @@ class Application:
         limit = bodies.body_limit(media, self.limits.max_upload_bytes)
         caller: Principal = note["caller"]
         case: Case | None = None
+        due = due_of(scope, self.limits.deadline_s)
         with contextlib.ExitStack() as room:
             room.enter_context(service.claimed())
+            service.check_room(due, priority)
             room.enter_context(self.admission.admit(bodies.expected_bytes(scope, limit)))
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
@@ -337,7 +339,7 @@ class Application:
             data = bodies.case_bytes(body, media, model.spec)
             if case is None:
                 note["input"] = await self.digest("input", caller, trace, data)
-            deadline = time.monotonic() + deadline_of(scope, self.limits.deadline_s)
+            deadline = due if header(scope, b"x-request-deadline-ms") else time.monotonic() + self.limits.deadline_s
             work = service.predict(
                 data, media=media, explain=explain, deadline=deadline, trace=trace, priority=priority
             )

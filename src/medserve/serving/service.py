@@ -25,7 +25,7 @@ import numpy as np
 
 from medserve.errors import Busy, Fault, MedServeError
 from medserve.models.package import SELFCHECK
-from medserve.runtime.batcher import ROUTINE, Batcher, Spent
+from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import PATIENCE_S, Memory, give_back
@@ -344,6 +344,14 @@ class Service:
             retry_after_s=again_s,
         )
 
+    def check_room(self, deadline: float, priority: int) -> None:
+        """Before a body is read: whether what it asks would be taken now.
+
+        Raises: Busy "service-full", Late "deadline-missed".
+        """
+        if self._live is not None:
+            self._live.batcher.check(deadline=deadline, priority=priority)
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     async def predict(
@@ -365,7 +373,8 @@ class Service:
             if model.quick and len(data) <= QUICK_BYTES:  # going to another thread and back costs more
                 tensor, compute = _timed(functools.partial(model.load, media=media), data)
             else:
-                tensor, compute = await self._pools.decode(_timed, functools.partial(model.load, media=media), data)
+                work = functools.partial(_in_time, deadline, model.load, media=media)
+                tensor, compute = await self._pools.decode(_timed, work, data)
             decoded, spent = time.perf_counter(), Spent()
             scores = await batcher.submit(tensor, deadline=deadline, priority=priority, spent=spent)
             scored = time.perf_counter()
@@ -476,6 +485,12 @@ def _run(model: LoadedModel, images: Array) -> list[Scores]:
     """For the engine threads, which hold the model and not its `Live`: what is unloaded is freed at once."""
     scores = model.score(images)
     return [scores[row : row + 1] for row in range(len(images))]
+
+
+def _in_time(deadline: float, work: Callable[..., T], *args: Any, **more: Any) -> T:
+    """The time that it waited for a thread counts. Raises: Late."""
+    check_time(deadline)
+    return work(*args, **more)
 
 
 def _timed(work: Callable[..., T], *args: Any) -> tuple[T, float]:

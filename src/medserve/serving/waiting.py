@@ -28,6 +28,11 @@ def deadline_of(scope: Scope, longest: float) -> float:
     return min(longest, int(text) / 1000)
 
 
+def due_of(scope: Scope, longest: float) -> float:
+    """When the answer is due, `time.monotonic()`, by what the client allows from the head of its request on."""
+    return time.monotonic() + deadline_of(scope, longest)
+
+
 def priority_of(scope: Scope) -> int:
     """From `X-Priority`: stat, routine or batch. Everybody may say any of them; ROUTINE where nothing is said."""
     text = header(scope, b"x-priority").strip().lower()

@@ -25,7 +25,7 @@ from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts
 from medserve.serving.oip import columns, words
 from medserve.serving.openapi import reply, takes
-from medserve.serving.waiting import deadline_of, priority_of, while_client_waits
+from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.wire import JSON, SAFE, Receive, Scope, Send, WrongMedia, header
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ async def infer(
     limit = bodies.body_limit(bodies.JSON_TYPE, house.limits.max_upload_bytes)
     caller: Principal = note["caller"]
     spec = service.model.spec
+    due = due_of(scope, house.limits.deadline_s)
+    service.check_room(due, urgent)
     with service.claimed(), house.admission.admit(bodies.expected_bytes(scope, limit)):
         began = time.perf_counter()
         body = await bodies.read_body(receive, limit, house.limits.timing)
@@ -103,7 +105,8 @@ async def infer(
             note["count"] = count
         shown = cases[0] if count == 1 and isinstance(cases[0], bytes) else body  # of one file, as of a prediction
         note["input"] = await house.digest("input", caller, trace, shown)
-        deadline = time.monotonic() + min(timeout_s, deadline_of(scope, house.limits.deadline_s))
+        due = due if header(scope, b"x-request-deadline-ms") else time.monotonic() + house.limits.deadline_s
+        deadline = min(time.monotonic() + timeout_s, due)
         found = await while_client_waits(_all(service, cases, deadline, trace, priority), receive, deadline)
     answers = [answer for answer, _ in found]
     stages = [stage for _, stage in found if stage is not None]
