@@ -195,6 +195,15 @@ class Server:
                 self.command(), stdout=log, stderr=log, env=self.environment(), cwd=self.folder, start_new_session=True
             )
         self.pid = self._process.pid
+        try:
+            self._await()
+        except BaseException:  # a signal to stop too
+            self.close()
+            raise
+        return self
+
+    def _await(self) -> None:
+        """Raises: RuntimeError: no answer in time, or other numbers."""
         end, last = time.monotonic() + START_S, ""
         while time.monotonic() < end and self._process.poll() is None:
             try:
@@ -205,12 +214,9 @@ class Server:
                 time.sleep(0.3)
         else:
             text = (self.folder / "log").read_text(errors="replace")[-3000:]
-            self.close()
             raise RuntimeError(f"{self.name} does not answer ({last}):\n{text}")
         if self.gap > self.tolerance:
-            self.close()
             raise RuntimeError(f"{self.name} answers other numbers: off by {self.gap:.3g}")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
