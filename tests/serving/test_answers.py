@@ -290,3 +290,15 @@ def test_how_urgent_it_is_reaches_the_queue(running, http, monkeypatch):
     assert asked == [STAT, ROUTINE, BATCH, ROUTINE]
     wrong = http.post(PREDICT, content=png(ramp()), headers=PNG | {"x-priority": "now"})
     assert wrong.status_code == 400 and wrong.json()["error"]["code"] == "priority-unknown"
+
+
+def test_a_map_of_the_scoring_pass_needs_no_second_one(running, http, monkeypatch):
+    """One pass of the engine for an answer with its map; equal to the map that the library draws by itself."""
+    model = running.application.registry.find("tiny", None).model
+    alone = model.predict(png(ramp()), "cam")["explanation"]
+    passes, score = [], type(model.engine).score
+    monkeypatch.setattr(
+        type(model.engine), "score", lambda self, images, cam=False: passes.append(cam) or score(self, images, cam=cam)
+    )
+    got = http.post(PREDICT, content=png(ramp()), headers=PNG, params={"explain": "cam"}).json()
+    assert passes == [True] and got["explanation"]["map"] == json.loads(json.dumps(alone["map"]))

@@ -24,6 +24,7 @@ import numpy as np
 from medserve.data import readers, transforms
 from medserve.data.fields import Records, absent_from
 from medserve.errors import BadPackage, Fault, Refusal, Usage
+from medserve.explain.cam import cam
 from medserve.explain.explainers import Target, explain, target_of
 from medserve.explain.overlay import pack, render
 from medserve.explain.records import MOST_ITEMS, Evidence, explain_record
@@ -220,6 +221,10 @@ class LoadedModel(KnownModel):
         text: str | None = field.parse(raw_inputs(self.spec, data, media=media, name=name).get(field.name))
         return text
 
+    def draws_in_pass(self, method: str | None) -> bool:
+        """Whether the scoring pass gives this explanation: the engine that scores is the one that was audited."""
+        return method == "cam" and self.engine is self.reference and self.engine.has_cam
+
     def answer(
         self, scores: Scores, *, case: Array | None = None, text: str | None = None, trace: str = ""
     ) -> dict[str, Any]:
@@ -289,7 +294,10 @@ class LoadedModel(KnownModel):
                 "total": told.total,
                 "note": f"{said} {RECORD_NOTE}",
             }
-        heat = explain(method, self.reference, tensor, target.column)
+        if self.draws_in_pass(method) and scores.cam is not None:
+            heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]
+        else:
+            heat = explain(method, self.reference, tensor, target.column)
         return {
             "method": method,
             "verdict": audit.verdict,

@@ -16,6 +16,8 @@ import contextlib
 import functools
 import math
 import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,7 @@ from medserve.types import Array, Scores
 
 T = TypeVar("T")
 State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
+NICE = 10  # of the thread that explains
 MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
 PROBE_FRESH_S = 5.0
 QUICK_BYTES = 4096
@@ -65,7 +68,7 @@ class Pools:
     def __init__(self, decoders: int = 0) -> None:
         count = decoders or max(2, os.cpu_count() or 1)
         self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_yielding)
         self._load = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._explaining = 0
@@ -100,15 +103,22 @@ class Pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Wanted(NamedTuple):
+    """A case as it enters the graph. cam: its class activation map too, out of the same pass."""
+
+    tensor: Array
+    cam: bool = False
+
+
 class Live:
     """A model in memory, with the threads that work for it. users: requests that hold it."""
 
     def __init__(self, model: LoadedModel, horizon_s: float) -> None:
         self.model, self.users = model, 0
         self.idle = asyncio.Event()
-        self.batcher: Batcher[Array, Scores] = Batcher(
+        self.batcher: Batcher[Wanted, Scores] = Batcher(
             functools.partial(_run, model),
-            gather=np.stack,
+            gather=_together,
             max_batch=model.engine.max_batch,
             threads=model.engine.choice.streams,
             horizon_s=horizon_s,
@@ -136,7 +146,7 @@ class Live:
             if time.monotonic() - self._probed_at < PROBE_FRESH_S:
                 return self._probe_ok and self.batcher.alive
             try:
-                await self.batcher.submit(self._probe_image, deadline=time.monotonic() + 5)
+                await self.batcher.submit(Wanted(self._probe_image), deadline=time.monotonic() + 5)
                 self._probe_ok = True
             except Busy:  # full of accepted work is not broken
                 self._probe_ok = self.batcher.alive
@@ -214,7 +224,7 @@ class Service:
         return 0 if self._live is None else self._live.users
 
     @property
-    def batcher(self) -> Batcher[Array, Scores] | None:
+    def batcher(self) -> Batcher[Wanted, Scores] | None:
         """While it is in memory."""
         return None if self._live is None else self._live.batcher
 
@@ -376,14 +386,17 @@ class Service:
                 work = functools.partial(_in_time, deadline, model.load, media=media)
                 tensor, compute = await self._pools.decode(_timed, work, data)
             decoded, spent = time.perf_counter(), Spent()
-            scores = await batcher.submit(tensor, deadline=deadline, priority=priority, spent=spent)
+            scores = await batcher.submit(
+                Wanted(tensor, model.draws_in_pass(explain)), deadline=deadline, priority=priority, spent=spent
+            )
             scored = time.perf_counter()
             text = model.text_of(data, media=media)
             answer = model.answer(scores, case=tensor, text=text, trace=trace)
             answered, explained = time.perf_counter(), 0.0
             if explain is not None:
                 model.check_explain(explain)
-                told, worked = await self._pools.explain(_timed, model.explain, explain, tensor, scores)
+                lane = self._pools.decode if scores.cam is not None else self._pools.explain  # drawn already, or not
+                told, worked = await lane(_timed, _in_time, deadline, model.explain, explain, tensor, scores)
                 answer["explanation"], explained = told, time.perf_counter() - answered
                 compute += worked
             self.answered += 1
@@ -407,7 +420,7 @@ class Service:
         """
         async with self.use(deadline) as live:
             spent = Spent()
-            scores = await live.batcher.submit(image, deadline=deadline, priority=priority, spent=spent)
+            scores = await live.batcher.submit(Wanted(image), deadline=deadline, priority=priority, spent=spent)
             scored = time.perf_counter()
             answer = live.model.answer(scores, case=image, trace=trace)
             self.answered += 1
@@ -427,7 +440,7 @@ class Service:
         """
         async with self.use(deadline) as live:
             tensor = await self._pools.aside(functools.partial(live.model.load, media=media), data)
-            scores = await live.batcher.submit(tensor, deadline=deadline, priority=priority)
+            scores = await live.batcher.submit(Wanted(tensor), deadline=deadline, priority=priority)
             return live.model.answer(scores, case=tensor)
 
     async def ready(self) -> bool:
@@ -475,15 +488,27 @@ class Service:
             self._live.batcher.close()
 
 
+def _together(cases: list[Wanted]) -> tuple[Array, bool]:
+    return np.stack([case.tensor for case in cases]), any(case.cam for case in cases)
+
+
+def _yielding() -> None:
+    """This thread gives way to those that predict."""
+    if sys.platform == "linux":  # where a thread has a niceness of its own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
 def _seen(task: "asyncio.Task[None]") -> None:
     """An error that nobody waited for any more is no error of the loop."""
     if not task.cancelled():
         task.exception()
 
 
-def _run(model: LoadedModel, images: Array) -> list[Scores]:
+def _run(model: LoadedModel, batch: tuple[Array, bool]) -> list[Scores]:
     """For the engine threads, which hold the model and not its `Live`: what is unloaded is freed at once."""
-    scores = model.score(images)
+    images, drawn = batch
+    scores = model.score(images, cam=True) if drawn else model.score(images)
     return [scores[row : row + 1] for row in range(len(images))]
 
 
