@@ -6,7 +6,6 @@
 File names, header values, query strings and message texts stay out: routes are named, not quoted.
 """
 
-import asyncio
 import datetime as dt
 import sys
 from typing import Any, TextIO
@@ -15,11 +14,10 @@ import msgspec
 
 
 class Log:
-    """Lines of one stream. What an event loop says in one turn is written together, at the end of that turn."""
+    """Lines of one stream, each written when it is said."""
 
     def __init__(self, stream: TextIO, always: dict[str, Any]) -> None:
         self._stream, self._always = stream, always
-        self._lines: list[bytes] = []
 
     def info(self, event: str, **keys: Any) -> None:
         self._say("info", event, keys)
@@ -30,17 +28,7 @@ class Log:
     def _say(self, level: str, event: str, keys: dict[str, Any]) -> None:
         now = dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
         line = {**self._always, **keys, "event": event, "level": level, "timestamp": now}
-        self._lines.append(msgspec.json.encode(line, enc_hook=str))
-        if len(self._lines) > 1:  # somebody writes them soon
-            return
-        try:
-            asyncio.get_running_loop().call_soon(self._write)
-        except RuntimeError:
-            self._write()
-
-    def _write(self) -> None:
-        lines, self._lines = self._lines, []
-        self._stream.write(b"\n".join([*lines, b""]).decode())
+        self._stream.write(msgspec.json.encode(line, enc_hook=str).decode() + "\n")
         self._stream.flush()
 
 
