@@ -4,7 +4,7 @@
     declared.target.classes, declared.patient
 
 One grammar for every kind and question (see `docs/data.md`). A wrong or unknown key is an error that lists
-its neighbours. Molecules and proteins are known words that this version does not read yet.
+its neighbours. Proteins are a known word that this version does not read yet.
 """
 
 import re
@@ -17,7 +17,7 @@ from medserve.errors import BadData, neighbours
 
 MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
-SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform")
+SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule")
 KINDS = ("image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein")
 TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags")
 

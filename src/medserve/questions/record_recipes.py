@@ -147,6 +147,26 @@ _network(
     },
     settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
 )
+_network(
+    "smiles-cnn",
+    "molecules as the tokens of their SMILES, read by a convolutional network",
+    ("molecule",),
+    images=120_000,
+    rate=700,
+    baseline="record-trees",
+    minimum=100_000,
+    params={"encoders": {"molecule": {"name": "smiles-cnn"}}},
+)
+_network(
+    "smiles-gru",
+    "molecules as the tokens of their SMILES, read in both directions by a recurrent network",
+    ("molecule",),
+    images=120_000,
+    rate=250,
+    baseline="record-trees",
+    minimum=100_000,
+    params={"encoders": {"molecule": {"name": "smiles-gru"}}},
+)
 _simple(
     "boosting",
     "the default for tables: gradient-boosted trees; missing values stay missing",

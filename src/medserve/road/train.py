@@ -50,6 +50,7 @@ MEDIA = {
     "image": ["image/png", "image/jpeg", "application/dicom"],
     "volume": ["application/x-nifti", "application/dicom"],
     "text": ["text/plain"],
+    "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile"],
     "timeline": ["application/fhir+json"],
     "waveform": ["application/dicom", "application/zip", "application/octet-stream"],
 }

@@ -6,6 +6,7 @@ from medserve.models.record import (  # noqa: F401
     columns,
     image,
     linear,
+    molecule,
     tag_encoder,
     tagger,
     text,

@@ -1,0 +1,67 @@
+"""What simple models see of a molecule: how often each circular fragment is there, and named physical descriptors.
+
+    row = describe("CCO")             # (2048 + D,) float32
+    descriptor_names()                # ("MaxAbsEStateIndex", ..., "MolLogP", ...)
+
+Fragments are Morgan environments of radius 2, counted and folded into `BITS` places. Descriptors are RDKit's list; those
+that overflow or depend on the order of atoms are left out.
+Source: Rogers and Hahn, J Chem Inf Model 50:742 (2010).
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from medserve.data.molecules.standard import chemistry
+from medserve.types import Array
+
+BITS, RADIUS = 2048, 2
+_LEFT_OUT = {"Ipc", "AvgIpc", "SPS"}
+LARGEST = 1e6
+
+
+@cache
+def _descriptors() -> tuple[tuple[str, Any], ...]:
+    chemistry()
+    from rdkit.Chem import Descriptors
+
+    return tuple((name, work) for name, work in Descriptors.descList if name not in _LEFT_OUT)
+
+
+def descriptor_names() -> tuple[str, ...]:
+    return tuple(name for name, _ in _descriptors())
+
+
+@cache
+def _morgan() -> Any:
+    chemistry()
+    from rdkit.Chem import rdFingerprintGenerator
+
+    return rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS, includeChirality=True)
+
+
+def describe(smiles: str) -> Array:
+    """(BITS + D,) float32: counts, then descriptors, NaN where one cannot be computed. smiles: of a standard form."""
+    return describe_mol(chemistry().MolFromSmiles(smiles))
+
+
+def describe_mol(mol: Any) -> Array:
+    counts = _morgan().GetCountFingerprintAsNumPy(mol).astype(np.float32)
+    return np.concatenate([counts, _numbers(mol)])
+
+
+def _numbers(mol: Any) -> Array:
+    found = np.empty(len(_descriptors()), np.float32)
+    for i, (_, work) in enumerate(_descriptors()):
+        try:
+            value = float(work(mol))
+        except (ValueError, ZeroDivisionError, RuntimeError, OverflowError):
+            value = np.nan
+        found[i] = value if abs(value) <= LARGEST else np.nan
+    return found
+
+
+def fingerprint(smiles: str) -> Any:
+    """RDKit's bit vector, for similarities."""
+    return _morgan().GetFingerprint(chemistry().MolFromSmiles(smiles))

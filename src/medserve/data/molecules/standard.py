@@ -1,0 +1,146 @@
+"""One form for each molecule, whatever way it was written.
+
+    molecule = standardise("[Na+].CC(=O)[O-]")      # Molecule(smiles="CC(=O)O", key="QTBSBXVTEAMEQO-UHFFFAOYSA-N", ...)
+    standardise("c1ccccc1 O")                       # Refusal "molecule-invalid"
+
+The largest fragment is kept (salts and water go), functional groups are written in one way, charges are neutralised
+where a proton can do it. Tautomers stay as they were drawn unless asked. Two molecules are the same when their InChIKeys
+are. Bounds come before chemistry, so that no text makes the service work for long.
+Source: RDKit MolStandardize, after the rules of ChEMBL's structure pipeline (Bento et al., J Cheminform 12:51, 2020).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from medserve.errors import Refusal, Usage
+
+MOST_TEXT = 20_000  # characters of a mol block; a SMILES is bounded by its atoms
+MOST_SMILES = 2_000
+MOST_ATOMS = 200  # heavy atoms of what is kept
+MOST_DRAWN = 1_000  # atoms before fragments are chosen
+ORGANIC = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53})  # what models of drugs know; others are refused
+
+
+@dataclass(frozen=True, slots=True)
+class Molecule:
+    """smiles: canonical, of the standard form. key: InChIKey. atoms: heavy. changed: what standardising did, in words."""
+
+    smiles: str
+    key: str
+    atoms: int
+    changed: tuple[str, ...] = ()
+
+
+@cache
+def chemistry() -> Any:
+    """RDKit's Chem, quiet. Raises: Usage "chemistry-missing"."""
+    try:
+        from rdkit import Chem, RDLogger
+    except ImportError as error:
+        raise Usage(
+            "chemistry-missing", "Molecules are read with RDKit, which is not installed.",
+            hint="Install it: pip install 'medserve[molecules]'",
+        ) from error  # fmt: skip
+    RDLogger.DisableLog("rdApp.*")  # what is wrong is said by the refusal
+    return Chem
+
+
+def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") -> Molecule:
+    """
+    Args:
+        text: SMILES, "InChI=...", or a mol block (V2000 or V3000).
+        tautomer: also choose one form of tautomers; slower, and not what was measured.
+        name: of the input, for messages.
+
+    Raises: Refusal "molecule-invalid", "molecule-too-large", "molecule-reaction", "molecule-metal", "molecule-empty".
+    """
+    chem, tools = chemistry(), _tools()
+    mol = read(text, name=name)
+    changed = []
+    if len(chem.GetMolFrags(mol)) > 1:
+        mol = tools.LargestFragmentChooser().choose(mol)
+        changed.append("largest fragment kept")
+    if mol.GetNumHeavyAtoms() > MOST_ATOMS:
+        raise Refusal(
+            "molecule-too-large", f"{name}: {mol.GetNumHeavyAtoms()} atoms; at most {MOST_ATOMS} without hydrogen.",
+            hint="Proteins and polymers are no molecules for this model.",
+        )  # fmt: skip
+    if strange := sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in ORGANIC}):
+        raise Refusal(
+            "molecule-metal", f"{name}: it holds {', '.join(strange[:5])}, which models of organic molecules do not know.",
+            hint="Metal complexes cannot be asked about.",
+        )  # fmt: skip
+    try:
+        drawn = chem.MolToSmiles(mol)
+        mol = tools.Normalizer().normalize(mol)
+        mol = tools.Uncharger().uncharge(mol)
+        if tautomer:
+            mol = tools.TautomerEnumerator().Canonicalize(mol)
+        chem.SanitizeMol(mol)
+        smiles = chem.MolToSmiles(mol)
+        key = chem.MolToInchiKey(mol)
+    except (ValueError, RuntimeError) as error:  # RDKit's own exceptions are ValueErrors
+        raise _invalid(name, "its standard form cannot be made") from error
+    if smiles != drawn:
+        changed.append("charges and groups written in the standard way")
+    return Molecule(smiles, key or f"no-inchi:{smiles}", mol.GetNumHeavyAtoms(), tuple(changed))
+
+
+def read(text: str, *, name: str = "molecule") -> Any:
+    """RDKit's molecule as it was written, sanitised. Raises: see `standardise`."""
+    chem = chemistry()
+    block = "\n" in text and ("V2000" in text or "V3000" in text)
+    if len(text) > (MOST_TEXT if block else MOST_SMILES):
+        raise Refusal("molecule-too-large", f"{name}: the text is too long for a molecule.", hint="Send one molecule.")
+    text = text if block else text.strip()
+    if not text:
+        raise Refusal("molecule-empty", f"{name}: nothing is written.", hint="Leave the input out when it is not known.")
+    if not block and ">" in text and text.count(">") == 2:
+        raise Refusal(
+            "molecule-reaction", f"{name}: this is a reaction; one molecule was expected.", hint="Send the product alone."
+        )
+    try:
+        if block:
+            mol = chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
+        elif text.startswith("InChI="):
+            mol = chem.MolFromInchi(text, sanitize=False, removeHs=False)
+        else:
+            if len(text.split()) > 1:
+                raise _invalid(name, "a SMILES holds no spaces")
+            mol = chem.MolFromSmiles(text, sanitize=False)
+        if mol is None:
+            raise _invalid(name, "the text is neither a SMILES nor an InChI nor a mol block")
+        if mol.GetNumAtoms() > MOST_DRAWN:
+            raise Refusal("molecule-too-large", f"{name}: {mol.GetNumAtoms()} atoms; at most {MOST_DRAWN}.")
+        if any(a.GetAtomicNum() == 0 for a in mol.GetAtoms()):
+            raise _invalid(name, "it holds an atom that stands for anything (*)")
+        chem.SanitizeMol(mol)
+        mol = chem.RemoveHs(mol)
+        if block:
+            chem.AssignStereochemistryFrom3D(mol) if mol.GetNumConformers() and mol.GetConformer().Is3D() else None
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise _invalid(name, _reason(str(error))) from error
+    if not mol.GetNumHeavyAtoms():
+        raise Refusal("molecule-empty", f"{name}: it holds no atom.", hint="Leave the input out when it is not known.")
+    return mol
+
+
+@cache
+def _tools() -> Any:
+    chemistry()
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    return rdMolStandardize
+
+
+def _reason(text: str) -> str:
+    """RDKit names atoms by number and element: nothing of a patient, and what a chemist looks for."""
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    return first[:160].rstrip(".") or "it cannot be read"
+
+
+def _invalid(name: str, why: str) -> Refusal:
+    return Refusal(
+        "molecule-invalid", f"{name}: {why}.", hint="Send a SMILES such as CC(=O)Oc1ccccc1C(=O)O, or a mol block."
+    )
