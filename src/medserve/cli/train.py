@@ -112,7 +112,7 @@ def _show(result: dict[str, Any]) -> Table:
     rows = [(name, figure(metrics[name])) for name in metrics]
     title = f"{result['model']['name']} {result['model']['digest'][:19]}  offered: {result['chosen']}"
     shown = table(title, "test part, once opened", "value [95 % interval]", rows=rows)
-    sizes = ", ".join(f"{part} {n}" for part, n in result["parts"].items())
+    sizes = f"split by {result['split']}: " + ", ".join(f"{part} {n}" for part, n in result["parts"].items())
     shown.caption = (f"{sizes}. Test part opened {result['test_openings']} time(s). {result['seconds']:.0f} s.\n"
                      f"report:  {result['report']}\nserve:   medserve serve --models {result['package']}")  # fmt: skip
     shown.caption_justify = "left"

@@ -137,6 +137,8 @@ class Cohort:
     fields: tuple[Any, ...] = ()
     values: Any = None  # data.blobs.Blobs
     troubles: tuple[Any, ...] = ()  # data.records.Trouble
+    families: tuple[str, ...] = ()  # of each case, where the split is by families: `family` says which
+    family: str = ""
 
     def __len__(self) -> int:
         return len(self.cases)

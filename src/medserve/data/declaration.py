@@ -73,9 +73,9 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
 
 class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A rule; `time` and `site` name columns of the table."""
+    """A rule; `time` and `site` name columns of the table, `scaffold` and `cluster` families of molecules."""
 
-    by: Literal["patient", "random", "site", "time"] = "patient"
+    by: Literal["patient", "random", "site", "time", "scaffold", "cluster"] = "patient"
     test: float = 0.2
     seed: int = 7
     column: str | None = None
@@ -205,6 +205,12 @@ def _check(declared: Dataset, name: str) -> Dataset:
         )  # fmt: skip
     if target is not None and target.kind is not None and target.kind not in TASKS:
         raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TASKS)}).")
+    families = isinstance(declared.split, Split) and declared.split.by in ("scaffold", "cluster")
+    if families and not any(said.kind == "molecule" for said in declared.inputs.values()):
+        raise BadData(
+            "declaration-value", f"{name}: a split by families of molecules needs an input of kind molecule.",
+            hint="Write `inputs: {smiles: {kind: molecule}}`.",
+        )  # fmt: skip
     texts = [said for said in declared.inputs.values() if said.kind == "text"]
     given = bool(declared.inputs) or declared.table is not None  # files of tagged words need neither
     if target is not None and target.kind == "tags" and given and not len(texts) == len(declared.inputs) == 1:

@@ -22,6 +22,7 @@ from medserve.data.blobs import Blobs
 from medserve.data.cohort import Case, Cohort, Refused, Shelf
 from medserve.data.fields import FIELDS, SCALARS, Field, Records, register_all
 from medserve.data.forms.listing import Listing
+from medserve.data.molecules.families import FAMILIES, families
 from medserve.data.prepare import THUMB
 from medserve.data.split import PartView, TrainPart
 from medserve.data.transforms import thumbnail
@@ -147,6 +148,8 @@ def prepare_records(
             )
         )
     declared = any(item.patient for item in listing.items)
+    family = str((listing.split or {}).get("by", ""))
+    family = family if family in FAMILIES else ""
     warnings = list(listing.source.get("warnings", ()))
     if not declared and not (listing.declaration and listing.declaration.independent):
         warnings.append("No patient key is declared or found: each row counts as its own patient.")
@@ -165,7 +168,16 @@ def prepare_records(
         fields=fields,
         values=blobs,
         troubles=tuple(troubles.values()),
+        families=_families(fields, blobs, cases, family),
+        family=family,
     )
+
+
+def _families(fields: Sequence[Field], blobs: Blobs, cases: Sequence[Case], by: str) -> tuple[str, ...]:
+    if not by:
+        return ()
+    name = next(f.name for f in fields if f.kind == "molecule")
+    return families([stored.get(name) for stored in blobs.each([c.index for c in cases])], by)
 
 
 def _thumb(film: Any) -> Array:

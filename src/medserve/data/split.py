@@ -152,6 +152,9 @@ def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIO
         elif not dealt["val"]:
             _carve(cohort, dealt, "train", ("train", "val"), (1 - share["val"], share["val"]), seed)
             rule += ", val carved from train"
+    elif cohort.families:
+        dealt = _by_family(cohort, loose, fractions)
+        rule = cohort.family
     else:
         dealt["train"] = loose
         _carve(cohort, dealt, "train", PARTS, tuple(fractions), seed)
@@ -162,7 +165,7 @@ def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIO
         PartView("calibration", cohort, _rows(dealt["calibration"])),
         PartView("test", cohort, _rows(dealt["test"])),
         seed,
-        {"rule": rule, "seed": seed, "fractions": list(fractions), "by": "case" if cohort.independent else "patient"},
+        {"rule": rule, "seed": seed, "fractions": list(fractions), "by": cohort.family or ("case" if cohort.independent else "patient")},
     )
     if check:
         check_parts(parts)
@@ -295,6 +298,26 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
     for row in rows:
         together[root(row)].append(row)
     return list(together.values())
+
+
+def _by_family(cohort: Cohort, rows: Sequence[int], fractions: Sequence[float]) -> dict[Part, list[int]]:
+    """Whole families, the largest first, into train until it is full, then val, calibration and test: what is tested is
+    the rarest chemistry. No chance is in it.
+
+    Source: the scaffold split of MoleculeNet (Wu et al., Chem Sci 9:513, 2018).
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for group in _groups(cohort, rows):
+        groups[cohort.families[group[0]]] += group
+    order = sorted(groups, key=lambda name: (-len(groups[name]), name))
+    full = np.cumsum(fractions) * len(rows)
+    dealt: dict[Part, list[int]] = {part: [] for part in PARTS}
+    count = 0
+    for name in order:
+        at = next((i for i, most in enumerate(full) if count + len(groups[name]) <= most + 1e-9), len(PARTS) - 1)
+        dealt[PARTS[at]] += groups[name]
+        count += len(groups[name])
+    return dealt
 
 
 def _deal(

@@ -114,6 +114,7 @@ def _train(
         "recipe": recipe.name,
         "seed": options.seed,
         "parts": parts.sizes,
+        "split": parts.rule["rule"],
         "chosen": verdict["chosen"],
         "seconds": round(time.monotonic() - started, 1),
         "decision": verdict,
