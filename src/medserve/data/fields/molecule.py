@@ -20,8 +20,9 @@ import numpy as np
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
 from medserve.data.molecules.describe import BITS, describe, descriptor_names
+from medserve.data.molecules.occlude import without_atoms
 from medserve.data.molecules.standard import standardise
-from medserve.data.molecules.tokens import tokens
+from medserve.data.molecules.tokens import is_atom, tokens
 from medserve.errors import BadPackage, Refusal
 from medserve.types import Array, Named
 
@@ -108,6 +109,18 @@ class Molecule:
         out[:start] = row
         ids = [self._ids.get(word, 0) for word in tokens(value)][: self.length]
         out[start : start + len(ids)] = ids
+        return out
+
+    def hidden(self, value: str) -> Array:
+        """(V, *shape): the molecule with each atom hidden in turn, in the order of its SMILES."""
+        start, row = BITS + len(self.names), self.encode(value)
+        rows = without_atoms(value)
+        out = np.repeat(row[None], len(rows), axis=0)
+        out[:, :start] = rows
+        places = [i for i, word in enumerate(tokens(value)) if is_atom(word)]
+        for atom, place in enumerate(places):
+            if place < self.length:
+                out[atom, start + place] = 0  # unknown
         return out
 
     def example(self, random: np.random.Generator) -> Array:

@@ -34,7 +34,7 @@ def descriptor_names() -> tuple[str, ...]:
 
 
 @cache
-def _morgan() -> Any:
+def morgan() -> Any:
     chemistry()
     from rdkit.Chem import rdFingerprintGenerator
 
@@ -47,11 +47,11 @@ def describe(smiles: str) -> Array:
 
 
 def describe_mol(mol: Any) -> Array:
-    counts = _morgan().GetCountFingerprintAsNumPy(mol).astype(np.float32)
-    return np.concatenate([counts, _numbers(mol)])
+    counts = morgan().GetCountFingerprintAsNumPy(mol).astype(np.float32)
+    return np.concatenate([counts, descriptors_of(mol)])
 
 
-def _numbers(mol: Any) -> Array:
+def descriptors_of(mol: Any) -> Array:
     found = np.empty(len(_descriptors()), np.float32)
     for i, (_, work) in enumerate(_descriptors()):
         try:
@@ -64,4 +64,4 @@ def _numbers(mol: Any) -> Array:
 
 def fingerprint(smiles: str) -> Any:
     """RDKit's bit vector, for similarities."""
-    return _morgan().GetFingerprint(chemistry().MolFromSmiles(smiles))
+    return morgan().GetFingerprint(chemistry().MolFromSmiles(smiles))

@@ -14,3 +14,7 @@ _TOKEN = re.compile(
 
 def tokens(smiles: str) -> list[str]:
     return _TOKEN.findall(smiles)
+
+
+def is_atom(token: str) -> bool:
+    return token[0] == "[" or token[0].isalpha()
