@@ -159,13 +159,14 @@ def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIO
         dealt["train"] = loose
         _carve(cohort, dealt, "train", PARTS, tuple(fractions), seed)
         rule = "random" if cohort.independent else "patient"
+    by = cohort.family or ("case" if cohort.independent else "patient")
     parts = Parts(
         TrainPart("train", cohort, _rows(dealt["train"])),
         PartView("val", cohort, _rows(dealt["val"])),
         PartView("calibration", cohort, _rows(dealt["calibration"])),
         PartView("test", cohort, _rows(dealt["test"])),
         seed,
-        {"rule": rule, "seed": seed, "fractions": list(fractions), "by": cohort.family or ("case" if cohort.independent else "patient")},
+        {"rule": rule, "seed": seed, "fractions": list(fractions), "by": by},
     )
     if check:
         check_parts(parts)

@@ -1,10 +1,8 @@
-"""What each atom of a molecule moved: the fall of the logit when the model does not know it, drawn on the structure.
+"""What each atom of a molecule moved, drawn on its structure.
 
-    weights = atoms(score, field.encode(smiles), field.hidden(smiles), column)       # (V,)
-    svg = draw(smiles, weights)                                                       # red raises, blue lowers
+svg = draw(smiles, weights)          # weights: (V,), falls of the logit; red raises, blue lowers
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,6 @@ from medserve.data.molecules.standard import chemistry
 from medserve.types import Array
 
 WIDTH, HEIGHT = 520, 360  # pixels
-
-
-def atoms(score: Callable[[Array], Array], record: Array, hidden: Array, column: int) -> Array:
-    """(V,) float64, logits. record: (F,). hidden: (V, F), the record with each atom hidden."""
-    rows = score(np.concatenate([record[None], hidden]))[:, column].astype(np.float64)
-    return rows[0] - rows[1:]
 
 
 def draw(smiles: str, weights: Array, *, png: bool = False) -> bytes:

@@ -8,7 +8,8 @@
 logit. An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the
 training part, everything else is left out, as if it had not been sent. "events" weighs the events of a history one by
 one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
-text, "occlusion" the places of a picture, one at a time; their weights are falls of the logit, and sum to nothing.
+text, "occlusion" the places of a picture, "atoms" the atoms of a molecule, one at a time; their weights are falls of
+the logit, and sum to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,10 @@ from typing import Any
 import numpy as np
 
 from medserve.data.fields import SCALARS, Block
+from medserve.data.fields.molecule import Molecule, written
+from medserve.data.molecules.tokens import atom_spans
 from medserve.errors import Refusal
+from medserve.explain.atoms import draw
 from medserve.explain.events import events, happenings, render_times
 from medserve.explain.films import film_cells, film_heat, film_levels
 from medserve.explain.overlay import render
@@ -27,8 +31,8 @@ from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, spots, weigh_spots
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion")
-BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion"}
+RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms")
+BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion", "molecule": "atoms"}
 ADDITIVE = ("shapley", "events")  # methods whose weights and base sum to the logit
 MOST_ITEMS = 150  # of an answer; the picture shows all
 PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
@@ -49,7 +53,8 @@ class Evidence:
     """items: the largest weight first. places: of each item, its columns of the record. total: the logit.
 
     base: the logit with every input unknown, None where weights are falls; gap: of base and weights to the logit.
-    heat: (H, W) of a picture, in logits.
+    heat: (H, W) of a picture, in logits. hide: records (1, F) with some items hidden, where no columns stand for them.
+    svg: the picture of a molecule, in lines.
     """
 
     items: list[dict[str, Any]]
@@ -59,6 +64,8 @@ class Evidence:
     gap: float
     png: bytes
     heat: Array | None = None
+    hide: Callable[[Sequence[int]], Array] | None = None
+    svg: str | None = None
 
 
 def groups_of(blocks: Sequence[Block]) -> list[Group]:
@@ -115,6 +122,8 @@ def explain_record(
         return _segments(score, record, blocks, column)
     if method == "occlusion":
         return _places(score, record, blocks, column)
+    if method == "atoms":
+        return _atoms(score, record, blocks, column)
     if method == "words":
         return _words(score, record, blocks, column, label)
     return _shapley(score, record, background, blocks, column, permutations, seed)
@@ -187,6 +196,39 @@ def _words(score: Score, record: Array, blocks: Sequence[Block], column: int, la
         shown.append(weight)
     png = render_text(tokens, np.array(shown), label)
     return _ordered(items, [s.places for s in found], None, float(score(record[None])[0, column]), 0.0, png)
+
+
+def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) -> Evidence:
+    """Every atom of the first molecule that is there. Raises: Refusal "molecule-too-long"."""
+    block = _first(record, blocks, "molecule")
+    facts = block.facts
+    smiles = written(record[block.start : block.start + block.size], int(facts["length"]))
+    if smiles is None:
+        raise Refusal(
+            "molecule-too-long", "The molecule is longer than those the model was trained on.",
+            hint="Ask for the prediction without an explanation.",
+        )  # fmt: skip
+    field = Molecule(block.name, length=int(facts["length"]), names=tuple(facts["descriptors"]))
+
+    def hidden(sets: Sequence[Sequence[int]] | None) -> Array:
+        found = field.hidden(smiles, sets)
+        rows = np.repeat(record[None], len(found), axis=0)
+        rows[:, block.start : block.start + block.size] = found
+        return rows
+
+    logits = score(np.concatenate([record[None], hidden(None)]))[:, column].astype(np.float64)
+    weights = logits[0] - logits[1:]
+    spans = atom_spans(smiles)
+    items: list[dict[str, Any]] = [
+        {"input": block.name, "part": f"atom {i + 1}", "value": smiles[slice(*spans[i])], "weight": float(weight)}
+        for i, weight in enumerate(weights)
+    ]
+    order = sorted(range(len(items)), key=lambda i: -abs(items[i]["weight"]))
+    told = _ordered(items, [np.array([i]) for i in range(len(items))], None, float(logits[0]), 0.0, b"")
+    return replace(
+        told, png=draw(smiles, weights, png=True), svg=draw(smiles, weights).decode(),
+        hide=lambda chosen: hidden([[order[i] for i in chosen]]),
+    )  # fmt: skip
 
 
 def _first(record: Array, blocks: Sequence[Block], kind: str) -> Block:

@@ -46,6 +46,8 @@ def explain_picture(
         shown = model.evidence(chosen.name, tensor, target)
         told: dict[str, Any] = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
         told |= {} if shown.heat is None else {"map": pack(shown.heat)}
+        if shown.svg is not None:
+            write_bytes(out.with_suffix(".svg"), shown.svg.encode())
         return _write(out, shown.png, told, chosen, target.label, answer)
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
     return _write(out, render(tensor, heat), {"map": pack(heat)}, chosen, target.label, answer)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from medserve.models.spec import Method, ModelSpec
 from medserve.road.build import Built
 from medserve.road.run import Prepared
 from medserve.types import Array
+
+if TYPE_CHECKING:
+    from medserve.explain.records import Evidence
 
 CASES, QUICK_CASES = 48, 16
 MOST_IMPORTANT = 12  # inputs named by their mean weight
@@ -96,9 +99,9 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
         weights = np.array([i["weight"] for i in told.items])
         way = 1.0 if weights.sum() >= 0 else -1.0  # weights that pull both ways would cancel when hidden together
         first = np.argsort(-way * weights)[:top]
-        moved = way * _moved(score, record, away, [told.places[i] for i in first])
+        moved = way * _fall(score, record, away, told, first)
         others = [random.permutation(count)[:top] for _ in range(4)]
-        chance = [way * _moved(score, record, away, [told.places[i] for i in chosen]) for chosen in others]
+        chance = [way * _fall(score, record, away, told, chosen) for chosen in others]
         gaps.append(abs(told.gap))
         sizes.update({_named(i): abs(i["weight"]) for i in told.items})  # type: ignore[arg-type]
         gains.append((moved - float(np.mean(chance))) / spread)
@@ -161,6 +164,15 @@ def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]
         elif block.kind == "image":
             away = film_hidden(away[0], block)[None]
     return away
+
+
+def _fall(score: Callable[[Array], Array], record: Array, away: Array, told: "Evidence", chosen: Array) -> float:
+    """How much of the logit is lost when the chosen items are hidden."""
+    if told.hide is not None:
+        rows = np.concatenate([record[None], told.hide(chosen.tolist())])
+        logits = score(rows)[:, 0]
+        return float(logits[0] - logits[1])
+    return _moved(score, record, away, [told.places[i] for i in chosen])
 
 
 def _moved(score: Callable[[Array], Array], record: Array, away: Array, places: list[Array]) -> float:

@@ -292,6 +292,7 @@ class LoadedModel(KnownModel):
                 "values": told.items[:MOST_ITEMS],
                 "base": told.base,
                 "total": told.total,
+                "svg": told.svg,
                 "note": f"{said} {RECORD_NOTE}",
             }
         if self.draws_in_pass(method) and scores.cam is not None:
@@ -307,6 +308,7 @@ class LoadedModel(KnownModel):
             "values": [],
             "base": None,
             "total": None,
+            "svg": None,
             "note": f"{said} {NOTE}",
         }
 

@@ -74,6 +74,7 @@ class Explanation(msgspec.Struct):
     """`png`: base64; the picture with the evidence in colour. `verdict`: of the method's audit on this model.
 
     Of a picture `map` holds the raw values; of a record `values`, which sum with `base` to `total`, the score.
+    `svg`: of a molecule, its structure with the atoms shaded.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Explanation(msgspec.Struct):
     values: list[Contribution] = []
     base: float | None = None
     total: float | None = None
+    svg: str | None = None
 
 
 class Answer(msgspec.Struct):

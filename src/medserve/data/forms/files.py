@@ -12,10 +12,11 @@ from medserve.data.cohort import Refused
 _OTHER = """
 .md .txt .rst .html .htm .pdf .doc .docx .ppt .pptx .xls .xlsx .ods .json .jsonl .ndjson .xml .yaml .yml .toml .ini
 .cfg .py .r .m .ipynb .sh .bat .log .db .sqlite .h5 .hdf5 .pkl .pickle .pt .pth .joblib .zip .gz .tar .tgz .7z .rar
-.csv .tsv .parquet .npz .npy .mp4 .avi .wav .edf .hea .dat .mat .sas7bdat .sav .exe .dll .so .lock
+.csv .tsv .parquet .npz .npy .sdf .sd .mol2 .smi .smiles .mp4 .avi
+.wav .edf .hea .dat .mat .sas7bdat .sav .exe .dll .so .lock
 """
 NOT_IMAGES = frozenset(_OTHER.split())
-TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".sdf", ".sd", ".mol2", ".smi", ".smiles")
 NIFTI = (".nii", ".nii.gz")
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "license", "licence", "readme", "sha256sums", "md5sums"})
 

@@ -31,12 +31,14 @@ from medserve.data.forms.tables import (
     rule_of,
     target_columns,
 )
+from medserve.data.molecules.files import STRUCTURE
 from medserve.data.readers.waves.ucr import read_ucr
 from medserve.errors import BadData, Refusal
 from medserve.types import Part, Wave
 
 GUESSED_CATEGORIES = 0.5  # of the rows: a column of words with more different ones than this names its rows
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column is text
+MOLECULES = ("smiles", "smile", "canonicalsmiles", "isomericsmiles", "inchi", "molblock", "drug", "structure")
 FEW_NUMBERS = 2  # different numbers, at most, that are read as two categories
 _PICTURE_FILES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".bmp")
 _FILE_KINDS = ("waveform", "image")
@@ -231,6 +233,9 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         numbers = sum(is_number(c) for c in known)
         different = len(set(known))
         words = sum(len(c.split()) for c in known[:200]) / min(200, len(known))
+        if name == STRUCTURE or (tb.plain(name) in MOLECULES and words < 2):
+            inputs[name] = Input(kind="molecule")
+            continue
         if numbers == len(known) and different > FEW_NUMBERS:
             inputs[name] = Input(kind="number")
         elif words >= WORDS_OF_TEXT:
@@ -239,7 +244,9 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
             left_out.append(name)
         else:
             inputs[name] = Input(kind="category")
-    kinds = ", ".join(f"{sum(i.kind == k for i in inputs.values())} {k}" for k in ("number", "category", "text"))
+    kinds = ", ".join(
+        f"{sum(i.kind == k for i in inputs.values())} {k}" for k in ("number", "category", "text", "molecule")
+    )
     notes = [f"Inputs were guessed ({kinds}); see --write-yaml, and declare units and ranges."]
     if left_out:
         notes.append(f"Left out, since they name their rows: {', '.join(left_out[:8])}.")

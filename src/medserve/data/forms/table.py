@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from medserve.data.molecules.files import STRUCTURE, SUFFIXES, read_molecules
 from medserve.errors import BadData, neighbours
 
 MAX_BYTES = 2**30
@@ -54,7 +55,8 @@ class Table:
 
 
 def read_table(path: Path, *, keep: Collection[str] = ()) -> Table:
-    """A CSV (comma, semicolon or tab; UTF-8 or Latin-1), a Parquet file, or one JSON object a line (.jsonl), whole.
+    """A CSV (comma, semicolon or tab; UTF-8 or Latin-1), a Parquet file, one JSON object a line (.jsonl), or a file of
+    molecules (SDF, MOL2, SMILES), whole.
 
     Args:
         keep: columns whose cells stay as they are, spaces at their ends too: texts that places are counted in.
@@ -64,7 +66,10 @@ def read_table(path: Path, *, keep: Collection[str] = ()) -> Table:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadData("table-unreadable", f"{path.name} is larger than {MAX_BYTES} bytes.")
-        columns = {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix.lower(), _csv)(path)
+        suffix = path.suffix.lower()
+        readers = {".parquet": _parquet, ".jsonl": _jsonl} | dict.fromkeys(SUFFIXES, read_molecules)
+        columns = readers.get(suffix, _csv)(path)
+        keep = [*keep, STRUCTURE] if suffix in SUFFIXES else keep
     except OSError as error:
         raise BadData("table-unreadable", f"{path.name}: {error.strerror}.", hint="Check the file.") from error
     if not columns or not next(iter(columns.values())):

@@ -3,8 +3,8 @@
     row = describe("CCO")             # (2048 + D,) float32
     descriptor_names()                # ("MaxAbsEStateIndex", ..., "MolLogP", ...)
 
-Fragments are Morgan environments of radius 2, counted and folded into `BITS` places. Descriptors are RDKit's list; those
-that overflow or depend on the order of atoms are left out.
+Fragments are Morgan environments of radius 2, counted and folded into `BITS` places. Descriptors are RDKit's list;
+those that overflow or depend on the order of atoms are left out.
 Source: Rogers and Hahn, J Chem Inf Model 50:742 (2010).
 """
 

@@ -1,6 +1,6 @@
 """Which molecules of a cohort are of one family, for splits that ask about new chemistry.
 
-    families(["CCO", None, "c1ccccc1O"], "scaffold")       # ("", "unknown", "c1ccccc1")
+families(["CCO", None, "c1ccccc1O"], "scaffold")       # ("", "unknown", "c1ccccc1")
 """
 
 from collections.abc import Sequence

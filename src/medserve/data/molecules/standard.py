@@ -4,8 +4,8 @@
     standardise("c1ccccc1 O")                       # Refusal "molecule-invalid"
 
 The largest fragment is kept (salts and water go), functional groups are written in one way, charges are neutralised
-where a proton can do it. Tautomers stay as they were drawn unless asked. Two molecules are the same when their InChIKeys
-are. Bounds come before chemistry, so that no text makes the service work for long.
+where a proton can do it. Tautomers stay as they were drawn unless asked. Two molecules are the same when their
+InChIKeys are. Bounds come before chemistry, so that no text makes the service work for long.
 Source: RDKit MolStandardize, after the rules of ChEMBL's structure pipeline (Bento et al., J Cheminform 12:51, 2020).
 """
 
@@ -24,7 +24,7 @@ ORGANIC = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53})  # what 
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """smiles: canonical, of the standard form. key: InChIKey. atoms: heavy. changed: what standardising did, in words."""
+    """smiles: canonical, of the standard form. key: InChIKey. atoms: heavy. changed: what was done, in words."""
 
     smiles: str
     key: str
@@ -42,14 +42,14 @@ def chemistry() -> Any:
             "chemistry-missing", "Molecules are read with RDKit, which is not installed.",
             hint="Install it: pip install 'medserve[molecules]'",
         ) from error  # fmt: skip
-    RDLogger.DisableLog("rdApp.*")  # what is wrong is said by the refusal
+    RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # what is wrong is said by the refusal
     return Chem
 
 
 def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") -> Molecule:
     """
     Args:
-        text: SMILES, "InChI=...", or a mol block (V2000 or V3000).
+        text: SMILES, "InChI=...", a mol block (V2000 or V3000) or a Tripos Mol2 block.
         tautomer: also choose one form of tautomers; slower, and not what was measured.
         name: of the input, for messages.
 
@@ -68,7 +68,7 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
         )  # fmt: skip
     if strange := sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in ORGANIC}):
         raise Refusal(
-            "molecule-metal", f"{name}: it holds {', '.join(strange[:5])}, which models of organic molecules do not know.",
+            "molecule-metal", f"{name}: it holds {', '.join(strange[:5])}, which no model of organic molecules knows.",
             hint="Metal complexes cannot be asked about.",
         )  # fmt: skip
     try:
@@ -90,18 +90,21 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
 def read(text: str, *, name: str = "molecule") -> Any:
     """RDKit's molecule as it was written, sanitised. Raises: see `standardise`."""
     chem = chemistry()
-    block = "\n" in text and ("V2000" in text or "V3000" in text)
+    tripos = text.lstrip().startswith("@<TRIPOS>")
+    block = tripos or "\n" in text.strip()
     if len(text) > (MOST_TEXT if block else MOST_SMILES):
         raise Refusal("molecule-too-large", f"{name}: the text is too long for a molecule.", hint="Send one molecule.")
     text = text if block else text.strip()
     if not text:
-        raise Refusal("molecule-empty", f"{name}: nothing is written.", hint="Leave the input out when it is not known.")
+        raise Refusal("molecule-empty", f"{name}: nothing is written.", hint="Leave the input out when it is missing.")
     if not block and ">" in text and text.count(">") == 2:
         raise Refusal(
-            "molecule-reaction", f"{name}: this is a reaction; one molecule was expected.", hint="Send the product alone."
+            "molecule-reaction", f"{name}: a reaction, and one molecule was expected.", hint="Send the product alone."
         )
     try:
-        if block:
+        if tripos:
+            mol = chem.MolFromMol2Block(text, sanitize=False, removeHs=False)
+        elif block:
             mol = chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
         elif text.startswith("InChI="):
             mol = chem.MolFromInchi(text, sanitize=False, removeHs=False)

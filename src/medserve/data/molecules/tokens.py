@@ -1,6 +1,6 @@
-"""A SMILES as words: atoms, bonds, rings and branches, one token each.
+"""Where the atoms stand in a SMILES.
 
-tokens("CC(=O)Cl")         # ["C", "C", "(", "=", "O", ")", "Cl"]
+    atom_spans("CC(=O)Cl")         # [(0, 1), (1, 2), (4, 5), (6, 8)]
 
 Source: the pattern of Schwaller et al., Chem Sci 9:6091 (2018).
 """
@@ -16,5 +16,6 @@ def tokens(smiles: str) -> list[str]:
     return _TOKEN.findall(smiles)
 
 
-def is_atom(token: str) -> bool:
-    return token[0] == "[" or token[0].isalpha()
+def atom_spans(smiles: str) -> list[tuple[int, int]]:
+    """Of each atom, in the order of RDKit's numbering of a canonical SMILES: its letters."""
+    return [m.span() for m in _TOKEN.finditer(smiles) if m[0][0] == "[" or m[0][0].isalpha()]

@@ -1,12 +1,12 @@
-"""Molecules: fragments and descriptors for the simple models; networks over the tokens of a SMILES.
+"""Molecules: fragments and descriptors for the simple models; networks over the letters of a SMILES.
 
     FEATURES["molecule"](block)                          # counts of fragments, descriptors by name
-    ENCODERS["smiles-cnn"](block, channels=128)          # windows of tokens, the strongest of each kind
+    ENCODERS["smiles-cnn"](block, channels=128)          # windows of letters, the strongest of each kind
     ENCODERS["smiles-gru"](block, hidden=96)             # read in both directions
     ENCODERS["fragments"](block)                         # two layers over counts and descriptors
 
 What stands where in the block is told by its facts, see `data.fields.molecule`.
-Sources: Rogers and Hahn 2010 (fragments); Kim, EMNLP 2014 and Cho et al., EMNLP 2014, over tokens in the place of words.
+Sources: Rogers and Hahn 2010 (fragments); Kim, EMNLP 2014 and Cho et al., EMNLP 2014, here over letters.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
+from medserve.data.fields.molecule import LETTERS
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES, Standardise
 from medserve.models.record.text import TextCnn, TextGru
 
 
-def _tokens(block: Block) -> Block:
-    """The part of the block that holds tokens, as if it were a text."""
-    return Block(block.name, "text", 0, (int(block.facts["length"]),), {"vocabulary": int(block.facts["vocabulary"])})
+def _letters(block: Block) -> Block:
+    """The part of the block that holds letters, as if it were a text."""
+    return Block(block.name, "text", 0, (int(block.facts["length"]),), {"vocabulary": LETTERS})
 
 
 @FEATURES.register("molecule")
@@ -67,7 +68,7 @@ class Fragments(nn.Module):
 @ENCODERS.register("smiles-cnn")
 class SmilesCnn(TextCnn):
     def __init__(self, block: Block, embedding: int = 64, channels: int = 96, dropout: float = 0.2) -> None:
-        super().__init__(_tokens(block), embedding, channels, dropout, hide=0.02)
+        super().__init__(_letters(block), embedding, channels, dropout, hide=0.02)
         self.start = block.size - int(block.facts["length"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class SmilesCnn(TextCnn):
 @ENCODERS.register("smiles-gru")
 class SmilesGru(TextGru):
     def __init__(self, block: Block, embedding: int = 64, hidden: int = 96, dropout: float = 0.2) -> None:
-        super().__init__(_tokens(block), embedding, hidden, dropout, hide=0.02)
+        super().__init__(_letters(block), embedding, hidden, dropout, hide=0.02)
         self.start = block.size - int(block.facts["length"])
 
     def forward(self, x: Tensor) -> Tensor:
