@@ -318,6 +318,13 @@ def _by_family(cohort: Cohort, rows: Sequence[int], fractions: Sequence[float]) 
         at = next((i for i, most in enumerate(full) if count + len(groups[name]) <= most + 1e-9), len(PARTS) - 1)
         dealt[PARTS[at]] += groups[name]
         count += len(groups[name])
+    for part, share in zip(PARTS, fractions, strict=True):  # one large family may have jumped over a part
+        while not dealt[part] and len({cohort.families[row] for row in dealt["train"]}) > 1:
+            for name in [n for n in reversed(order) if groups[n][0] in dealt["train"]][:-1]:
+                if dealt[part] and len(dealt[part]) + len(groups[name]) > share * len(rows):
+                    break
+                dealt[part] += groups[name]
+                dealt["train"] = [row for row in dealt["train"] if row not in set(groups[name])]
     return dealt
 
 

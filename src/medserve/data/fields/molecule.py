@@ -25,7 +25,7 @@ from medserve.data.molecules.tokens import atom_spans
 from medserve.errors import BadPackage, Refusal
 from medserve.types import Array, Named
 
-LEAST_LENGTH, MOST_LENGTH = 32, 512  # letters of a SMILES
+LEAST_LENGTH, MOST_LENGTH = 64, 512  # letters of a SMILES
 LETTERS = 127  # ASCII
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
@@ -33,7 +33,7 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 @FIELDS.register("molecule")
 @dataclass(frozen=True)
 class Molecule:
-    """length: letters kept, those of the longest training molecule. names: of the descriptors."""
+    """length: letters kept, a quarter more than the longest training molecule has. names: of the descriptors."""
 
     kind: ClassVar[str] = "molecule"
     name: str
@@ -67,7 +67,7 @@ class Molecule:
 
     def fit(self, values: Iterable[Any]) -> "Molecule":
         longest = max((len(smiles) for smiles in values if smiles is not None), default=0)
-        length = min(max(longest, LEAST_LENGTH), MOST_LENGTH)
+        length = min(max(longest + longest // 4 + 1, LEAST_LENGTH), MOST_LENGTH)  # a full row is one that was cut
         return replace(self, length=length, names=descriptor_names())
 
     def check(self, value: Any) -> None:

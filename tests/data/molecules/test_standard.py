@@ -1,0 +1,58 @@
+"""One form for each molecule; what cannot be read is refused with its own code."""
+
+import pytest
+
+from medserve.data.molecules.standard import MOST_ATOMS, standardise
+from medserve.errors import Refusal
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+@pytest.mark.parametrize("written", [
+    ASPIRIN, "OC(=O)c1ccccc1OC(C)=O", "O=C(C)Oc1ccccc1C(=O)[O-].[Na+]", " CC(=O)Oc1ccccc1C(=O)O\n",
+    "InChI=1S/C9H8O4/c1-6(10)13-8-5-3-2-4-7(8)9(11)12/h2-5H,1H3,(H,11,12)",
+])  # fmt: skip
+def test_every_way_to_write_a_molecule_gives_one_form(written):
+    """Order, salts, charges and notation change nothing; the key is the published InChIKey of aspirin."""
+    found = standardise(written)
+    assert found.smiles == ASPIRIN
+    assert found.key == "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+    assert found.atoms == 13
+
+
+def test_a_mol_block_is_read_as_its_smiles():
+    """V2000 and Tripos Mol2 of one molecule agree with its SMILES."""
+    from rdkit import Chem
+
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles(ASPIRIN))
+    assert standardise(block).smiles == ASPIRIN
+
+
+def test_stereochemistry_stays():
+    """Two mirror images are two molecules."""
+    left, right = standardise("C[C@H](N)C(=O)O"), standardise("C[C@@H](N)C(=O)O")
+    assert left.smiles != right.smiles and left.key != right.key
+
+
+@pytest.mark.parametrize(("written", "code"), [
+    ("c1ccccc", "molecule-invalid"),
+    ("CC(=O", "molecule-invalid"),
+    ("C(C)(C)(C)(C)C", "molecule-invalid"),
+    ("C*", "molecule-invalid"),
+    ("hello world", "molecule-invalid"),
+    ("", "molecule-empty"),
+    ("[H][H]", "molecule-empty"),
+    ("CCO>>CC=O", "molecule-reaction"),
+    ("N[Pt](N)(Cl)Cl", "molecule-metal"),
+    ("C" * (MOST_ATOMS + 1), "molecule-too-large"),
+    ("C" * 2000, "molecule-too-large"),
+    ("C" * 100_000, "molecule-too-large"),
+    ("broken\n\n\n  3  2  0\nM  END\n", "molecule-invalid"),
+    ("C1" * 900, "molecule-invalid"),
+    ("[" * 500, "molecule-invalid"),
+])  # fmt: skip
+def test_what_is_no_molecule_is_refused_with_its_code(written, code):
+    """Syntax, valence, reactions, metals, sizes: each by name, and none crashes."""
+    with pytest.raises(Refusal) as told:
+        standardise(written)
+    assert told.value.code == code

@@ -1,0 +1,136 @@
+"""The road from a file of molecules to a package that answers: the same road as for pictures and tables."""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_molecules import molecules, write_cohort
+
+from medserve.cli import run as command
+from medserve.data.fields.molecule import Molecule, written
+from medserve.models.package import open_package
+from medserve.models.signing import Trust
+from medserve.progress import SILENT
+from medserve.road.run import Options
+from medserve.road.train import train_package
+from medserve.runtime.model import LoadedModel
+from medserve.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> tuple[Settings, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("molecules")
+    settings, data = Settings(home=folder / "home"), write_cohort(folder / "data")
+    result = train_package(
+        data, folder / "package", settings=settings, options=Options(audit="quick", keep="recipe"), progress=SILENT
+    )
+    return settings, result
+
+
+@pytest.fixture(scope="session")
+def model(made) -> LoadedModel:
+    settings, result = made
+    return LoadedModel.open(Path(result["package"]), Trust.load(settings))
+
+
+def ask(model: LoadedModel, smiles: str, **more: Any) -> dict[str, Any]:
+    return model.predict(json.dumps({"inputs": {"smiles": smiles}}).encode(), **more)
+
+
+def test_a_file_of_molecules_becomes_a_model(made, model):
+    """Trees on fragments find the planted group; the answer is calibrated like every other."""
+    _, result = made
+    assert result["split"] == "random" and result["metrics"]["auroc"]["value"] > 0.95
+    answer = ask(model, "O=[N+]([O-])Cc1ccncc1")
+    assert answer["outputs"][1]["label"] == "toxic" and answer["outputs"][1]["probability"] > 0.5
+
+
+def test_how_a_molecule_is_written_changes_nothing(model):
+    """Salt, order and notation: the same scores to the last bit, also for raw bodies."""
+    wanted = ask(model, "NCc1ccc2ccccc2c1")["outputs"]
+    assert ask(model, "[Cl-].c1(C[NH3+])ccc2ccccc2c1")["outputs"] == wanted
+    assert model.predict(b"NCc1ccc2ccccc2c1\n", name="a.smi")["outputs"] == wanted
+
+
+def test_the_planted_group_is_what_the_atoms_point_at(model):
+    """Atom weights rank the atoms of the nitro group first: mean AUROC at least .9 over toxic molecules."""
+    from rdkit import Chem
+    from sklearn.metrics import roc_auc_score
+
+    field = Molecule("smiles")
+    pattern, found = Chem.MolFromSmarts("[N+](=O)[O-]"), []
+    for smiles in [s for s, toxic in molecules(240) if toxic][:24]:
+        smiles = field.parse(smiles)
+        told = ask(model, smiles, explain="atoms")["explanation"]
+        weights = {int(re.sub(r"\D", "", v["part"])) - 1: v["weight"] for v in told["values"]}
+        hit = {i for match in Chem.MolFromSmiles(smiles).GetSubstructMatches(pattern) for i in match}
+        found.append(roc_auc_score([i in hit for i in range(len(weights))], [weights[i] for i in range(len(weights))]))
+    assert np.mean(found) >= 0.9
+
+
+def test_an_explanation_is_drawn_on_the_structure(model):
+    """PNG, SVG and one weight an atom, after an audit that the method passed."""
+    told = ask(model, "O=[N+]([O-])Cc1ccncc1", explain="atoms")["explanation"]
+    assert told["verdict"] == "PASS" and len(told["values"]) == 10
+    assert base64.b64decode(told["png"])[:4] == b"\x89PNG" and "<svg" in told["svg"]
+
+
+@pytest.mark.parametrize(("body", "code"), [
+    ({"inputs": {"smiles": "CC(=O"}}, "molecule-invalid"),
+    ({"inputs": {"smiles": "CCO>>CC"}}, "molecule-reaction"),
+    ({"inputs": {"smiles": "C" * 1500}}, "molecule-too-large"),
+    ({"inputs": {"smiles": 5}}, "molecule-expected"),
+    ({"inputs": {"smiles": ""}}, "case-empty"),
+    ({"inputs": {"drug": "CCO"}}, "input-unknown"),
+])  # fmt: skip
+def test_bad_molecules_are_refused_by_the_model(model, body, code):
+    """A coded refusal, never a score."""
+    from medserve.errors import Refusal
+
+    with pytest.raises(Refusal) as told:
+        model.predict(json.dumps(body).encode())
+    assert told.value.code == code
+
+
+def test_no_training_molecule_travels(made):
+    """None of the training molecules can be read out of the package's files."""
+    settings, result = made
+    package = open_package(Path(result["package"]), Trust.load(settings))
+    spec = package.spec
+    texts = b"".join(f.read_bytes() for f in package.folder.rglob("*.json"))
+    long = [s for s, _ in molecules(240) if len(s) > 14]
+    assert not [s for s in long if s.encode() in texts]
+    stored = package.tensors("selfcheck.safetensors")
+    length = spec.transforms[0].params["length"]
+    known = {s for s, _ in molecules(240)}
+    for name in ("record", "background"):
+        assert not [w for row in np.asarray(stored[name]) if (w := _written(row, length)) in known]
+
+
+def _written(row: Any, length: int) -> str | None:
+    try:
+        return written(row, length)
+    except UnicodeDecodeError:
+        return None
+
+
+def test_a_scaffold_split_keeps_families_apart(tmp_path, monkeypatch, capsys):
+    """`split: {by: scaffold}` is named in the plan, and no scaffold stands in two parts."""
+    from medserve.data.molecules.scaffolds import scaffold
+    from medserve.data.records import values_of
+    from medserve.data.split import split
+    from medserve.road.collect import list_data, read_data
+
+    data = write_cohort(tmp_path / "data", 120, split="split: {by: scaffold, test: 0.2}\n")
+    monkeypatch.setenv("MEDSERVE_HOME", str(tmp_path / "home"))
+    assert command(["inspect", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rule"]["rule"] == "scaffold"
+    listing = list_data(data, Settings(home=tmp_path / "home"))
+    cohort = read_data(listing, [], (), tmp_path, SILENT)
+    parts = split(cohort)
+    seen = [{scaffold(values_of(cohort, int(row))["smiles"]) for row in view.rows} for view in parts]
+    assert all(not seen[i] & seen[j] for i in range(4) for j in range(i))
