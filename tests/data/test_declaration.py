@@ -42,7 +42,7 @@ def test_a_whole_declaration_is_read():
         ("name: x\ntarget: {kind: binry}", "declaration-key", "binary"),
         ("name: x\ntarget: {kind: survival, column: t}", "declaration-key", "event"),
         ("name: x\ntable: a.csv\ntarget: {kind: tags, column: spans}", "declaration-value", "one input"),
-        ("inputs: {drug: {kind: molecule, column: smiles}}", "kind-not-supported", "timeline"),
+        ("inputs: {target: {kind: protein, column: sequence}}", "kind-not-supported", "timeline"),
         ("inputs: {a: {kind: image}, b: {kind: volume}}", "kind-not-supported", "alone"),
         ("inputs: {age: {kind: number, range: [9, 1]}}", "declaration-value", "lowest"),
         ("treatment: {column: arm}", "kind-not-supported", "treatment"),
