@@ -302,3 +302,12 @@ def test_a_map_of_the_scoring_pass_needs_no_second_one(running, http, monkeypatc
     )
     got = http.post(PREDICT, content=png(ramp()), headers=PNG, params={"explain": "cam"}).json()
     assert passes == [True] and got["explanation"]["map"] == json.loads(json.dumps(alone["map"]))
+
+
+def test_a_clients_own_trace_stands_in_the_log_line_and_no_other_text(running, http):
+    """The trace id of a valid W3C traceparent; anything else in that header is left out."""
+    ours = "4bf92f3577b34da6a3ce929d0e0e4736"
+    for said, wanted in ((f"00-{ours}-00f067aa0ba902b7-01", ours), (f"00-{'J' * 32}-00f067aa0ba902b7-01", None)):
+        got = http.get("/v1/models", headers={"traceparent": said})
+        line = next(one for one in running.lines() if one["trace"] == got.headers["x-trace-id"])
+        assert line.get("parent") == wanted

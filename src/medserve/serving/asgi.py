@@ -12,6 +12,7 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,9 @@ from medserve.serving.wire import (
 from medserve.store.cases import Case, Cases
 
 _PREDICTIONS = {("", "v1", "models", "predict"), ("", "v2", "models", "infer")}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 INLINE_BYTES = 64 * 1024  # a longer body is digested in a thread
-LOGGED = ("route", "key", "model", "version", "bytes", "answer", "code", "failure")
+LOGGED = ("route", "parent", "key", "model", "version", "bytes", "answer", "code", "failure")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +241,7 @@ class Application:
         path = scope["path"]
         target = parse_target(path)
         asked = asked_of(scope["method"], path, explain=target is not None and bool(scope.get("query_string")))
-        note["route"] = asked.named
+        note["route"], note["parent"] = asked.named, parent_of(scope)
         scope["medserve.note"] = note
         scope["medserve.event"] = lambda status: self.event(asked.named, note, trace, status)
         if asked.open:
@@ -459,8 +461,13 @@ def parse_target(path: str) -> Target | None:
 
 def _caller_key(scope: Scope, trace: str) -> str:
     """Of whoever names no patient: the trace that a client carries through its requests, else that of this one."""
-    parent = header(scope, b"traceparent").split("-")
-    return parent[1] if len(parent) == 4 and len(parent[1]) == 32 else trace
+    return parent_of(scope) or trace
+
+
+def parent_of(scope: Scope) -> str | None:
+    """The trace id of a W3C `traceparent`; None without a valid one, so that no other text comes into the log."""
+    found = _TRACEPARENT.fullmatch(header(scope, b"traceparent"))
+    return None if found is None or set(found[1]) == {"0"} else found[1]
 
 
 def _explain_method(scope: Scope) -> str | None:
