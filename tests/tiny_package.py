@@ -9,6 +9,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
@@ -187,6 +188,14 @@ class Running:
 
     def lines(self) -> list[dict]:
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def line(self, trace: str) -> dict:
+        """Of one request; it is written just after the answer has left."""
+        until = time.monotonic() + 10
+        while not (found := [line for line in self.lines() if line["trace"] == trace]):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return found[0]
 
 
 @contextlib.contextmanager

@@ -154,21 +154,21 @@ def test_a_stranger_meets_a_closed_door(running, http):
     routes = [*documented(http), ("/nowhere", "get"), ("/", "get"), ("/docs", "get"), ("/v1/models/x/predict", "post")]
     routes += [("/v2/health/live/", "get"), ("/v2/health/../../v1/models", "get"), ("//v2/health/live", "get")]
     assert len(routes) >= 12
-    for path, method in routes:
-        if (method.upper(), path) in SIGN_IN:
-            continue
-        for authorization in (None, "", "Bearer", "Bearer msk_wrong", f"Basic {running.key}", running.key):
-            headers = {} if authorization is None else {"authorization": authorization}
-            with running.http() as stranger:
-                del stranger.headers["authorization"]
-                got = stranger.request(method, path.replace("{name}", "tiny"), headers=headers)
-            if path in OPEN:
-                assert got.status_code == 200
+    with running.http() as stranger:
+        del stranger.headers["authorization"]
+        for path, method in routes:
+            if (method.upper(), path) in SIGN_IN:
                 continue
-            assert got.status_code == 401, (path, authorization)
-            said = got.json()
-            assert (said if "kind" in said else said["error"])["kind"] == "access"  # the protocol has a form of its own
-            assert got.headers["www-authenticate"].startswith("Bearer")
+            for authorization in (None, "", "Bearer", "Bearer msk_wrong", f"Basic {running.key}", running.key):
+                headers = {} if authorization is None else {"authorization": authorization}
+                got = stranger.request(method, path.replace("{name}", "tiny"), headers=headers)
+                if path in OPEN:
+                    assert got.status_code == 200
+                    continue
+                assert got.status_code == 401, (path, authorization)
+                said = got.json()  # the protocol has a form of its own
+                assert (said if "kind" in said else said["error"])["kind"] == "access"
+                assert got.headers["www-authenticate"].startswith("Bearer")
 
 
 def test_a_revoked_key_is_refused_by_the_running_server(running):
@@ -204,7 +204,7 @@ def test_each_request_leaves_one_line_without_values(running, http):
     body = dicom(ramp(), modality="MR", patient="PAT-zq4711zq")
     got = http.post(PREDICT, content=body, headers={"content-type": "application/dicom", "x-note": "Doe^Jane"})
     assert got.status_code == 422
-    line = next(entry for entry in running.lines() if entry["trace"] == got.json()["trace"])
+    line = running.line(got.json()["trace"])
     assert line["event"] == "request" and line["route"] == "models.predict" and line["status"] == 422
     assert line["code"] == "wrong-modality" and line["model"] == "tiny" and line["bytes"] == len(body)
     assert line["key"].startswith("k-") and line["ms"] > 0
@@ -229,7 +229,7 @@ def test_an_unexpected_error_shows_its_place_in_the_log_and_nothing_to_the_clien
         "hint": "Report the trace to whoever runs this service.",
         "kind": "fault",
     }
-    line = next(entry for entry in running.lines() if entry["trace"] == got.json()["trace"])
+    line = running.line(got.json()["trace"])
     assert line["failure"].startswith("KeyError at test_answers.py:")
     assert "zq4711zq" not in running.log.getvalue()
 
@@ -309,5 +309,5 @@ def test_a_clients_own_trace_stands_in_the_log_line_and_no_other_text(running, h
     ours = "4bf92f3577b34da6a3ce929d0e0e4736"
     for said, wanted in ((f"00-{ours}-00f067aa0ba902b7-01", ours), (f"00-{'J' * 32}-00f067aa0ba902b7-01", None)):
         got = http.get("/v1/models", headers={"traceparent": said})
-        line = next(one for one in running.lines() if one["trace"] == got.headers["x-trace-id"])
+        line = running.line(got.headers["x-trace-id"])
         assert line.get("parent") == wanted

@@ -50,7 +50,7 @@ def home(tmp_path_factory):
                for v in "123"]  # fmt: skip
     ring = KeyRing.open(settings)
     keys = {
-        "asks": ring.create("asks", role="clinician").key,
+        "asks": ring.create("asks", role="service").key,  # whose quota no fast machine reaches
         "decides": ring.create("decides", role="ml-engineer", duties=["approver"]).key,
     }
     ring.close()
@@ -94,7 +94,7 @@ def test_one_patient_meets_one_version(clients):
     asks, decides = clients
     decides.split("tiny", {"1": 50, "2": 50})
     seen = {}
-    for patient in (f"p-{n}" for n in range(12)):
+    for patient in (f"p-{n}" for n in range(24)):  # all on one side once in eight million runs
         stored = [asks.upload(png(ramp(high=200 + n)), patient=patient) for n in range(2)]
         found = {asks.predict(case=one.case, model="tiny").model.version for one in stored}
         assert len(found) == 1
@@ -106,7 +106,7 @@ def test_one_trace_of_a_client_meets_one_version(home, clients):
     asks, decides = clients
     decides.split("tiny", {"1": 50, "2": 50})
     seen = set()
-    for n in range(12):
+    for n in range(24):
         parent = {"traceparent": f"00-{n + 1:032x}-{n + 1:016x}-01", "content-type": "image/png"}
         got = [asks._http.post("/v1/models/tiny/predict", content=png(ramp()), headers=parent) for _ in range(3)]
         assert len(found := {one.json()["model"]["version"] for one in got}) == 1
@@ -118,15 +118,15 @@ def test_a_shadow_is_compared_and_never_answers(clients):
     """Version 2 is version 1 again; 3 has another temperature, so its probabilities differ by a sum done by hand."""
     asks, decides = clients
     decides.split("tiny", {"1": 100}, shadow=["2", "3"])
-    for _ in range(6):
-        answer = asks.predict(png(ramp(high=230)), model="tiny")
-        assert answer.model.version == "1"
-        time.sleep(0.02)
-    until = time.monotonic() + 5
-    while time.monotonic() < until and decides.traffic("tiny").shadows["3"].mean_difference is None:
-        time.sleep(0.05)
-    found = decides.traffic("tiny").shadows
-    assert found["2"].agreed >= 1 and found["2"].differed == 0 and found["2"].most_difference == 0
+    until = time.monotonic() + 30  # a busy service drops what is compared
+    while True:
+        assert asks.predict(png(ramp(high=230)), model="tiny").model.version == "1"
+        found = decides.traffic("tiny").shadows
+        if found["2"].agreed and found["3"].mean_difference is not None:
+            break
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert found["2"].differed == 0 and found["2"].most_difference == 0
     logit = 10 * (ramp(high=230).mean() / 255 - 0.5)
     apart = abs(1 / (1 + 2.718281828 ** (-logit / 2)) - 1 / (1 + 2.718281828 ** (-logit / 20)))
     assert abs(found["3"].mean_difference - apart) < 1e-3
@@ -134,7 +134,7 @@ def test_a_shadow_is_compared_and_never_answers(clients):
 
 
 def test_a_split_outlives_a_restart_and_reaches_another_node(home, clients):
-    """The other node is another server over the same home; it follows within two seconds."""
+    """The other node is another server over the same home; it follows within seconds."""
     settings, folders, keys = home
     asks, decides = clients
     decides.split("tiny", {"2": 100})
@@ -142,7 +142,7 @@ def test_a_split_outlives_a_restart_and_reaches_another_node(home, clients):
         with Client(f"http://127.0.0.1:{port}", keys["asks"]) as elsewhere:
             assert answered_by(elsewhere, 3) == {"2": 3}
             decides.split("tiny", {"1": 100})
-            until = time.monotonic() + 2
+            until = time.monotonic() + 20
             while time.monotonic() < until and set(answered_by(elsewhere, 1)) != {"1"}:
                 time.sleep(0.05)
             assert answered_by(elsewhere, 3) == {"1": 3}
