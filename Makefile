@@ -92,8 +92,8 @@ lock:
 	.venv-lock/bin/pip install -q --disable-pip-version-check uv==0.13.9
 	grep -v '^torch' constraints.txt > .venv-lock/constraints.txt
 	.venv-lock/bin/uv pip compile -q pyproject.toml --extra imaging --extra signals --extra wordpieces --extra openvino \
-	  --extra postgres --extra hardware -c .venv-lock/constraints.txt --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --python-version 3.11 -o requirements.lock
+	  --extra molecules --extra postgres --extra s3 --extra grpc --extra hardware -c .venv-lock/constraints.txt \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 -o requirements.lock
 
 clean:
 	rm -rf .venv .venv-triton .venv-kserve .venv-sbom .venv-lock .boot demo dist
