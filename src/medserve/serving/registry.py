@@ -18,7 +18,8 @@ from medserve.runtime.known import KnownModel
 from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import Memory
-from medserve.serving.service import Pools, Service, Stages, State
+from medserve.serving.pools import Pools
+from medserve.serving.service import Service, Stages, State
 from medserve.serving.traffic import Compared, Split
 from medserve.store.traffic import SplitRow
 

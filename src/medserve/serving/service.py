@@ -15,12 +15,8 @@ import asyncio
 import contextlib
 import functools
 import math
-import os
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,16 +27,14 @@ from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import PATIENCE_S, Memory, give_back
+from medserve.serving.pools import Pools
 from medserve.types import Array, Scores
 
 T = TypeVar("T")
 State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
-NICE = 10  # of the thread that explains
-MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
 PROBE_FRESH_S = 5.0
 QUICK_BYTES = 4096
 AGAIN_S = 30.0  # after a load that failed
-LOADERS = 2  # loads at once
 FIRST_LOAD_S = 5.0  # a guess, until one was measured
 MARGIN_S = 0.02  # before its deadline a request is told when the load will be done
 
@@ -60,47 +54,6 @@ class Stages(NamedTuple):
     explain: float = 0.0
     compute: float = 0.0
     size: int = 0
-
-
-class Pools:
-    """Threads that all services share: decoding, loading, and the slow work of explanations."""
-
-    def __init__(self, decoders: int = 0) -> None:
-        count = decoders or max(2, os.cpu_count() or 1)
-        self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_yielding)
-        self._load = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
-        self._explaining = 0
-
-    async def decode(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decode, functools.partial(work, *args))
-
-    async def load(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._load, functools.partial(work, *args))
-
-    async def aside(self, work: Callable[..., T], *args: Any) -> T:
-        """What nobody waits for, one after the other."""
-        return await asyncio.get_running_loop().run_in_executor(self._aside, functools.partial(work, *args))
-
-    async def explain(self, work: Callable[..., T], *args: Any) -> T:
-        """Raises: Busy "explanations-full" (503): enough of them wait already."""
-        if self._explaining >= MAX_EXPLAINING:
-            raise Busy(
-                "explanations-full",
-                "Too many explanations are waiting.",
-                hint="Ask for the prediction without one, or try again later.",
-                retry_after_s=5,
-            )
-        self._explaining += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._explain, functools.partial(work, *args))
-        finally:
-            self._explaining -= 1
-
-    def close(self) -> None:
-        for pool in (self._load, self._aside, self._decode, self._explain):
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Wanted(NamedTuple):
@@ -490,13 +443,6 @@ class Service:
 
 def _together(cases: list[Wanted]) -> tuple[Array, bool]:
     return np.stack([case.tensor for case in cases]), any(case.cam for case in cases)
-
-
-def _yielding() -> None:
-    """This thread gives way to those that predict."""
-    if sys.platform == "linux":  # where a thread has a niceness of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _seen(task: "asyncio.Task[None]") -> None:
