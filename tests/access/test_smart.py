@@ -165,7 +165,7 @@ CASES = {
     ),
     "made in the future (iat)": Case(lambda s: s.form(claims={"iat": NOW() + 120})),
     "disabled client": Case(_retired, good=lambda s: _retired(s, "o")),
-    "scope wider than the role": Case(lambda s: s.form(scope="system/*.crds"), "invalid_scope", 400),
+    "scope wider than the role": Case(lambda s: s.form(scope="system/*.crus"), "invalid_scope", 400),
     "scope of a patient": Case(lambda s: s.form(scope="patient/*.rs"), "invalid_scope", 400),
     "no scope": Case(lambda s: s.form(scope=None), "invalid_scope", 400),
     "offline access": Case(
@@ -262,7 +262,7 @@ def test_disabling_a_client_ends_its_tokens_within_a_second(site):
 @pytest.mark.parametrize(
     ("scope", "statuses"),
     [("system/*.rs", (200, 200, 403)), ("system/*.read", (200, 200, 403)), ("system/*.c", (403, 403, 200)),
-     ("system/*.crs", (200, 200, 200)), ("system/*.*", (200, 200, 200)), ("system/*.c system/*.s", (200, 403, 200))],
+     ("system/*.crs", (200, 200, 200)), ("system/*.crds", (200, 200, 200)), ("system/*.*", (200, 200, 200)), ("system/*.c system/*.s", (200, 403, 200))],
 )  # fmt: skip
 def test_scopes_narrow_the_role(site, scope, statuses):
     from tiny_package import png, ramp

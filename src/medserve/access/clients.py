@@ -39,7 +39,7 @@ LETTERS = {
     "d": ("cases.delete", "batches.delete"),
     "s": ("models.list",),
 }
-SCOPES = ("system/*.rs", "system/*.c", "system/*.crs")
+SCOPES = ("system/*.rs", "system/*.c", "system/*.crs", "system/*.crds")
 
 
 class OAuthError(MedServeError):
