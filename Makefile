@@ -25,12 +25,12 @@ demo-stop: .venv/ok
 	$(BIN)/medserve demo --stop
 
 test: .venv/test .venv-triton/ok lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 # Also the long campaigns; dist/test-all.txt and .xml say what ran, for how long, and how it ended.
 test-all: .venv/test-all .venv-triton/ok .venv-kserve/ok lint
 	mkdir -p dist
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -ra --durations=40 --junitxml=dist/test-all.xml > dist/test-all.txt; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -ra --durations=40 --junitxml=dist/test-all.xml > dist/test-all.txt; \
 	  status=$$?; cat dist/test-all.txt; exit $$status
 
 lint: .venv/test
@@ -92,7 +92,7 @@ lock:
 	.venv-lock/bin/pip install -q --disable-pip-version-check uv==0.13.9
 	grep -v '^torch' constraints.txt > .venv-lock/constraints.txt
 	.venv-lock/bin/uv pip compile -q pyproject.toml --extra imaging --extra signals --extra wordpieces --extra openvino \
-	  --extra molecules --extra postgres --extra s3 --extra grpc --extra hardware -c .venv-lock/constraints.txt \
+	  --extra molecules --extra postgres --extra s3 --extra grpc --extra otel --extra hardware -c .venv-lock/constraints.txt \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 -o requirements.lock
 
 clean:
