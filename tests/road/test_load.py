@@ -64,7 +64,8 @@ def test_a_latency_counts_from_the_intended_moment():
     honest, took, closed = asyncio.run(run())
     assert 70 < len(honest) < 130 and {one.status for one in honest} == {200}
     assert max(one.seconds for one in honest) > 0.5 and took > 1.4
-    assert sorted(one.seconds for one in closed)[len(closed) // 2] < 0.1
+    usual = sorted(one.seconds for one in closed)[len(closed) // 2]
+    assert usual < max(one.seconds for one in honest) / 3  # the same server, asked as if nobody else were there
 
 
 def test_a_line_that_breaks_is_a_failure_and_not_the_end():

@@ -135,7 +135,7 @@ def test_a_model_that_is_never_idle_makes_room_after_a_while(settings, keys, tmp
         got = httpx2.post(
             f"http://127.0.0.1:{port}/v1/models/right/predict", content=png(ramp()), headers=headers, timeout=20
         )
-        assert got.status_code == 200 and time.monotonic() - began < 8
+        assert got.status_code == 200 and time.monotonic() - began < 18
     assert load.failed == []
 
 
