@@ -45,6 +45,7 @@ from medserve.serving.registry import Registry
 from medserve.serving.safety import check_settings
 from medserve.serving.server import Address, check_address, run
 from medserve.serving.tls import Tls
+from medserve.serving.tracing import UNTRACED, Tracing, open_tracing
 from medserve.settings import Settings
 from medserve.store.batches import Batches
 from medserve.store.cases import Cases
@@ -76,6 +77,7 @@ def build(
     limits: Limits | None = None,
     threads: int = 0,
     memory: Keep = Keep(),
+    tracing: Tracing = UNTRACED,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Application:
     """Open the keys and every package; nothing is served unless all of them are sound.
@@ -86,6 +88,7 @@ def build(
         keys: of `settings.home` when None.
         threads: processor threads of one model's pass; 0 means all cores.
         memory: how much of it the engines may take, and which of them never leave it.
+        tracing: where spans of requests go; closed with the service.
         warn: gets a line where a verdict of the tuner could not be followed.
 
     Raises: BadPackage, naming the folder; Usage "service-taken", "policy-invalid"; Fault
@@ -123,8 +126,9 @@ def build(
     doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner)]
     application = Application(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
-        witness=Witness.open(settings), limits=bounds, doors=doors, closing=(shelf.close, jobs.close, splits.close),
-        metrics=metrics, running=(changes.follow, runner.follow), reload=changes.reload,
+        witness=Witness.open(settings), limits=bounds, doors=doors,
+        closing=(shelf.close, jobs.close, splits.close, tracing.close), metrics=metrics, tracing=tracing,
+        running=(changes.follow, runner.follow), reload=changes.reload,
     )  # fmt: skip
     runner.gate = application.gate
     return application
@@ -154,7 +158,7 @@ def serve(
         warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
     Raises: what `build` raises, and Usage "host-without-keys", "host-without-tls", "port-taken", "host-unusable",
-            "grpc-missing", and those of `check_settings`.
+            "grpc-missing", and those of `check_settings` and `open_tracing`.
     """
     check_settings(settings, os.environ)
     door_of = None if grpc_port is None else _grpc_door()
@@ -166,7 +170,9 @@ def serve(
             warn(tls.warning)
         if not ring.active():
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
-        application = build(settings, folders, keys=ring, threads=threads, memory=memory, warn=warn)
+        application = build(
+            settings, folders, keys=ring, threads=threads, memory=memory, tracing=open_tracing(os.environ), warn=warn
+        )
         for service in application.registry.services:
             if isinstance(service.model, LoadedModel):
                 warn(f"{service.title} runs on {service.model.engine.choice}.")

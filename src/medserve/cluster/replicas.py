@@ -29,6 +29,7 @@ from medserve.serving.changes import packages_in
 from medserve.serving.safety import check_settings
 from medserve.serving.server import GRACE_S, Address, check_address
 from medserve.serving.tls import Tls
+from medserve.serving.tracing import open_tracing
 from medserve.settings import Settings
 
 NAME = "medserve"
@@ -52,7 +53,9 @@ class Replica:
             )
         check_settings(settings, os.environ)
         self._around = contextlib.ExitStack()
-        self._application = build(settings, [Path(folder) for folder in folders], threads=threads)
+        self._application = build(
+            settings, [Path(folder) for folder in folders], threads=threads, tracing=open_tracing(os.environ)
+        )
         decode_outside(self._application, self._around, lambda text: None)
 
     def __serve_build_asgi_app__(self) -> Application:

@@ -12,7 +12,6 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
+from medserve.serving.tracing import UNTRACED, Told, Tracing
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.wire import (
     HSTS,
@@ -62,7 +62,6 @@ from medserve.serving.wire import (
 from medserve.store.cases import Case, Cases
 
 _PREDICTIONS = {("", "v1", "models", "predict"), ("", "v2", "models", "infer")}
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 INLINE_BYTES = 64 * 1024  # a longer body is digested in a thread
 LOGGED = ("route", "parent", "key", "model", "version", "bytes", "answer", "code", "failure")
 
@@ -115,13 +114,14 @@ class Application:
         doors: Sequence[APIRouter] = (),
         closing: Sequence[Callable[[], None]] = (),
         metrics: Metrics | None = None,
+        tracing: Tracing = UNTRACED,
         running: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
         reload: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.registry, self.identity, self.limits = registry, identity, limits or Limits()
         self.gate, self.recorder, self._ledger = Gate(policy, registry.tenant_of), recorder, ledger
         self._cases, self._witness, self._closing, self._running = cases, witness, closing, running
-        self.reload = reload
+        self.reload, self.tracing = reload, tracing
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
         self.metrics = Metrics() if metrics is None else metrics
@@ -145,7 +145,9 @@ class Application:
         trace, began = new_id(), time.perf_counter()
         scope["medserve.trace"] = trace
         note: dict[str, Any] = {}
-        more = (HSTS,) if scope.get("scheme") == "https" else ()
+        more: tuple[Header, ...] = (HSTS,) if scope.get("scheme") == "https" else ()
+        if (place := self.tracing.begin(scope, trace)) is not None:
+            more, note["parent"] = more + place.headers, place.parent
         watched = _Watch(send, trace, lambda status: self._record(scope, note, trace, status), more)
         try:
             await self._route(scope, receive, watched, trace, note)
@@ -169,6 +171,8 @@ class Application:
                 note["code"] = watched.failure.code
             spent = time.perf_counter() - began
             self.metrics.request(note.get("route", "unknown"), watched.status, spent)
+            if place is not None:
+                self.tracing.end(place, note, watched.status, spent)
             ms = round(spent * 1000, 2)
             logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
             log = self._log.warning if note.get("loud") else self._log.info
@@ -241,7 +245,7 @@ class Application:
         path = scope["path"]
         target = parse_target(path)
         asked = asked_of(scope["method"], path, explain=target is not None and bool(scope.get("query_string")))
-        note["route"], note["parent"] = asked.named, parent_of(scope)
+        note["route"] = asked.named
         scope["medserve.note"] = note
         scope["medserve.event"] = lambda status: self.event(asked.named, note, trace, status)
         if asked.open:
@@ -307,7 +311,9 @@ class Application:
         if scope["method"] != "POST":
             raise WrongMethod("method-not-allowed", "A prediction is asked for with POST.", hint="Use POST.")
         free = target.version is None  # which version answers is this service's to choose
-        service = self.registry.route(target.model, _caller_key(scope, trace)) if free else self.registry.find(*target)
+        service = (
+            self.registry.route(target.model, note.get("parent") or trace) if free else self.registry.find(*target)
+        )
         model = service.model
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         if scope["path"].endswith("/infer"):
@@ -346,6 +352,7 @@ class Application:
                 data, media=media, explain=explain, deadline=deadline, trace=trace, priority=priority
             )
             answer, stages = await while_client_waits(work, receive, deadline)
+        note["told"] = Told(began, read, (stages,))
         self.gate.charge(caller, stages.compute)
         note["answer"] = answer["status"]
         if case is None:
@@ -457,17 +464,6 @@ def parse_target(path: str) -> Target | None:
     if len(steps) == 7 and steps[4] == "versions":
         return Target(steps[3], steps[5])
     return None
-
-
-def _caller_key(scope: Scope, trace: str) -> str:
-    """Of whoever names no patient: the trace that a client carries through its requests, else that of this one."""
-    return parent_of(scope) or trace
-
-
-def parent_of(scope: Scope) -> str | None:
-    """The trace id of a W3C `traceparent`; None without a valid one, so that no other text comes into the log."""
-    found = _TRACEPARENT.fullmatch(header(scope, b"traceparent"))
-    return None if found is None or set(found[1]) == {"0"} else found[1]
 
 
 def _explain_method(scope: Scope) -> str | None:

@@ -9,8 +9,11 @@ that make a service talk. An address beyond this machine without keys or TLS is 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from medserve.errors import Usage
+from medserve.serving.server import is_loopback
+from medserve.serving.tracing import endpoint_of
 from medserve.settings import Settings
 from medserve.store.engines import FILE, check_url
 
@@ -21,7 +24,8 @@ _PUBLIC = (".pub", ".txt", ".lock")  # in the folder of keys: what is no secret
 
 
 def check_settings(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Raises: Usage "home-exposed", "key-exposed", "state-exposed", "policy-exposed", "secret-weak", "debug-on"."""
+    """Raises: Usage "home-exposed", "key-exposed", "state-exposed", "policy-exposed", "secret-weak", "debug-on",
+    "otel-endpoint", "otel-plain", "otel-protocol"."""
     home = settings.home
     _mine_alone(home, "home-exposed", 0o077, "700")
     keys = home / "keys"
@@ -40,6 +44,7 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> None:
             )
     if sys.flags.dev_mode:
         raise Usage("debug-on", "Python runs in its development mode.", hint="Start without -X dev.")
+    _check_collector(environ)
     if settings.database:
         password = check_url(settings.database).password
         if password is not None and (len(str(password)) < LEAST_PASSWORD or str(password).lower() in _FIRST_TRIED):
@@ -48,6 +53,30 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> None:
                 f"The password of the database is a common one, or shorter than {LEAST_PASSWORD} characters.",
                 hint="Give the database's user a long random one: openssl rand -base64 24",
             )
+
+
+def _check_collector(environ: Mapping[str, str]) -> None:
+    """Spans name models and their times; the way to their collector is nobody else's to read or to answer on."""
+    if (endpoint := endpoint_of(environ)) is None:
+        return
+    try:
+        parts = urlsplit(endpoint)
+        host, scheme = parts.hostname, parts.scheme
+    except ValueError:
+        host, scheme = None, ""
+    if not host or scheme not in ("http", "https"):
+        raise Usage(
+            "otel-endpoint",
+            "The OTLP endpoint is no address of HTTP.",
+            hint="For instance OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.clinic:4318",
+        )
+    said = environ.get("OTEL_EXPORTER_OTLP_TRACES_INSECURE") or environ.get("OTEL_EXPORTER_OTLP_INSECURE") or ""
+    if scheme == "http" and not is_loopback(host) and said.strip().lower() != "true":
+        raise Usage(
+            "otel-plain",
+            "Spans would leave this machine without TLS.",
+            hint="Name an https:// endpoint, or set OTEL_EXPORTER_OTLP_INSECURE=true on a network of your own.",
+        )
 
 
 def _mine_alone(path: Path, code: str, others: int, mode: str) -> None:

@@ -4,7 +4,7 @@
     await door.open()
     await door.close(30)
 
-Metadata of a call stand for headers: authorization, x-purpose, x-priority, traceparent. The call's deadline is the
+Metadata of a call stand for headers: authorization, x-purpose, x-priority, and a trace. The call's deadline is the
 request's, and a call that is cancelled a client that left. The message of a stranger is never read; that is why every
 method is served as one that takes a stream, which on the wire is the same. Health (`grpc.health.v1.Health` too) answers
 without a key, for the service as a whole, and reads nothing either.
@@ -30,7 +30,7 @@ from medserve.serving.tls import Tls
 from medserve.serving.wire import Header, Message, Scope
 
 SERVICE = "inference.GRPCInferenceService"
-HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent")
+HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent", "tracestate")
 MOST_CALLS = 512
 IDLE_S = 300
 INLINE_BYTES = 64 * 1024  # a longer message is read in a thread

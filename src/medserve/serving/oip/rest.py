@@ -25,6 +25,7 @@ from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts
 from medserve.serving.oip import columns, words
 from medserve.serving.openapi import reply, takes
+from medserve.serving.tracing import Told
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.wire import JSON, SAFE, Receive, Scope, Send, WrongMedia, header
 
@@ -110,6 +111,7 @@ async def infer(
         found = await while_client_waits(_all(service, cases, deadline, trace, priority), receive, deadline)
     answers = [answer for answer, _ in found]
     stages = [stage for _, stage in found if stage is not None]
+    note["told"] = Told(began, read, stages)
     house.gate.charge(caller, sum(stage.compute for stage in stages), more=count - 1)
     if count == 1 and isinstance(answers[0], MedServeError):
         raise answers[0]
