@@ -187,7 +187,7 @@ def test_a_stop_between_signature_and_new_secrets(log, lost):
     """kill -9 after the state was prepared, before or after the checkpoint was committed."""
     state = audit.msgspec.json.decode(log._path.read_bytes(), type=audit.State)
     with log._alone(), log._engine.begin() as db:
-        last = audit._last(db)
+        last = audit._ends(db)
         log._end(db, state, last.seq, last.hash, 1.0)
         if lost == "commit":
             db.rollback()

@@ -43,6 +43,10 @@ LOCK_S = 5.0  # longest wait for another process
 START = bytes(32)  # the hash before the first row
 _RATCHET = b"medserve audit ratchet"
 _READ = 5000  # rows at a time
+_ROWS = 64  # most rows of one statement
+_ENDS = """SELECT p.epoch AS closed, p.seq AS signed, e.seq, e.epoch, e.hash FROM (SELECT 1 AS one) AS x
+ LEFT JOIN (SELECT epoch, seq FROM audit_checkpoints ORDER BY epoch DESC LIMIT 1) AS p ON 1 = 1
+ LEFT JOIN (SELECT seq, epoch, hash FROM audit_events ORDER BY seq DESC LIMIT 1) AS e ON 1 = 1"""
 
 
 class AuditFault(Fault):
@@ -154,8 +158,9 @@ class Ledger:
         try:
             with self._alone():
                 with self._writing(held=True) as db:
-                    self.append(db, events)
-                self._let_go()
+                    ended = self.append(db, events)
+                if ended:
+                    self._let_go()
         except (OSError, sa.exc.SQLAlchemyError) as error:
             raise unwritable() from error
 
@@ -166,42 +171,42 @@ class Ledger:
             try:
                 with self._writing(held=True) as db:
                     yield db
-                    self.append(db, events)
+                    ended = self.append(db, events)
             except sa.exc.OperationalError as error:  # a full disk, a lost server
                 raise unwritable() from error
-            self._let_go()
+            if ended:
+                self._let_go()
 
     def _let_go(self) -> None:
         """Destroy the secrets of an epoch that was just signed; what was committed stays committed in any case."""
         with contextlib.suppress(OSError, sa.exc.SQLAlchemyError, Fault), self._writing(held=True) as db:
             self._state(db)
 
-    def append(self, db: sa.Connection, events: Sequence[Event]) -> None:
-        """Within a transaction, under the lock."""
-        state = self._state(db)
-        last = _last(db)
-        seq, head = (last.seq, last.hash) if last else (0, START)
-        first = db.execute(sa.select(sa.func.min(audit_events.c.seq)).where(audit_events.c.epoch == state.epoch))
-        opened = first.scalar()
+    def append(self, db: sa.Connection, events: Sequence[Event]) -> bool:
+        """Within a transaction, under the lock. Whether the epoch ended with it: its secrets are to be let go."""
+        ends = _ends(db)
+        state = self._state(db, ends)
+        seq, head = (ends.seq, ends.hash) if ends.seq is not None else (0, START)
+        opened = (ends.signed or 0) + 1
         now, rows = time.time(), []
         for event in events:
             body = msgspec.json.encode(event if event.at else msgspec.structs.replace(event, at=now), order="sorted")
             seq += 1
             head = _chain(head, body)
-            mac = hmac.digest(state.key, head, "sha256")
-            rows.append({"seq": seq, "epoch": state.epoch, "body": body, "hash": head, "mac": mac})
-        if rows:
-            db.execute(audit_events.insert(), rows)
-        count = seq + 1 - (opened if opened is not None else seq + 1 - len(rows))
-        if rows and (count >= EPOCH_EVENTS or now - state.since >= EPOCH_S):
+            rows.append((seq, state.epoch, body, head, hmac.digest(state.key, head, "sha256")))
+        _insert(db, rows)
+        if rows and (seq + 1 - opened >= EPOCH_EVENTS or now - state.since >= EPOCH_S):
             self._end(db, state, seq, head, now)
+            return True
+        return False
 
     def end_epoch(self) -> None:
         """Sign what stands there now; nothing where the open epoch is empty."""
         with self._writing() as db:
-            state, last = self._state(db), _last(db)
-            if last is not None and last.epoch == state.epoch:
-                self._end(db, state, last.seq, last.hash, time.time())
+            ends = _ends(db)
+            state = self._state(db, ends)
+            if ends.epoch == state.epoch:
+                self._end(db, state, ends.seq, ends.hash, time.time())
         with self._writing() as db:
             self._state(db)
 
@@ -216,19 +221,23 @@ class Ledger:
         row = {"epoch": state.epoch, "seq": seq, "hash": head, "next": public, "at": now, "signature": signature}
         db.execute(audit_checkpoints.insert(), row)
 
-    def _state(self, db: sa.Connection) -> State:
-        """The open epoch's secrets; an epoch that was signed since is let go first.
+    def _state(self, db: sa.Connection, ends: Any = None) -> State:
+        """The open epoch's secrets; an epoch that was signed since is let go first. ends: of the log, where read.
 
         Raises: Fault "audit-state-missing", "audit-rolled-back", "key-exposed".
         """
-        closed = db.execute(sa.select(sa.func.max(audit_checkpoints.c.epoch))).scalar()
-        if not self._path.exists():
-            if closed is not None or _last(db) is not None:
+        ends = _ends(db) if ends is None else ends
+        closed = ends.closed
+        try:
+            with open(self._path, "rb") as file:
+                mode, kept = os.fstat(file.fileno()).st_mode, file.read()
+        except FileNotFoundError:
+            if closed is not None or ends.seq is not None:
                 raise Fault(
                     "audit-state-missing",
                     f"{self._path} is gone, but the audit log has rows: it can be read, no longer written.",
                     hint="Restore it from a backup, or move the database away and keep it.",
-                )
+                ) from None
             key = Ed25519PrivateKey.generate()
             state = State(epoch=1, since=time.time(), key=os.urandom(32), signing=key.private_bytes_raw())
             write_bytes(
@@ -236,10 +245,10 @@ class Ledger:
             )
             self._store(state)
             return state
-        if self._path.stat().st_mode & 0o077:
+        if mode & 0o077:
             raise Fault("key-exposed", f"{self._path} can be read by others.", hint=f"Run: chmod 600 {self._path}")
         try:
-            state = msgspec.json.decode(self._path.read_bytes(), type=State)
+            state = msgspec.json.decode(kept, type=State)
         except msgspec.DecodeError as error:
             raise AuditFault(
                 "audit-state-damaged", f"{self._path} is not as it was written.", hint="Restore it from a backup."
@@ -397,8 +406,22 @@ def unwritable() -> AuditFault:
     )
 
 
-def _last(db: sa.Connection) -> Any:
-    return db.execute(sa.select(audit_events).order_by(audit_events.c.seq.desc()).limit(1)).one_or_none()
+def _ends(db: sa.Connection) -> Any:
+    """The last signed epoch with its last row, and the last row of all; None where there is none. In one statement, and
+    in plain SQL: it is asked once a commit, and what is around a statement costs more than the statement."""
+    return db.exec_driver_sql(_ENDS).one()
+
+
+def _insert(db: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Many rows a statement: SQLite's driver gives the interpreter away at each, and gets it back when others allow."""
+    mark = "?" if db.dialect.paramstyle == "qmark" else "%s"
+    at = 0
+    while at < len(rows):
+        count = min(_ROWS, 1 << (len(rows) - at).bit_length() - 1)  # few texts, so that the driver keeps them prepared
+        values = ", ".join([f"({', '.join([mark] * len(rows[0]))})"] * count)
+        flat = tuple(field for row in rows[at : at + count] for field in row)
+        db.exec_driver_sql(f"INSERT INTO audit_events (seq, epoch, body, hash, mac) VALUES {values}", flat)
+        at += count
 
 
 def _chain(head: bytes, body: bytes) -> bytes:
