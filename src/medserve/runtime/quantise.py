@@ -98,7 +98,7 @@ def _openvino(graph: bytes, inputs: Array) -> bytes:
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "trunk.xml"
         ov.save_model(made, str(path), compress_to_fp16=False)
-        parts = {name: np.fromfile(path.with_suffix(f".{name}"), np.uint8) for name in ("xml", "bin")}
+        parts = {name: np.frombuffer(path.with_suffix(f".{name}").read_bytes(), np.uint8) for name in ("xml", "bin")}
     return save(parts)
 
 
