@@ -1,18 +1,19 @@
 """Trace context is read as W3C says; spans reach the collector that is named, hold our words alone, cost no answer."""
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 
 import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from real_server import RealServer
 from tiny_package import Running, noise, png, ramp, serving, spec, write_package
 
 from medserve.access.keys import KeyRing
@@ -152,7 +153,7 @@ def clean(monkeypatch):
     theirs.handlers, theirs.propagate = before
 
 
-@contextmanager
+@contextlib.contextmanager
 def traced(root, log):
     """A real server whose spans go where the OTEL_* variables say."""
     settings = Settings(home=root / "home")
@@ -227,6 +228,30 @@ def test_a_prediction_reaches_the_collector_below_the_span_that_asked(tmp_path, 
     assert b"ward-7" in whole and b"medserve" in whole
     assert not [canary for canary in canaries if canary.encode() in whole]
     assert b"127.0.0.1" not in b"".join(collector.bodies)
+
+
+def test_sigterm_sends_what_waits(tmp_path, collector, clean):
+    """`medserve serve` as a process: its environment names the collector; two cases of one request are one span."""
+    clean.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    clean.setenv("OTEL_SERVICE_NAME", "ward-service")
+    clean.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    settings = Settings(home=tmp_path / "home")
+    package = write_package(tmp_path / "one", settings, spec())
+    with contextlib.closing(KeyRing.open(settings)) as keys:
+        key = keys.create("tests").key
+    server = RealServer(tmp_path, [package])
+    server.start()
+    try:
+        cases = {"name": "image", "shape": [2, 1, 28, 28], "datatype": "UINT8", "data": ramp().flatten().tolist() * 2}
+        head = {"authorization": f"Bearer {key}", "traceparent": SENT}
+        answer = httpx2.post(f"{server.url}/v2/models/tiny/infer", json={"inputs": [cases]}, headers=head, timeout=20)
+        assert answer.status_code == 200 and not collector.bodies, answer.text
+    finally:
+        server.stop()
+    asked = [one for one in collector.spans if one.trace_id.hex() == PARENT and one.kind == 2]
+    assert len(asked) == 1 and b"ward-service" in collector.bodies[0]
+    assert {one.key: one.value.int_value for one in asked[0].attributes}["medserve.cases"] == 2
+    assert "infer" in {one.name for one in collector.spans if one.parent_span_id == asked[0].span_id}
 
 
 def test_a_caller_who_does_not_sample_is_followed(tmp_path, collector, clean):
