@@ -7,7 +7,7 @@ import time
 import pytest
 
 from medserve.errors import Busy, Fault, Refusal
-from medserve.runtime.batcher import Batcher, Late, Spent
+from medserve.runtime.batcher import BATCH, Batcher, Late, Spent
 
 
 def soon() -> float:
@@ -266,3 +266,66 @@ def test_promised_work_counts_what_is_ahead(made):
         await asyncio.gather(first, *waits)
 
     asyncio.run(ask())
+
+
+def test_a_light_pass_runs_on_the_event_loop_with_all_that_one_turn_brought(made):
+    """Thirty-two that come in one turn of the loop share one pass, on its own thread; a stat goes before a batch."""
+    passes: list[tuple[str, list[int]]] = []
+
+    def run(items: list[int]) -> list[int]:
+        passes.append((threading.current_thread().name, list(items)))
+        return [item + 1 for item in items]
+
+    batcher = made(run, max_batch=20, item_s=1e-5, inline_s=0.5)
+
+    async def ask():
+        late = asyncio.create_task(batcher.submit(99, deadline=soon(), priority=BATCH))
+        await asyncio.sleep(0)
+        rest = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(32)]
+        gone = rest.pop()
+        asyncio.get_running_loop().call_soon(gone.cancel)
+        return await late, await asyncio.gather(*rest)
+
+    assert asyncio.run(ask()) == (100, list(range(1, 32)))
+    assert {name for name, _ in passes} == {threading.current_thread().name}
+    assert sum(len(items) for _, items in passes) == 32
+    assert max(len(items) for _, items in passes) == 20
+
+
+def test_passes_that_get_long_leave_the_event_loop(made):
+    """One pass that stalls the loop is the last one there; those after it run on a thread, and all are answered."""
+    names: list[str] = []
+
+    def run(items: list[int]) -> list[int]:
+        names.append(threading.current_thread().name)
+        time.sleep(0.02)
+        return items
+
+    batcher = made(run, item_s=1e-5, inline_s=0.001, name="apart")
+
+    async def ask():
+        return [await batcher.submit(i, deadline=soon()) for i in range(3)]
+
+    assert asyncio.run(ask()) == [0, 1, 2]
+    assert names == [threading.current_thread().name, "apart-0", "apart-0"]
+
+
+def test_a_light_pass_that_fails_is_tried_item_by_item_and_the_late_hear_of_it(made):
+    """On the event loop, too: only the bad one fails, and what came too late is not computed."""
+
+    def run(items: list[int]) -> list[int]:
+        if 3 in items:
+            raise ValueError
+        return items
+
+    batcher = made(run, item_s=1e-9, inline_s=0.5)
+
+    async def ask():
+        asked = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in range(5)]
+        late = asyncio.create_task(batcher.submit(9, deadline=time.monotonic() + 1e-3))
+        asyncio.get_running_loop().call_soon(time.sleep, 0.01)
+        return await asyncio.gather(*asked, late, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert [a for a in answers if not isinstance(a, Exception)] == [0, 1, 2, 4]
+    assert isinstance(answers[3], Fault) and isinstance(answers[5], Late)

@@ -1,5 +1,6 @@
 """The process: closed beyond this machine without keys, one line when ready, an orderly end."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,15 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 from tiny_package import png, ramp, write_package
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from medserve.access.keys import KeyRing
 from medserve.app import build, serve
 from medserve.errors import BadPackage, MedServeError, Usage
-from medserve.serving.server import Address, check_address, is_loopback, listen
+from medserve.serving.server import Address, OneWrite, check_address, is_loopback, listen
 from medserve.settings import Settings
 
 
@@ -143,3 +146,48 @@ def test_a_start_without_any_key_warns(settings, tmp_path):
     with pytest.raises(Stop):
         serve(settings, [folder], Address(port=0), on_ready=ready, warn=warned.append, threads=1)
     assert "medserve keys create" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "keep", "pieces"),
+    [
+        ("POST", [], True, 1),
+        ("GET", [(b"X-Odd", b"1")], True, 2),
+        ("HEAD", [], True, 2),
+        ("POST", [], False, 2),
+        ("POST", [(b"connection", b"close")], True, 2),
+    ],
+)
+def test_an_answer_of_known_length_is_one_write_and_the_same_bytes(method, headers, keep, pieces):
+    """Head and body in one piece where that is the rule, as uvicorn writes them in two; a body of another length than
+    was declared, or a value with a line break, is never sent."""
+    first = {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"2"), *headers],
+    }
+
+    def written(kind: type, start: dict, body: bytes) -> tuple[list[bytes], bool]:
+        transport = SimpleNamespace(out=[], close=lambda: None)
+        transport.write = transport.out.append
+        cycle = kind(
+            {"method": method, "http_version": "1.1"}, transport, SimpleNamespace(write_paused=False), None, None, False,
+            [], asyncio.Event(), False, keep, lambda: None,
+        )  # fmt: skip
+
+        async def send() -> None:
+            await cycle.send(start)
+            await cycle.send({"type": "http.response.body", "body": body})
+
+        try:
+            asyncio.run(send())
+        except RuntimeError:
+            assert not any(b"evil" in piece or b"long" in piece for piece in transport.out)
+        return transport.out, cycle.response_complete
+
+    ours, theirs = written(OneWrite, first, b"{}"), written(RequestResponseCycle, first, b"{}")
+    assert b"".join(ours[0]) == b"".join(theirs[0]) and ours[1] and theirs[1]
+    assert len([piece for piece in ours[0] if piece]) <= pieces
+    assert method == "HEAD" or not written(OneWrite, first, b"too long")[1]
+    evil = {**first, "headers": [*first["headers"], (b"x-y", b"1\r\nevil: 1")]}
+    assert written(OneWrite, evil, b"{}")[1] is False

@@ -33,6 +33,10 @@ class Identity:
             hint="Keys begin with msk_, tokens with mst_; a client's assertion is exchanged at /oauth/token.",
         )
 
+    def held(self, shown: str) -> Principal | None:
+        """What `verify` returns for a key in use; None: ask `verify`."""
+        return self.keys.held(shown) if shown.startswith(PREFIX) else None
+
     def cached(self, shown: str) -> bool:
         """True when `verify` would not touch the database now."""
         if shown.startswith(tokens.PREFIX):

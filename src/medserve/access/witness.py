@@ -13,6 +13,7 @@ import hashlib
 import hmac
 
 from medserve.access.keys import load_pepper
+from medserve.access.mac import Mac
 from medserve.settings import Settings
 
 KIND = "hmac-sha256:"
@@ -22,7 +23,7 @@ class Witness:
     """Digests under one key. Safe to use from several threads."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._mac = Mac(key)
 
     @classmethod
     def open(cls, settings: Settings) -> "Witness":
@@ -32,7 +33,7 @@ class Witness:
     def of(self, what: str, tenant: str, trace: str, data: bytes) -> str:
         """The digest of one request's input or answer. what: "input" or "answer"."""
         inner = hashlib.sha256(data).digest()  # first, so that a long body is not copied
-        return KIND + hmac.digest(self._key, f"{what}\0{tenant}\0{trace}\0".encode() + inner, "sha256").hex()
+        return KIND + self._mac.of(f"{what}\0{tenant}\0{trace}\0".encode() + inner).hex()
 
     def agrees(self, said: str, what: str, tenant: str, trace: str, data: bytes) -> bool:
         return hmac.compare_digest(said, self.of(what, tenant, trace, data))

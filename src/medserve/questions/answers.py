@@ -129,8 +129,9 @@ def answer_one(
         line = tuple(curve(baseline, eta_of(baseline, probs)))
         stated = tuple(float(p) for p in probs)
         return Prediction(horizon_labels(spec.output), stated, None, None, False, said, tuple(reasons), curve=line)
-    chosen = prediction_set(spec, probs, absent)
-    decision = decide(spec, probs)
+    each: list[float] = np.asarray(probs, np.float64).tolist()  # plain numbers compare faster
+    chosen = prediction_set(spec, each, absent)
+    decision = decide(spec, each)
     abstained = False
     if chosen is not None and spec.output.task != "multilabel" and len(chosen) != 1:
         abstained = True
@@ -140,7 +141,7 @@ def answer_one(
         )
     return Prediction(
         labels,
-        tuple(float(p) for p in probs),
+        tuple(each),
         chosen,
         coverage,
         abstained,
@@ -151,12 +152,15 @@ def answer_one(
 
 def limits(conformal: Conformal, labels: Sequence[str], absent: Collection[str] = ()) -> list[float]:
     """The quantile that holds for each label, the largest of those fitted for what the case lacks."""
+    if not absent:
+        by_label, most = conformal.by_label or {}, conformal.quantile
+        return [by_label.get(label, most) for label in labels]
     lacks = set(absent)
     fitted: list[Conformal | Absent] = [conformal, *(one for one in conformal.absent if lacks.issuperset(one.inputs))]
     return [max((one.by_label or {}).get(label, one.quantile) for one in fitted) for label in labels]
 
 
-def prediction_set(spec: ModelSpec, probs: Array, absent: Collection[str] = ()) -> tuple[str, ...] | None:
+def prediction_set(spec: ModelSpec, probs: Array | list[float], absent: Collection[str] = ()) -> tuple[str, ...] | None:
     """Labels whose conformity score 1 - p is within the fitted quantile; None without a fitted one."""
     conformal = spec.calibration.conformal
     if conformal is None or spec.output.task in ("number", "multilabel", "survival"):
@@ -166,7 +170,7 @@ def prediction_set(spec: ModelSpec, probs: Array, absent: Collection[str] = ()) 
     return tuple(label for label, p, q in zip(labels, probs, limit, strict=True) if 1 - p <= q + 1e-12)
 
 
-def decide(spec: ModelSpec, probs: Array) -> dict[str, Any]:
+def decide(spec: ModelSpec, probs: Array | list[float]) -> dict[str, Any]:
     """The label at the operating point: a threshold for binary, each label's own for multilabel, else the likeliest.
 
     Survival: the horizons whose own threshold the risk reaches; a horizon without a threshold is never named.

@@ -9,6 +9,10 @@ each of its items is tried alone, so that one bad item cannot fail its neighbour
 batch. Work is admitted in seconds of promised work, from the measured cost of an item; past `horizon_s` the caller is
 told when to come back. Three classes wait apart, STAT, ROUTINE and BATCH: a class goes before the next one unless that
 has waited longer by `AGEING_S`, so that nothing starves.
+
+Going to another thread and back costs more than a light model itself. While a pass takes less than `inline_s`, what
+arrives in one turn of the event loop is therefore computed at its end, on the loop: batches grow by themselves, and
+nothing is locked out for longer than that. The threads take over as soon as passes get longer.
 Source: the dynamic batcher of NVIDIA Triton, without its queue delay.
 """
 
@@ -29,6 +33,7 @@ SMOOTHING = 0.2  # weight of the newest batch in the cost of an item
 STAT, ROUTINE, BATCH = range(3)
 PRIORITIES = ("stat", "routine", "batch")
 AGEING_S = (0.0, 1.0, 10.0)  # by class: counts as having come so much later
+STALL_S = 0.005  # a pass this long on the event loop is the last one there for a while
 
 
 class Late(Busy):
@@ -72,6 +77,7 @@ class Batcher(Generic[I, R]):
         horizon_s: seconds of promised work above which new work is refused.
         max_waiting: most items that wait, whatever they cost; bounds the memory.
         item_s: first guess of the cost of one item, from the load-time self-check.
+        inline_s: longest pass that may run on the event loop; 0.0: none may.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Batcher(Generic[I, R]):
         horizon_s: float = 10.0,
         max_waiting: int = 1024,
         item_s: float = 0.0,
+        inline_s: float = 0.0,
         name: str = "engine",
     ) -> None:
         self._run, self._gather, self._max_batch = run, gather, max_batch
@@ -92,7 +99,8 @@ class Batcher(Generic[I, R]):
         self._running = 0
         self._busy_s = 0.0
         self._sizes: dict[int, int] = {}
-        self._item_s = item_s
+        self._item_s = self._pass_s = item_s
+        self._inline_s, self._turning = inline_s, False
         self._ready = threading.Condition()
         self._open = True
         self._threads = [threading.Thread(target=self._engine, name=f"{name}-{i}", daemon=True) for i in range(threads)]
@@ -151,7 +159,11 @@ class Batcher(Generic[I, R]):
             self.check(deadline=deadline, priority=priority)
             answer: asyncio.Future[R] = loop.create_future()
             self._waiting[priority].append(_Job(item, deadline, answer, loop, now, spent or Spent()))
-            self._ready.notify()
+            if not 0.0 < self._pass_s <= self._inline_s:
+                self._ready.notify()
+            elif not self._turning:
+                self._turning = True
+                loop.call_soon(self._turn)
         return await answer
 
     def check(self, *, deadline: float, priority: int = ROUTINE) -> None:
@@ -182,42 +194,69 @@ class Batcher(Generic[I, R]):
 
     def _engine(self) -> None:
         while jobs := self._take():
-            started = time.perf_counter()
-            outcomes = self._compute(jobs)
-            took = time.perf_counter() - started
-            cost = took / len(jobs)
-            with self._ready:
-                self._running -= len(jobs)
-                self._busy_s += took
-                self._sizes[len(jobs)] = self._sizes.get(len(jobs), 0) + 1
-                self._item_s += (cost - self._item_s) * (SMOOTHING if self._item_s else 1.0)
-            _deliver(jobs, outcomes)
+            _deliver(jobs, self._pass(jobs))
+
+    def _turn(self) -> None:
+        """On the event loop: a pass over what arrived in one turn of it; what is left waits for the next turn."""
+        with self._ready:
+            self._turning = False
+            jobs, late = self._next()
+            if any(self._waiting):
+                self._turning = True
+                asyncio.get_running_loop().call_soon(self._turn)
+        outcomes = self._pass(jobs) if jobs else []
+        _deliver(late + jobs, [(job.answer, None, _late()) for job in late] + outcomes, asyncio.get_running_loop())
+
+    def _pass(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
+        """One pass, and what it cost."""
+        started = time.perf_counter()
+        outcomes = self._compute(jobs)
+        took = time.perf_counter() - started
+        with self._ready:
+            self._running -= len(jobs)
+            self._busy_s += took
+            self._sizes[len(jobs)] = self._sizes.get(len(jobs), 0) + 1
+            self._item_s += (took / len(jobs) - self._item_s) * (SMOOTHING if self._item_s else 1.0)
+            if took >= STALL_S or not self._pass_s:
+                self._pass_s = took
+            else:  # by a share of itself at most: one pass that the machine interrupted says little
+                most = SMOOTHING * self._pass_s
+                self._pass_s += min(most, max(-most, took - self._pass_s))
+        return outcomes
 
     def _take(self) -> list[_Job[I, R]]:
         """What waits, up to one batch; empty only when the batcher is closed and nothing waits."""
         while True:
-            late: list[_Job[I, R]] = []
-            jobs: list[_Job[I, R]] = []
             with self._ready:
                 while not any(self._waiting) and self._open:
                     self._ready.wait()
-                now = time.monotonic()
-                while len(jobs) < self._max_batch and (job := self._first()):
-                    if job.answer.cancelled():
-                        continue
-                    job.spent.queue = now - job.came
-                    (late if job.deadline < now else jobs).append(job)
-                self._running += len(jobs)
+                jobs, late = self._next()
                 finished = not self._open and not any(self._waiting)
             if late:
                 _deliver(late, [(job.answer, None, _late()) for job in late])
             if jobs or finished:
                 return jobs
 
+    def _next(self) -> tuple[list[_Job[I, R]], list[_Job[I, R]]]:
+        """The next batch, and those that came to be too late. Held lock."""
+        jobs: list[_Job[I, R]] = []
+        late: list[_Job[I, R]] = []
+        now = time.monotonic()
+        while len(jobs) < self._max_batch and (job := self._first()):
+            if job.answer.cancelled():
+                continue
+            job.spent.queue = now - job.came
+            (late if job.deadline < now else jobs).append(job)
+        self._running += len(jobs)
+        return jobs, late
+
     def _first(self) -> _Job[I, R] | None:
         """Takes the one that is due first. Held lock."""
+        stat, routine, batch = self._waiting
+        if not stat and not batch:  # as nearly always
+            return routine.popleft() if routine else None
         due = [(queue[0].came + AGEING_S[rank], rank) for rank, queue in enumerate(self._waiting) if queue]
-        return self._waiting[min(due)[1]].popleft() if due else None
+        return self._waiting[min(due)[1]].popleft()
 
     def _compute(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         try:
@@ -236,13 +275,15 @@ class Batcher(Generic[I, R]):
         return [outcome for job in jobs for outcome in self._compute([job])]
 
 
-def _deliver(jobs: list[_Job[I, R]], outcomes: list[_Outcome]) -> None:
-    """Wake each event loop once for all of its answers."""
+def _deliver(jobs: list[_Job[I, R]], outcomes: list[_Outcome], here: asyncio.AbstractEventLoop | None = None) -> None:
+    """Wake each event loop once for all of its answers. here: the loop that this runs on."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         by_loop.setdefault(job.loop, []).append(outcome)
     for loop, some in by_loop.items():
-        if not loop.is_closed():
+        if loop is here:
+            _settle(some)
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(_settle, some)
 
 

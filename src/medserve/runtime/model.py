@@ -13,11 +13,11 @@ left a verdict for this machine, the engine that it chose answers.
 
 import base64
 import math
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,14 @@ from medserve.types import Array, Picture, Scores
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
 RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
 NOTE = "The map shows what moved this model's score; it does not outline disease."
+
+
+class Scored(NamedTuple):
+    """One case of a batch. scores: of it alone (B == 1). probs: (K,) calibrated. absent: inputs that it lacks."""
+
+    scores: Scores
+    probs: Array
+    absent: tuple[str, ...]
 
 
 class LoadedModel(KnownModel):
@@ -76,6 +84,9 @@ class LoadedModel(KnownModel):
         self.max_pixels = max_pixels
         self._shape = self.spec.shape
         self._records, self._pipeline = _steps(self.spec, max_pixels)
+        self._named = {"name": self.name, "version": self.version, "digest": self.digest}
+        codes = self.spec.output.codes.items()
+        self._codes = {label: {"system": code.system, "code": code.code} for label, code in codes}
         graph = read_graph(package.path(GRAPH))
         self.engine = self.reference = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
         self.item_s = self.self_check()
@@ -200,7 +211,7 @@ class LoadedModel(KnownModel):
         if self._records is None:
             return self.prepare(self.read(data, name))
         record = self._records(raw_inputs(self.spec, data, media=media, name=name))
-        if not np.isfinite(record).any():
+        if not (math.isfinite(record.item(0)) or np.isfinite(record).any()):
             raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
         return record
 
@@ -225,24 +236,37 @@ class LoadedModel(KnownModel):
         """Whether the scoring pass gives this explanation: the engine that scores is the one that was audited."""
         return method == "cam" and self.engine is self.reference and self.engine.has_cam
 
+    def read_scores(self, scores: Scores, cases: Array) -> "list[Scored]":
+        """What `answer` needs of each case of a batch, computed for all of them at once. cases: what was scored."""
+        probs = probabilities(self.spec, scores.logits)
+        absent = self._absent(cases)
+        return [Scored(scores[i : i + 1], probs[i], absent[i]) for i in range(len(cases))]
+
+    def _absent(self, cases: Array) -> list[tuple[str, ...]]:
+        return [()] * len(cases) if self._records is None else absent_from(self._records.blocks, cases)
+
     def answer(
-        self, scores: Scores, *, case: Array | None = None, text: str | None = None, trace: str = ""
+        self, scores: "Scores | Scored", *, case: Array | None = None, text: str | None = None, trace: str = ""
     ) -> dict[str, Any]:
         """The answer of the wire for the scores of one case (B == 1), without an explanation.
 
         Args:
+            scores: of the engine, or what `read_scores` made of them.
             case: what entered the graph; of a record, inputs that were not given are named among the reasons.
-
             text: from `text_of`, for a model that marks words.
 
         Raises: Refusal "out-of-distribution".
         """
+        if isinstance(scores, Scored):
+            scores, probs, absent = scores
+        else:
+            probs = probabilities(self.spec, scores.logits)[0]
+            absent = () if case is None else self._absent(case[None])[0]
         distance = None if scores.distance is None else float(scores.distance[0])
-        absent = () if self._records is None or case is None else absent_from(self._records.blocks, case[None])[0]
-        found = answer_one(self.spec, probabilities(self.spec, scores.logits)[0], distance, absent=absent)
+        found = answer_one(self.spec, probs, distance, absent=absent)
         return {
             "id": new_id(),
-            "model": {"name": self.name, "version": self.version, "digest": self.digest},
+            "model": dict(self._named),
             "status": found.status,
             "outputs": self._outputs(found),
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
@@ -338,9 +362,8 @@ class LoadedModel(KnownModel):
         if output.task == "number":
             interval = None if found.interval is None else list(found.interval)
             return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
-        codes = {label: {"system": code.system, "code": code.code} for label, code in output.codes.items()}
         return [
-            {"label": label, "code": codes.get(label), "probability": p}
+            {"label": label, "code": self._codes.get(label), "probability": p}
             for label, p in zip(found.labels, found.probabilities, strict=True)
         ]
 
@@ -370,7 +393,17 @@ def sizes(most: int) -> list[int]:
 
 def new_id() -> str:
     """A name for one answer or one request: 48 bits of time, 80 random bits, in hex; sorts by time."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    try:
+        random = _drawn.pop()
+    except IndexError:
+        many = os.urandom(10 * 256)  # one call of the system for so many names
+        _drawn.extend(many[at : at + 10] for at in range(10, len(many), 10))
+        random = many[:10]
+    return f"{time.time_ns() // 1_000_000:012x}{random.hex()}"
+
+
+_drawn: list[bytes] = []
+os.register_at_fork(after_in_child=_drawn.clear)  # no two processes give the same names
 
 
 def _steps(spec: ModelSpec, max_pixels: int) -> tuple[Records | None, transforms.Pipeline | None]:

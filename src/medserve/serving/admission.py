@@ -6,9 +6,6 @@
 Two bounds hold the memory of the process: requests under way, and the bytes set aside for their bodies.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 from medserve.errors import Busy
 
 
@@ -22,12 +19,14 @@ class Admission:
         self.leaving = False  # the process ends: not ready, and still answering
         self.draining = False  # nothing new is let in
 
-    @contextlib.contextmanager
-    def admit(self, size: int) -> Iterator[None]:
-        """Hold room for one request with a body of `size` bytes.
+    def admit(self, size: int) -> "_Room":
+        """Hold room for one request with a body of `size` bytes, until the end of a `with` block.
 
-        Raises: Busy "service-stopping", "service-full" (503). A lone request is never too large.
+        Raises, as the block begins: Busy "service-stopping", "service-full" (503). A lone request is never too large.
         """
+        return _Room(self, size)
+
+    def _enter(self, size: int) -> None:
         if self.draining:
             raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
         if self.requests and (self.requests >= self.max_requests or self.bytes + size > self._max_bytes):
@@ -39,8 +38,19 @@ class Admission:
             )
         self.requests += 1
         self.bytes += size
-        try:
-            yield
-        finally:
-            self.requests -= 1
-            self.bytes -= size
+
+
+class _Room:
+    """A class, because a generator costs several times as much."""
+
+    __slots__ = ("_admission", "_size")
+
+    def __init__(self, admission: Admission, size: int) -> None:
+        self._admission, self._size = admission, size
+
+    def __enter__(self) -> None:
+        self._admission._enter(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.requests -= 1
+        self._admission.bytes -= self._size

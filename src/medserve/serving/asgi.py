@@ -296,6 +296,8 @@ class Application:
         shown = shown.strip() if scheme.lower() == "bearer" else ""
         try:
             shown = shown if said else session_cookie(scope)
+            if (known := self.identity.held(shown)) is not None:
+                return known
             if self.identity.cached(shown):
                 return self.identity.verify(shown)
             return await asyncio.to_thread(self.identity.verify, shown)  # the database never holds up the event loop
@@ -325,10 +327,9 @@ class Application:
         caller: Principal = note["caller"]
         case: Case | None = None
         due = due_of(scope, self.limits.deadline_s)
-        with contextlib.ExitStack() as room:
-            room.enter_context(service.claimed())
-            service.check_room(due, priority)
-            room.enter_context(self.admission.admit(bodies.expected_bytes(scope, limit)))
+        service.check_room(due, priority)
+        room = self.admission.admit(bodies.expected_bytes(scope, limit))
+        with service.claimed(), room, contextlib.ExitStack() as more:
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
             read = time.perf_counter() - began
@@ -337,11 +338,11 @@ class Application:
                 case = await self._case(named, caller, model, note)
                 if free and (chosen := self.registry.route(target.model, case.stored.patient)) is not service:
                     service, model = chosen, chosen.model
-                    room.enter_context(service.claimed())
+                    more.enter_context(service.claimed())
                     note["version"], note["digest"] = model.version, model.digest
                     model.check_explain(explain)
                     bodies.check_media(case.media_type, model.spec)
-                room.enter_context(self.admission.admit(case.size))
+                more.enter_context(self.admission.admit(case.size))
                 media = case.media_type
                 body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
             data = bodies.case_bytes(body, media, model.spec)

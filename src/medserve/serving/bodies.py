@@ -7,8 +7,10 @@ data  = picture_bytes(body, media, spec)      # the raw file, out of JSON where 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+import types
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +20,7 @@ from medserve.models.spec import InputSpec, ModelSpec
 from medserve.serving.schema import Predict, PredictCase
 from medserve.serving.wire import JSON, ClientLeft, Message, Receive, Scope, SlowBody, TooLarge, WrongMedia, header
 
+T = TypeVar("T")
 JSON_TYPE = JSON.decode()
 
 
@@ -91,14 +94,35 @@ async def read_body(receive: Receive, limit: int, timing: BodyTiming) -> bytes:
 
 
 async def _next(receive: Receive, timing: BodyTiming) -> Message:
+    coming: Any = receive()
     try:
+        if isinstance(coming, types.CoroutineType):
+            coming = _rest(coming, coming.send(None))  # what is there already needs no alarm
         async with asyncio.timeout(timing.stall_s):
-            message = await receive()
+            message: Message = await coming
+    except StopIteration as there:
+        message = there.value
     except TimeoutError:
         raise _slow() from None
     if message["type"] == "http.disconnect":
         raise ClientLeft("client-left", "The client closed the connection before its request was complete.")
     return message
+
+
+@types.coroutine
+def _rest(begun: Coroutine[Any, Any, T], waits: Any) -> Generator[Any, Any, T]:
+    """The result of a coroutine that was begun by hand. waits: what it waits for."""
+    while True:
+        failure: BaseException | None = None
+        try:
+            yield waits
+        except BaseException as error:  # of this task: it is for the one that waits
+            failure = error
+        try:
+            waits = begun.send(None) if failure is None else begun.throw(failure)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 async def parts_of(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 STAGES = ("read", "decode", "queue", "batch", "infer", "encode", "explain")
 _FINE = (50e-6, 100e-6, 250e-6, 500e-6)  # of a light model
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
+_TIMING = b'read;dur=%.3f, decode;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f;desc="%d", infer;dur=%.3f, encode;dur=%.3f'
 IDLE_S = 15.0  # the idle ratio looks back at least so far
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _APART = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
@@ -50,13 +51,16 @@ class _Durations:
         self._lock = threading.Lock()
 
     def observe(self, value: str, seconds: float) -> None:
-        place = bisect_left(self._edges, seconds)
+        self.observe_all(((value, seconds),))
+
+    def observe_all(self, pairs: Iterable[tuple[str, float]]) -> None:
         with self._lock:
-            row = self._kept.get(value)
-            if row is None:
-                row = self._kept[value] = [0] * (len(self._edges) + 1) + [0.0]
-            row[place] += 1
-            row[-1] += seconds
+            for value, seconds in pairs:
+                row = self._kept.get(value)
+                if row is None:
+                    row = self._kept[value] = [0] * (len(self._edges) + 1) + [0.0]
+                row[bisect_left(self._edges, seconds)] += 1
+                row[-1] += seconds
 
     def collect(self) -> Iterator[Metric]:
         found = HistogramMetricFamily(self._name, self._said, labels=[self._label])
@@ -121,13 +125,9 @@ class Metrics:
         longest = cases[0] if len(cases) == 1 else [max(column) for column in zip(*cases, strict=True)]
         decode, queue, batch, infer, encode, explain, _, size = longest or (0.0,) * 7 + (0,)
         spent = (read, decode, queue, batch, infer, encode + writing, explain)
-        said = []
-        for name, seconds in zip(STAGES, spent, strict=True):
-            if name != "explain" or seconds:
-                self._stages.observe(name, seconds)
-                said.append(f"{name};dur={seconds * 1e3:.3f}")
-        said[3] += f';desc="{size}"'
-        return ", ".join(said).encode()
+        self._stages.observe_all(zip(STAGES if explain else STAGES[:-1], spent, strict=False))
+        said = _TIMING % (*(1e3 * seconds for seconds in spent[:4]), size, 1e3 * infer, 1e3 * spent[5])
+        return said + b", explain;dur=%.3f" % (1e3 * explain) if explain else said
 
     def turned_away(self, code: str) -> None:
         """code: of an error whose kind is capacity."""

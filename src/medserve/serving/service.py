@@ -12,11 +12,10 @@ One event loop; not for several threads.
 """
 
 import asyncio
-import contextlib
 import functools
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,15 +24,16 @@ from medserve.errors import Busy, Fault, MedServeError
 from medserve.models.package import SELFCHECK
 from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
-from medserve.runtime.model import LoadedModel
+from medserve.runtime.model import LoadedModel, Scored
 from medserve.serving.memory import PATIENCE_S, Memory, give_back
 from medserve.serving.pools import Pools
-from medserve.types import Array, Scores
+from medserve.types import Array
 
 T = TypeVar("T")
 State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
 PROBE_FRESH_S = 5.0
 QUICK_BYTES = 4096
+INLINE_S = 0.0003  # a pass this short runs on the event loop; a thread costs as much, there and back
 AGAIN_S = 30.0  # after a load that failed
 FIRST_LOAD_S = 5.0  # a guess, until one was measured
 MARGIN_S = 0.02  # before its deadline a request is told when the load will be done
@@ -69,13 +69,14 @@ class Live:
     def __init__(self, model: LoadedModel, horizon_s: float) -> None:
         self.model, self.users = model, 0
         self.idle = asyncio.Event()
-        self.batcher: Batcher[Wanted, Scores] = Batcher(
+        self.batcher: Batcher[Wanted, Scored] = Batcher(
             functools.partial(_run, model),
             gather=_together,
             max_batch=model.engine.max_batch,
             threads=model.engine.choice.streams,
             horizon_s=horizon_s,
             item_s=model.item_s,
+            inline_s=INLINE_S,
             name=f"engine-{model.name}",
         )
         self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
@@ -177,7 +178,7 @@ class Service:
         return 0 if self._live is None else self._live.users
 
     @property
-    def batcher(self) -> Batcher[Wanted, Scores] | None:
+    def batcher(self) -> Batcher[Wanted, Scored] | None:
         """While it is in memory."""
         return None if self._live is None else self._live.batcher
 
@@ -192,33 +193,30 @@ class Service:
 
     # -- in and out of memory --------------------------------------------------------------------------------------
 
-    @contextlib.asynccontextmanager
-    async def use(self, deadline: float) -> AsyncIterator[Live]:
-        """The model in memory, held there until the end of the block.
+    def use(self, deadline: float) -> "_Use":
+        """The model in memory, held there until the end of the block: `async with service.use(deadline) as live`.
 
         Args:
             deadline: `time.monotonic()`.
 
         Raises: Busy "model-loading", "model-failed", "memory-full", "model-withdrawn" (503).
         """
+        return _Use(self, deadline)
+
+    async def _hold(self, deadline: float) -> Live:
         live = self._live or await self._arrived(deadline)
         live.users += 1
         self.used_at = time.monotonic()
-        try:
-            yield live
-        finally:
-            live.let_go()
+        return live
 
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> "_Claim":
         """What was told that this version answers: it is not withdrawn before the end of the block."""
-        self._claims += 1
-        try:
-            yield
-        finally:
-            self._claims -= 1
-            if not self._claims:
-                self._unclaimed.set()
+        return _Claim(self)
+
+    def _claim(self, more: int) -> None:
+        self._claims += more
+        if not self._claims:
+            self._unclaimed.set()
 
     async def load(self) -> None:
         """Raises: BadPackage, Fault, Busy; then it is `failed`, and says why."""
@@ -334,22 +332,25 @@ class Service:
         async with self.use(deadline) as live:
             model, batcher, began = live.model, live.batcher, time.perf_counter()
             if model.quick and len(data) <= QUICK_BYTES:  # going to another thread and back costs more
-                tensor, compute = _timed(functools.partial(model.load, media=media), data)
+                tensor = model.load(data, media=media)
+                compute = time.perf_counter() - began
             else:
                 work = functools.partial(_in_time, deadline, model.load, media=media)
                 tensor, compute = await self._pools.decode(_timed, work, data)
             decoded, spent = time.perf_counter(), Spent()
-            scores = await batcher.submit(
+            scored = await batcher.submit(
                 Wanted(tensor, model.draws_in_pass(explain)), deadline=deadline, priority=priority, spent=spent
             )
-            scored = time.perf_counter()
+            computed = time.perf_counter()
             text = model.text_of(data, media=media)
-            answer = model.answer(scores, case=tensor, text=text, trace=trace)
+            answer = model.answer(scored, case=tensor, text=text, trace=trace)
             answered, explained = time.perf_counter(), 0.0
             if explain is not None:
                 model.check_explain(explain)
-                lane = self._pools.decode if scores.cam is not None else self._pools.explain  # drawn already, or not
-                told, worked = await lane(_timed, _in_time, deadline, model.explain, explain, tensor, scores)
+                lane = (
+                    self._pools.decode if scored.scores.cam is not None else self._pools.explain
+                )  # drawn already, or not
+                told, worked = await lane(_timed, _in_time, deadline, model.explain, explain, tensor, scored.scores)
                 answer["explanation"], explained = told, time.perf_counter() - answered
                 compute += worked
             self.answered += 1
@@ -358,7 +359,7 @@ class Service:
                 queue=spent.queue,
                 batch=spent.batch,
                 infer=spent.infer,
-                encode=answered - scored,
+                encode=answered - computed,
                 explain=explained,
                 compute=compute + batcher.item_s,
                 size=spent.size,
@@ -441,6 +442,37 @@ class Service:
             self._live.batcher.close()
 
 
+class _Use:
+    """See `Service.use`; a class, because a generator costs several times as much."""
+
+    __slots__ = ("_deadline", "_live", "_service")
+
+    def __init__(self, service: Service, deadline: float) -> None:
+        self._service, self._deadline = service, deadline
+
+    async def __aenter__(self) -> Live:
+        self._live = await self._service._hold(self._deadline)
+        return self._live
+
+    async def __aexit__(self, *_: object) -> None:
+        self._live.let_go()
+
+
+class _Claim:
+    """See `Service.claimed`."""
+
+    __slots__ = ("_service",)
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def __enter__(self) -> None:
+        self._service._claim(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._service._claim(-1)
+
+
 def _together(cases: list[Wanted]) -> tuple[Array, bool]:
     return np.stack([case.tensor for case in cases]), any(case.cam for case in cases)
 
@@ -451,11 +483,11 @@ def _seen(task: "asyncio.Task[None]") -> None:
         task.exception()
 
 
-def _run(model: LoadedModel, batch: tuple[Array, bool]) -> list[Scores]:
+def _run(model: LoadedModel, batch: tuple[Array, bool]) -> list[Scored]:
     """For the engine threads, which hold the model and not its `Live`: what is unloaded is freed at once."""
     images, drawn = batch
     scores = model.score(images, cam=True) if drawn else model.score(images)
-    return [scores[row : row + 1] for row in range(len(images))]
+    return model.read_scores(scores, images)
 
 
 def _in_time(deadline: float, work: Callable[..., T], *args: Any, **more: Any) -> T:

@@ -48,36 +48,56 @@ async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, dea
 
     The client is watched from `WATCH_S` on: what is answered sooner needs no second task.
     """
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    task = asyncio.current_task()
     assert task is not None
-    ended: list[MedServeError] = []
-    watching: list[asyncio.Task[None]] = []
-
-    def end(error: MedServeError) -> None:
-        if not ended:
-            ended.append(error)
-            task.cancel()
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        end(ClientLeft("client-left", "The client closed the connection before the answer."))
-
-    late = Late("deadline-missed", "The deadline passed before the answer.", hint="Allow more time, or try again.")
+    waiting = _Waiting(task, receive, deadline)
     cancelling = task.cancelling()
-    alarms = (
-        loop.call_later(max(0.0, deadline - time.monotonic()), end, late),
-        loop.call_later(WATCH_S, lambda: watching.append(loop.create_task(watch()))),
-    )
     try:
         return await work
     except asyncio.CancelledError:
-        if ended and task.uncancel() <= cancelling:
-            raise ended[0] from None
+        if waiting.ended is not None and task.uncancel() <= cancelling:
+            raise waiting.ended from None
         raise
     finally:
-        for alarm in alarms:
-            alarm.cancel()
-        for watcher in watching:
+        if (watcher := waiting.stop()) is not None:
             watcher.cancel()
             await asyncio.wait({watcher})
+
+
+class _Waiting:
+    """One alarm: at the deadline, or for the watch and then the deadline. ended: why the task was cancelled."""
+
+    __slots__ = ("_alarm", "_deadline", "_loop", "_receive", "_task", "_watcher", "ended")
+
+    def __init__(self, task: "asyncio.Task[Any]", receive: Receive, deadline: float) -> None:
+        self._task, self._receive, self._deadline = task, receive, deadline
+        self._loop = task.get_loop()
+        self._watcher: asyncio.Task[None] | None = None
+        self.ended: MedServeError | None = None
+        left = deadline - time.monotonic()
+        self._alarm = self._loop.call_later(min(max(0.0, left), WATCH_S), self._ring)
+
+    def _ring(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            hint = "Allow more time, or try again."
+            self._end(Late("deadline-missed", "The deadline passed before the answer.", hint=hint))
+            return
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
+        self._alarm = self._loop.call_later(left, self._ring)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._end(ClientLeft("client-left", "The client closed the connection before the answer."))
+
+    def _end(self, error: MedServeError) -> None:
+        if self.ended is None:
+            self.ended = error
+            self._task.cancel()
+
+    def stop(self) -> "asyncio.Task[None] | None":
+        """No more alarms. Returns: who watches still."""
+        self._alarm.cancel()
+        return self._watcher

@@ -99,8 +99,10 @@ async def send_error(send: Send, error: MedServeError, trace: str, path: str = "
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """The value of a header, "" when absent. Header names are lower case in a scope."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return value.decode("latin-1")
-    return ""
+    """The value of a header, the first where there are several, "" when absent. Names are lower case in a scope."""
+    said = scope["headers"]
+    kept: tuple[int, dict[bytes, bytes]] | None = scope.get("medserve.headers")
+    if kept is None or kept[0] != len(said):  # a door may add some before the body is read
+        kept = scope["medserve.headers"] = len(said), dict(reversed(said))
+    value = kept[1].get(name)
+    return "" if value is None else value.decode("latin-1")
