@@ -171,8 +171,8 @@ def test_an_answer_of_known_length_is_one_write_and_the_same_bytes(method, heade
         transport = SimpleNamespace(out=[], close=lambda: None)
         transport.write = transport.out.append
         cycle = kind(
-            {"method": method, "http_version": "1.1"}, transport, SimpleNamespace(write_paused=False), None, None, False,
-            [], asyncio.Event(), False, keep, lambda: None,
+            {"method": method, "http_version": "1.1"}, transport, SimpleNamespace(write_paused=False), None, None,
+            False, [], asyncio.Event(), False, keep, lambda: None,
         )  # fmt: skip
 
         async def send() -> None:
