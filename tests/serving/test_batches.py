@@ -314,7 +314,7 @@ def _killed(root: Path, items: int, kills: int) -> None:
         for kill in range(kills):
             until = time.monotonic() + 30
             page = {"done": 0}
-            while page["done"] < items * (kill + 1) // (kills + 2) and time.monotonic() < until:
+            while page["done"] <= items * kill // (kills + 1) and time.monotonic() < until:
                 time.sleep(0.02)
                 page = one.ask("GET", f"/v1/batches/{batch}").json()
             seen = one.results(batch)
@@ -340,7 +340,7 @@ def _killed(root: Path, items: int, kills: int) -> None:
 
 
 def test_a_killed_service_goes_on_with_its_batch(tmp_path):
-    _killed(tmp_path, 1200, 1)
+    _killed(tmp_path, 2000, 1)  # killed as soon as some are there: a busy machine may take its time to do it
 
 
 @pytest.mark.slow
