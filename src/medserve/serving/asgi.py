@@ -13,7 +13,7 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -68,12 +68,14 @@ LOGGED = ("route", "parent", "key", "model", "version", "bytes", "answer", "code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """deadline_s: longest wait for an answer after the body is read; a client may ask for less."""
+    """deadline_s: longest wait for an answer after the body is read; a client may ask for less. wait_s: of work
+    that may be ahead of a request that is let in, where it is no batch."""
 
     max_upload_bytes: int = 64 * 2**20
     max_requests: int = 256
     max_inflight_bytes: int = 512 * 2**20
     deadline_s: float = 60.0
+    wait_s: float = 0.4
     timing: bodies.BodyTiming = field(default_factory=bodies.BodyTiming)
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
 
@@ -129,7 +131,7 @@ class Application:
         self.shadows = Shadows(registry, self.admission, self.metrics, lambda *a, **k: self._log.info(*a, **k))
         self.strangers = Strangers(self.limits.strangers)
         self._known: tuple[int, list[str]] = (-1, [])
-        self._tallies: dict[str, Tally] = {}  # by code
+        self._tallies: dict[Hashable, Tally] = {}  # by code, or by whose they are
         self._counting: set[asyncio.Task[None]] = set()
         self._control = control_plane(registry, self.admission, doors)
 
@@ -167,6 +169,8 @@ class Application:
             fault: MedServeError = Fault("internal", "The service failed on this request.", hint=hint)
             await self._fail(watched, watched.failure or fault, trace, scope["path"])
         finally:
+            if "promise" in note:
+                note["promise"].kept()
             if watched.failure is not None:
                 note["code"] = watched.failure.code
             spent = time.perf_counter() - began
@@ -181,12 +185,16 @@ class Application:
     async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
         """One event a request, on disk before its answer begins. Probes of health that everybody may send are none:
         they show nothing, and would let a stranger fill the disk. Of unidentified requests beyond
-        their quota there is one event a second, with their number."""
+        their quota there is one event a second, with their number; and so of what is refused of a caller for want of
+        room, before anything is read, without waiting for it: that writing it down takes time is why there is none."""
         asked = asked_of(scope["method"], scope["path"], explain=bool(note.get("explain")))
         if asked.named.startswith("health.") and not note.get("denied") and "caller" not in note:
             return
         if note.get("code") == "quota-strangers":
             await self._tally("unidentified", "quota-strangers", Quota.status).add()
+            return
+        if note.get("code") == "service-full" and "bytes" not in note and "caller" in note:
+            self._crowded(asked.named, note, status).count()
             return
         if note.get("written") != status:
             await self.recorder.record(self.event(asked.named, note, trace, status))
@@ -210,6 +218,16 @@ class Application:
                          policy=self.gate.policy.digest)  # fmt: skip
 
         return self._tallies.setdefault(code, Tally(self.recorder.record, event))
+
+    def _crowded(self, action: str, note: dict[str, Any], status: int) -> Tally:
+        """By caller, model and what was asked."""
+        key = (note["caller"], action, note.get("digest"), note.get("purpose"), status)
+        if key not in self._tallies:
+            said = {name: note[name] for name in ("caller", "purpose", "resource", "digest", "code") if name in note}
+            self._tallies[key] = Tally(
+                self.recorder.record, lambda count: self.event(action, said | {"count": count}, "", status)
+            )
+        return self._tallies[key]
 
     def event(self, action: str, note: dict[str, Any], trace: str, status: int) -> Event:
         """What the audit log keeps of a request."""
@@ -327,11 +345,14 @@ class Application:
         caller: Principal = note["caller"]
         case: Case | None = None
         due = due_of(scope, self.limits.deadline_s)
-        service.check_room(due, priority)
+        promise = note["promise"] = service.promise(due, priority, self.limits.wait_s)
         room = self.admission.admit(bodies.expected_bytes(scope, limit))
         with service.claimed(), room, contextlib.ExitStack() as more:
             began = time.perf_counter()
             body = await bodies.read_body(receive, limit, self.limits.timing)
+            promise.read()
+            if explain is not None:  # counted where explanations are, in a lane of their own
+                promise.kept()
             read = time.perf_counter() - began
             note["bytes"] = len(body)
             if named := bodies.case_named(body, media, model.spec):

@@ -25,6 +25,7 @@ from medserve.models.package import SELFCHECK
 from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel, Scored
+from medserve.serving.admission import Promise, Promises
 from medserve.serving.memory import PATIENCE_S, Memory, give_back
 from medserve.serving.pools import Pools
 from medserve.types import Array
@@ -142,6 +143,7 @@ class Service:
         self.answered = 0  # predictions since the process started
         self._claims = 0
         self._unclaimed = asyncio.Event()
+        self._promises = Promises()
 
     def load_now(self, model: LoadedModel | None = None) -> None:
         """Before the event loop runs. model: what was loaded already.
@@ -184,7 +186,7 @@ class Service:
 
     @property
     def promised_s(self) -> float:
-        return 0.0 if self._live is None else self._live.batcher.promised_s
+        return 0.0 if self._live is None else max(self._live.batcher.promised_s, self._promises.promised_s)
 
     @property
     def waiting(self) -> int:
@@ -305,13 +307,20 @@ class Service:
             retry_after_s=again_s,
         )
 
-    def check_room(self, deadline: float, priority: int) -> None:
-        """Before a body is read: whether what it asks would be taken now.
+    def promise(self, deadline: float, priority: int, wait_s: float) -> Promise:
+        """Before a body is read: room for its request, until `kept`.
+
+        Args:
+            wait_s: of work that may be ahead of it.
 
         Raises: Busy "service-full", Late "deadline-missed".
         """
+        item_s = 0.0
         if self._live is not None:
-            self._live.batcher.check(deadline=deadline, priority=priority)
+            batcher = self._live.batcher
+            batcher.check(deadline=deadline, priority=priority)
+            item_s = batcher.item_s / batcher.threads
+        return self._promises.take(priority, wait_s=wait_s, item_s=item_s)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

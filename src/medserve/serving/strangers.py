@@ -82,6 +82,12 @@ class Tally:
         elif self._later is None or self._later.done():
             self._later = asyncio.create_task(self._soon())
 
+    def count(self) -> None:
+        """One more, and no waiting: it is written within `WRITE_S`."""
+        self._count += 1
+        if self._later is None or self._later.done():
+            self._later = asyncio.create_task(self._soon())
+
     async def flush(self) -> None:
         """Write down what was counted."""
         count, self._count, self._written = self._count, 0, time.monotonic()
@@ -94,9 +100,10 @@ class Tally:
             raise
 
     async def _soon(self) -> None:
-        await asyncio.sleep(max(0.0, self._written + WRITE_S - time.monotonic()))
-        with contextlib.suppress(MedServeError):  # the next one is told
-            await self.flush()
+        while self._count:
+            await asyncio.sleep(max(0.0, self._written + WRITE_S - time.monotonic()))
+            with contextlib.suppress(MedServeError):  # the next one is told
+                await self.flush()
 
 
 def _network(address: str) -> str:

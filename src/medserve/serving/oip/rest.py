@@ -83,10 +83,11 @@ async def infer(
     caller: Principal = note["caller"]
     spec = service.model.spec
     due = due_of(scope, house.limits.deadline_s)
-    service.check_room(due, urgent)
+    promise = note["promise"] = service.promise(due, urgent, house.limits.wait_s)
     with service.claimed(), house.admission.admit(bodies.expected_bytes(scope, limit)):
         began = time.perf_counter()
         body = await bodies.read_body(receive, limit, house.limits.timing)
+        promise.read()
         read = time.perf_counter() - began
         note["bytes"] = len(body)
         head = header(scope, words.HEAD_LENGTH)
