@@ -292,6 +292,26 @@ def test_a_light_pass_runs_on_the_event_loop_with_all_that_one_turn_brought(made
     assert max(len(items) for _, items in passes) == 20
 
 
+def test_an_event_loop_that_ended_holds_up_no_other(made):
+    """A loop that stops before the end of its turn leaves its work to the next one that comes."""
+    batcher = made(lambda items: items, item_s=1e-5, inline_s=0.5)
+
+    async def leave():
+        asked = asyncio.create_task(batcher.submit(1, deadline=soon()))
+        await asyncio.sleep(0)
+        asked.cancel()
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    loop.create_task(leave())
+    loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    answer = asyncio.run(asyncio.wait_for(batcher.submit(2, deadline=soon()), 5))
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
+    assert answer == 2
+
+
 def test_passes_that_get_long_leave_the_event_loop(made):
     """One pass that stalls the loop is the last one there; those after it run on a thread, and all are answered."""
     names: list[str] = []

@@ -100,7 +100,8 @@ class Batcher(Generic[I, R]):
         self._busy_s = 0.0
         self._sizes: dict[int, int] = {}
         self._item_s = self._pass_s = item_s
-        self._inline_s, self._turning = inline_s, False
+        self._inline_s = inline_s
+        self._turning: asyncio.AbstractEventLoop | None = None  # the loop on which a turn will end with a pass
         self._ready = threading.Condition()
         self._open = True
         self._threads = [threading.Thread(target=self._engine, name=f"{name}-{i}", daemon=True) for i in range(threads)]
@@ -113,7 +114,9 @@ class Batcher(Generic[I, R]):
         return self._promised(BATCH)
 
     def _promised(self, priority: int) -> float:
-        ahead = sum(len(waiting) for waiting in self._waiting[: priority + 1]) + self._running
+        ahead = self._running
+        for waiting in self._waiting[: priority + 1]:
+            ahead += len(waiting)
         return ahead * self._item_s / len(self._threads)
 
     @property
@@ -161,8 +164,8 @@ class Batcher(Generic[I, R]):
             self._waiting[priority].append(_Job(item, deadline, answer, loop, now, spent or Spent()))
             if not 0.0 < self._pass_s <= self._inline_s:
                 self._ready.notify()
-            elif not self._turning:
-                self._turning = True
+            elif self._turning is not loop:
+                self._turning = loop
                 loop.call_soon(self._turn)
         return await answer
 
@@ -198,14 +201,15 @@ class Batcher(Generic[I, R]):
 
     def _turn(self) -> None:
         """On the event loop: a pass over what arrived in one turn of it; what is left waits for the next turn."""
+        loop = asyncio.get_running_loop()
         with self._ready:
-            self._turning = False
+            self._turning = None
             jobs, late = self._next()
             if any(self._waiting):
-                self._turning = True
-                asyncio.get_running_loop().call_soon(self._turn)
+                self._turning = loop
+                loop.call_soon(self._turn)
         outcomes = self._pass(jobs) if jobs else []
-        _deliver(late + jobs, [(job.answer, None, _late()) for job in late] + outcomes, asyncio.get_running_loop())
+        _deliver(late + jobs, [(job.answer, None, _late()) for job in late] + outcomes, loop)
 
     def _pass(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         """One pass, and what it cost."""
