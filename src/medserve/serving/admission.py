@@ -19,6 +19,7 @@ from medserve.errors import Busy
 from medserve.runtime.batcher import BATCH, PRIORITIES
 
 FEW, MANY = 16, 128  # requests of a model that are let in whatever they cost; and never more than these
+FAIR = 64  # as many clients of a light model are never turned away, however busy the machine is with other things
 CROWD = 8  # from so many on, the time between two answers is what one costs
 SMOOTHING = 32  # answers
 SLOW_S = 0.25  # a body that takes longer is no work yet
@@ -60,7 +61,8 @@ class Promises:
         Raises: Busy "service-full" (503), with the time until what is ahead is done.
         """
         ahead, each_s = sum(self._ahead[: priority + 1]), max(self._each_s, item_s)
-        most = min(MANY, max(FEW, wait_s / each_s)) if each_s else MANY
+        least = min(FAIR, max(FEW, wait_s / item_s)) if item_s else FAIR
+        most = min(MANY, max(least, wait_s / each_s)) if each_s else MANY
         if priority != BATCH and ahead >= most and ahead - self._slow(priority) >= most:
             raise Busy(
                 "service-full",
