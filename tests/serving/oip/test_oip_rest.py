@@ -10,8 +10,10 @@ from tensors import binary, packed, read, same
 from tiny_package import SIDE, dicom, noise, png, ramp
 
 from medserve.access.audit import Ledger
+from medserve.errors import Fault
 from medserve.runtime.batcher import BATCH, ROUTINE, STAT
 from medserve.runtime.replay import SAME, canonical, difference
+from medserve.serving.service import Service
 from medserve.store.traffic import SplitRow
 
 TINY = "/v2/models/tiny/infer"
@@ -152,6 +154,7 @@ HOSTILE = {
     "nan": (asked().replace(b"[0,", b"[NaN,").replace(b"[0, ", b"[NaN, "), {}, 400, "infer-invalid"),
     "head too long": (GOOD, {"inference-header-content-length": "99999999"}, 400, "infer-invalid"),
     "head negative": (GOOD, {"inference-header-content-length": "-1"}, 400, "infer-invalid"),
+    "head of many digits": (GOOD, {"inference-header-content-length": "9" * 5000}, 400, "infer-invalid"),
     "head of words": (GOOD, {"inference-header-content-length": "ten"}, 400, "infer-invalid"),
     "head too short": (GOOD, {"inference-header-content-length": "3"}, 400, "infer-invalid"),
     "bytes left over": (GOOD + b"x", HEAD, 400, "infer-invalid"),
@@ -268,6 +271,20 @@ def test_each_case_counts_as_a_request(running):
         refused = http.post(TINY, content=body, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (429, "quota-requests")
     assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_cases_count_also_where_the_request_fails(running, monkeypatch):
+    """Many cases and no time for them: the quota is used up by what was asked, not by what was answered."""
+    body, headers = binary({"image": [png(ramp())] * 60})
+    headers["authorization"] = f"Bearer {running.application.identity.keys.create('w', role='clinician').key}"
+
+    async def late(self, data, **more):
+        raise Fault("late", "Too late.")
+
+    monkeypatch.setattr(Service, "predict", late)
+    with running.http() as http:
+        assert http.post(TINY, content=body, headers=headers).status_code == 500
+        assert http.post(TINY, content=body, headers=headers).status_code == 429
 
 
 def test_urgency_reaches_the_batcher(http, running, monkeypatch):

@@ -91,7 +91,8 @@ async def infer(
         read = time.perf_counter() - began
         note["bytes"] = len(body)
         head = header(scope, words.HEAD_LENGTH)
-        if (int(head) if head.isascii() and head.isdigit() else len(body)) > INLINE_BYTES:
+        known = head.isascii() and head.isdigit() and len(head) < 10  # what else it may be, `parse` refuses
+        if (int(head) if known else len(body)) > INLINE_BYTES:
             asked, tensors = await house.registry.pools.decode(words.parse, body, head)
         else:
             asked, tensors = words.parse(body, head)
@@ -105,6 +106,7 @@ async def infer(
             cases = columns.rows(spec, tensors, count)
         if count > 1:
             note["count"] = count
+            house.gate.charge(caller, 0.0, more=count - 1)  # before the work: also where it ends in an error
         shown = cases[0] if count == 1 and isinstance(cases[0], bytes) else body  # of one file, as of a prediction
         note["input"] = await house.digest("input", caller, trace, shown)
         due = due if header(scope, b"x-request-deadline-ms") else time.monotonic() + house.limits.deadline_s
@@ -113,7 +115,7 @@ async def infer(
     answers = [answer for answer, _ in found]
     stages = [stage for _, stage in found if stage is not None]
     note["told"] = Told(began, read, stages)
-    house.gate.charge(caller, sum(stage.compute for stage in stages), more=count - 1)
+    house.gate.charge(caller, sum(stage.compute for stage in stages))
     if count == 1 and isinstance(answers[0], MedServeError):
         raise answers[0]
     refused = sum(isinstance(answer, MedServeError) for answer in answers)
