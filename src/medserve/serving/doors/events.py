@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import Request, Response
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from medserve.serving.doors import caller
 from medserve.serving.gate import Quota
@@ -38,30 +39,50 @@ class Streams:
         safe = {name.decode(): value.decode() for name, value in SAFE}
         if self._open.get(who, 0) >= MOST_STREAMS:
             raise Quota("streams-full", f"{MOST_STREAMS} streams are open.", hint="Close one.", retry_after_s=5)
-        mark, _, ended = await look()
+        self._open[who] = self._open.get(who, 0) + 1  # before anything is awaited: many may come at once
+        try:
+            mark, _, ended = await look()
+        except BaseException:
+            self._left(who)
+            raise
         if ended and mark == known:
+            self._left(who)
             return Response(status_code=204, headers=safe)  # tells an EventSource to stop asking
         draining = lambda: bool(request.app.state.admission.draining)  # noqa: E731
-        return StreamingResponse(self._told(who, known, look, draining), headers=safe, media_type="text/event-stream")
+        told = self._told(known, look, draining)
+        return _Stream(told, lambda: self._left(who), headers=safe, media_type="text/event-stream")
 
-    async def _told(self, who: str, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
-        self._open[who] = self._open.get(who, 0) + 1
+    def _left(self, who: str) -> None:
+        self._open[who] -= 1
+        if not self._open[who]:
+            del self._open[who]
+
+    async def _told(self, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
         began = said = time.monotonic()
+        yield b"retry: 2000\n\n"
+        while time.monotonic() - began < LONGEST_S and not draining():
+            mark, now, ended = await look()
+            if mark != known:
+                known, said = mark, time.monotonic()
+                kind = b"end" if ended else b"progress"
+                yield b"id: %s\nevent: %s\ndata: %s\n\n" % (mark.encode(), kind, msgspec.json.encode(now))
+            elif time.monotonic() - said > BEAT_S:
+                said = time.monotonic()
+                yield b": alive\n\n"
+            if ended:
+                return
+            await asyncio.sleep(LOOK_S)
+
+
+class _Stream(StreamingResponse):
+    """Says when it is over, also where its reader left before the first byte."""
+
+    def __init__(self, content: AsyncIterator[bytes], over: Callable[[], None], **more: Any) -> None:
+        super().__init__(content, **more)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            yield b"retry: 2000\n\n"
-            while time.monotonic() - began < LONGEST_S and not draining():
-                mark, now, ended = await look()
-                if mark != known:
-                    known, said = mark, time.monotonic()
-                    kind = b"end" if ended else b"progress"
-                    yield b"id: %s\nevent: %s\ndata: %s\n\n" % (mark.encode(), kind, msgspec.json.encode(now))
-                elif time.monotonic() - said > BEAT_S:
-                    said = time.monotonic()
-                    yield b": alive\n\n"
-                if ended:
-                    return
-                await asyncio.sleep(LOOK_S)
+            await super().__call__(scope, receive, send)
         finally:
-            self._open[who] -= 1
-            if not self._open[who]:
-                del self._open[who]
+            self._over()
