@@ -122,7 +122,7 @@ def build(
     identity = Identity(ring, Sessions.open(settings))
     parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits)
     batches = Batches(settings, cases)
-    runner = Runner(settings, batches, registry, ledger, policy, cases)
+    runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
     doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner)]
     application = Application(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,

@@ -1,9 +1,11 @@
 """Batches: every item of a manifest has one result in its place, whatever its neighbours or the service go through."""
 
+import asyncio
 import base64
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -16,6 +18,8 @@ from medserve.access.keys import KeyRing
 from medserve.app import build
 from medserve.runtime.batcher import BATCH
 from medserve.serving.doors import batches as batches_door
+from medserve.serving.doors.events import MOST_STREAMS, Streams
+from medserve.serving.gate import Quota
 from medserve.serving.service import Service
 from medserve.settings import Settings
 from medserve.store.vault import Vault
@@ -236,6 +240,42 @@ def test_progress_is_told_as_events_and_ends(door):
     assert "event: end" in told_again.text and "event: progress" not in told_again.text
 
 
+def test_streams_are_counted_before_they_are_looked_at():
+    """Many that come at once are no way past the number that one principal may have open; who left is not counted."""
+    streams, gate = Streams(), asyncio.Event()
+
+    async def look():
+        await gate.wait()
+        return "running-0", {}, False
+
+    async def sent(answer):
+        async def leave():
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            return None
+
+        await answer({"type": "http", "asgi": {"spec_version": "2.0"}}, leave, send)
+
+    async def main():
+        who = SimpleNamespace(id="k-1")
+        asked = SimpleNamespace(
+            scope={"headers": [], "medserve.caller": who},
+            app=SimpleNamespace(state=SimpleNamespace(admission=SimpleNamespace(draining=False))),
+        )
+        tasks = [asyncio.ensure_future(streams.answer(asked, look)) for _ in range(20)]
+        await asyncio.sleep(0)
+        gate.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        good = [one for one in found if not isinstance(one, Exception)]
+        assert len(good) == MOST_STREAMS and sum(isinstance(one, Quota) for one in found) == 12
+        for answer in good:
+            await sent(answer)
+        assert not streams._open
+
+    asyncio.run(main())
+
+
 def test_results_are_deleted_after_their_days(tmp_path):
     settings = Settings(home=tmp_path / "home", batch_days=1e-6)
     ring = KeyRing.open(settings)
@@ -295,6 +335,21 @@ def test_a_batch_whose_model_is_gone_fails_with_a_code(tmp_path):
             assert (page["state"], page["error"]["code"]) == ("failed", "batch-model-gone")
             assert 0 < len(one.results(batch)) == page["done"] < 3000
         ring.close()
+
+
+def test_a_batch_ends_with_the_key_that_created_it(door):
+    """Revoked while it runs: what was answered stays, and nothing more is asked."""
+    ring = KeyRing.open(door.settings)
+    made = ring.create("leaver", role="clinician", tenant="a")
+    door.keys["leaver"] = made.key
+    batch = door.send(lines(*(item(f"{i}") for i in range(3000))), who="leaver").json()["batch"]
+    while door.ask("GET", f"/v1/batches/{batch}").json()["done"] == 0:
+        time.sleep(0.02)
+    ring.revoke(made.row.id)
+    page = door.ended(batch)
+    assert (page["state"], page["error"]["code"]) == ("failed", "batch-creator-gone")
+    assert len(door.results(batch)) == page["done"] < 3000
+    ring.close()
 
 
 def _killed(root: Path, items: int, kills: int) -> None:

@@ -42,3 +42,8 @@ class Identity:
         if shown.startswith(tokens.PREFIX):
             return self.sessions.cached(shown)
         return not shown.startswith(PREFIX) or self.keys.cached(shown)
+
+    def ended(self, principal: str) -> bool:
+        """Whether whoever has this id may ask for nothing any more: his key is revoked or expired, his account
+        disabled. A token that has run out ends nobody. Reads the database."""
+        return self.keys.ended(principal)

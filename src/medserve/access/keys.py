@@ -29,7 +29,7 @@ from medserve.access.mac import Mac
 from medserve.access.policy import DEFAULT_TENANT, Policy, Principal
 from medserve.errors import Denied, Fault, NotFound, Usage
 from medserve.settings import Settings
-from medserve.store.database import api_keys, database, key_grants
+from medserve.store.database import accounts, api_keys, database, key_grants
 
 PREFIX = "msk_"
 FRESH_S = 0.5  # a verified key is read again after this long, so that a revocation takes effect at once
@@ -159,6 +159,15 @@ class KeyRing:
     def active(self) -> list[KeyRow]:
         now = time.time()
         return [row for row in self.rows() if row.state(now) == "active"]
+
+    def ended(self, principal: str) -> bool:
+        """Whether a principal's key is revoked or expired, or his account disabled; nobody's id is not ended."""
+        mine = sa.select(api_keys.c.expires_at, api_keys.c.revoked_at).where(api_keys.c.id == principal)
+        with self._engine.connect() as db:
+            key = db.execute(mine).one_or_none()
+            off = db.scalar(sa.select(accounts.c.disabled_at).where(accounts.c.id == principal))
+        expired = key is not None and key.expires_at is not None and key.expires_at <= time.time()
+        return off is not None or expired or (key is not None and key.revoked_at is not None)
 
     def revoke(self, id: str) -> KeyRow:
         """End a key now; revoking twice keeps the first time."""

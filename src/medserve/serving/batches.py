@@ -1,6 +1,6 @@
 """Works through batches while the service has nothing more urgent to do.
 
-    runner = Runner(settings, batches, registry, ledger, policy, cases)
+    runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
     runner.gate = gate               # whose quota is charged
     await runner.follow()            # on the event loop that serves, until it is cancelled
     runner.wake()                    # there is something new
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from medserve.access.audit import Event, Ledger
+from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal, Resource
 from medserve.errors import Busy, Fault, MedServeError, NotFound, Refusal
 from medserve.runtime.batcher import BATCH
@@ -46,10 +47,11 @@ class Runner:
 
     def __init__(
         self, settings: Settings, batches: Batches, registry: Registry, ledger: Ledger, policy: Policy, cases: Cases,
-        *, lease_s: float = LEASE_S, turn_s: float = TURN_S,
+        identity: Identity, *, lease_s: float = LEASE_S, turn_s: float = TURN_S,
     ) -> None:  # fmt: skip
         self._settings, self._batches, self._registry, self._cases = settings, batches, registry, cases
         self._ledger, self._policy, self._lease_s, self._turn_s = ledger, policy, lease_s, turn_s
+        self._identity = identity
         self._worker = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._news, self._stop = asyncio.Event(), asyncio.Event()
         self.gate: Gate | None = None
@@ -114,12 +116,13 @@ class Runner:
                 await asyncio.to_thread(self._batches.end, row, "failed", known.as_dict()["error"])
 
     async def _work(self, row: BatchRow) -> None:
-        """Raises: Lost, Stopped; Fault "batch-model-gone"."""
+        """Raises: Lost, Stopped; Fault "batch-model-gone", "batch-creator-gone"."""
         service, until = self._service(row), time.monotonic() + self._turn_s
         saving: asyncio.Future[None] | None = None
         left = await asyncio.to_thread(self._batches.todo, row)
         try:
             for at, chunk in enumerate(left):
+                await asyncio.to_thread(self._check_creator, row)
                 outcomes = await self._answered(service, row, chunk)
                 if saving is not None:
                     await saving
@@ -145,6 +148,14 @@ class Runner:
             "batch-model-gone", "The version of the model that this batch was created for is no longer served.",
             hint="What was answered so far stays. Create a new batch for the version that is served now.",
         )  # fmt: skip
+
+    def _check_creator(self, row: BatchRow) -> None:
+        """Before each chunk. Raises: Fault "batch-creator-gone"."""
+        if self._identity.ended(row.created_by):
+            raise Fault(
+                "batch-creator-gone", "The key or account that created this batch is no longer valid.",
+                hint="What was answered so far stays. Create the rest anew with a valid key.",
+            )  # fmt: skip
 
     async def _answered(self, service: Service, row: BatchRow, chunk: Chunk) -> list[Outcome]:
         """All items of a chunk, in their order; the lease is renewed meanwhile."""
@@ -261,4 +272,4 @@ def _failed(item: Item, error: dict[str, str]) -> Outcome:
 
 def _final(error: MedServeError) -> bool:
     """Trying again changes nothing."""
-    return error.code in ("batch-model-gone", "batch-damaged", "object-damaged")
+    return error.code in ("batch-model-gone", "batch-creator-gone", "batch-damaged", "object-damaged")
