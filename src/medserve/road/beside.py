@@ -71,9 +71,9 @@ def beside(
     nets = {b.candidate.architecture.name: b.candidate.net for b in (offered, other)}
     blocks = prepared.recipe.architecture.params["blocks"]
     for name in wanted(offered, other, prepared, audit):
-        patients = None if prepared.cohort.independent else who(parts.train)
+        known = {} if prepared.cohort.independent else {"patients": who(parts.train), "others": who(parts.val)}
         _, net, _ = fit_classical(
-            Named(name, {"blocks": blocks}), parts.train, parts.val, prepared.plain.output, seed, patients=patients
+            Named(name, {"blocks": blocks}), parts.train, parts.val, prepared.plain.output, seed, **known
         )
         nets[name] = net
         logits = predict_logits(net, test, (0.0,), (1.0,))

@@ -7,7 +7,7 @@ Everything after training looks at the scores of the exported graph, run by the 
 and measured is what answers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +126,10 @@ def build(
     _write_tensors(served, plain, folder, background)
     engine = Engine(read_graph(folder / GRAPH), shape=shape, width=plain.output.width)
     scores = {part.name: score(engine, part, progress) for part in (parts.val, parts.calibration)}
+    crossed = getattr(candidate.net, "crossed", None)  # it has seen val: what it said before it had stands in its place
+    if crossed is not None:
+        assert len(crossed) == len(parts.train) + len(parts.val)
+        scores["val"] = replace(scores["val"], logits=crossed[len(parts.train) :])
     if plain.output.task == "survival":
         output = with_baseline(plain.output, score(engine, parts.train, progress).logits, parts.train.targets)
         plain = msgspec.structs.replace(plain, output=output)

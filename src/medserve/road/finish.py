@@ -17,7 +17,7 @@ import numpy as np
 from medserve.data.pseudonym import pseudonym_key
 from medserve.data.records import scope_codes
 from medserve.data.seal import open_test
-from medserve.data.split import PartView
+from medserve.data.split import Parts, PartView
 from medserve.errors import BadData, Refusal
 from medserve.evaluation.card import describe_part, make_card
 from medserve.evaluation.evaluate import evaluate
@@ -38,7 +38,7 @@ from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
-from medserve.types import Scores
+from medserve.types import Array, Scores
 
 
 def finish(
@@ -189,7 +189,7 @@ def judge_test(
         baseline_spec=other.spec,
         role=built.candidate.role,
         called=other.candidate.recipe if other.candidate.role == "recipe" else None,
-        val=(built.scores["val"], parts.val.targets),
+        val=_held_out(built, parts),
         calibration=(built.scores["calibration"], parts.calibration.targets),
         leaky=involved if involved.any() else None,
         openings=openings,
@@ -198,6 +198,14 @@ def judge_test(
         decision_range=options.decision,
         seed=options.seed,
     )
+
+
+def _held_out(built: Built, parts: Parts) -> tuple[Scores, Array]:
+    """Scores and targets of the cases that the model, or one like it, had not seen: val, or the training part too."""
+    crossed = getattr(built.candidate.net, "crossed", None)
+    if crossed is None:
+        return built.scores["val"], parts.val.targets
+    return Scores(crossed, None, None), np.concatenate([parts.train.targets, parts.val.targets])
 
 
 def in_scope(spec: ModelSpec, part: PartView) -> tuple[PartView, dict[str, int]]:

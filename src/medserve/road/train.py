@@ -357,8 +357,8 @@ def _fit_simple(
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
     if prepared.plain.output.task == "tags":
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
-    patients = None if prepared.cohort.independent else who(train)
-    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients)
+    patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]
+    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients, others=others)
 
 
 def _decide(

@@ -6,6 +6,12 @@ Nothing is reweighted: a boosted probability of 0.1 has to mean one in ten. The 
 loss was least; of two sizes of tree the better one is kept. Where cases are few, forests of several seeds are averaged,
 and a split is the best of thresholds drawn at random, one a column: one forest alone, and a threshold fitted to the
 last case, go by the luck of the draw. Source of the drawn thresholds: Geurts et al., Mach Learn 63:3 (2006).
+
+    forests, history, crossed = boost_all(x, y, x_val, y_val, output, seed, fold)
+
+Where cases are few (`crosses`), a validation part is a luxury: size and number of trees are chosen by cross-validation
+over both parts, and the forests that are kept have seen both. What each case would have been told by forests that had
+not seen it is `crossed`, and stands in the place of validation scores from then on.
 """
 
 import warnings
@@ -24,6 +30,8 @@ ROUNDS = 2000
 PATIENCE = 80
 RATE = 0.03
 DEPTH = 8
+CROSSED = ("binary", "multiclass", "number")  # tasks of one question, whose cases are all known
+STEPS = (50, 100, 150, 200, 300, 400, 500, 600)  # numbers of trees to choose from by cross-validation
 FORESTS, FEW = 5, 10_000  # averaged, and their thresholds drawn, below so many training cases
 WIDE = 150  # columns from which on each tree sees a fifth of them
 
@@ -64,6 +72,67 @@ def boost(
         "tried": [{"leaves": n, "val_loss": round(value, 6)} for value, n, _ in tried],
     }
     return forests, history
+
+
+def crosses(count: int, output: OutputSpec) -> bool:
+    """Whether `boost_all` is for so many training cases of this task."""
+    task: str = output.task
+    return count < FEW and task in CROSSED
+
+
+def boost_all(
+    x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec, seed: int, fold: Array
+) -> tuple[list[list[Tree]], dict[str, Any], Array]:
+    """
+    Args:
+        x, y, x_val, y_val: see `boost`.
+        fold: (N + N_val,) of each training case, then of each validation case; whole patients together.
+
+    Returns: as `boost`, and (N + N_val, outputs) logits of each case under forests that had not seen its fold.
+    """
+    ((x, y, x_val, y_val, objective, classes),) = questions(x, y, x_val, y_val, output)
+    every, wanted = np.concatenate([x, x_val]), np.concatenate([y, y_val])
+    tried, best = [], (np.inf, 0, 0, np.zeros((len(every), classes)))
+    for leaves in sizes(len(x)):
+        logits = np.zeros((len(STEPS), len(every), classes))
+        for k in range(int(fold.max()) + 1):
+            inside = fold == k
+            booster = _grow(every[~inside], wanted[~inside], objective, classes, leaves, seed + k, STEPS[-1])
+            for i, step in enumerate(STEPS):
+                told = booster.predict(every[inside], raw_score=True, num_iteration=step)
+                logits[i, inside] = np.asarray(told).reshape(-1, classes)
+        losses = [_loss(objective, one, wanted) for one in logits]
+        at = int(np.argmin(losses))
+        tried.append({"leaves": leaves, "val_loss": round(losses[at], 6)})
+        if losses[at] < best[0]:
+            best = (losses[at], leaves, STEPS[at], logits[at])
+    _, leaves, rounds, crossed = best
+    grown = [
+        trees
+        for s in range(FORESTS)
+        for trees in [_grow(every, wanted, objective, classes, leaves, seed + 1000 * s, rounds).dump_model()]
+    ]
+    forests = [_average(tuple(trees_of(dump, k, classes) for dump in grown)) for k in range(classes)]
+    history = {"leaves": leaves, "trees": [len(forest) for forest in forests], "tried": tried, "on": "cross-validation"}
+    return forests, history, crossed
+
+
+def _loss(objective: str, logits: Array, y: Array) -> float:
+    if objective == "regression":
+        return float(np.mean((logits[:, 0] - y) ** 2))
+    if objective == "binary":
+        return float(np.mean(np.logaddexp(0, np.where(y > 0, -logits[:, 0], logits[:, 0]))))
+    total = np.logaddexp.reduce(logits, axis=1)
+    return float(np.mean(total - logits[np.arange(len(y)), y.astype(int)]))
+
+
+def _grow(x: Array, y: Array, objective: str, classes: int, leaves: int, seed: int, rounds: int) -> Any:
+    import lightgbm
+
+    params = _params(x, objective, classes, leaves, seed, drawn=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lightgbm.train(params, lightgbm.Dataset(x, y), num_boost_round=rounds)
 
 
 def _average(forests: tuple[list[Tree], ...]) -> list[Tree]:
@@ -114,27 +183,8 @@ def _fit(
 
     if objective == "binary" and (len(np.unique(y)) < 2 or not len(y_val)):
         return [[constant(prior(y))]], 0.0
-    params: dict[str, Any] = {
-        "objective": objective,
-        "learning_rate": RATE,
-        "num_leaves": leaves,
-        "max_depth": DEPTH,
-        "min_child_samples": max(10, len(x) // 200),
-        "feature_fraction": 0.2 if x.shape[1] >= WIDE else 0.7,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-        "lambda_l2": 5.0,
-        "extra_trees": drawn,
-        "max_bin": 255,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 0,
-        "seed": seed,
-        "verbosity": -1,
-    }
+    params = _params(x, objective, classes, leaves, seed, drawn=drawn)
     measure: Callable[..., Any] | None = None
-    if objective == "multiclass":
-        params["num_class"] = classes
     if objective == "cox":
         params |= {"objective": _cox(y), "metric": "none"}
         measure = _cox_measure(y_val)
@@ -155,6 +205,29 @@ def _fit(
     dump = booster.dump_model(num_iteration=best)
     loss = float(next(iter(booster.best_score["val"].values())))
     return [trees_of(dump, k, classes) for k in range(classes)], loss
+
+
+def _params(x: Array, objective: str, classes: int, leaves: int, seed: int, *, drawn: bool) -> dict[str, Any]:
+    """drawn: a split looks at one threshold of each column, drawn at random."""
+    several = {"num_class": classes} if objective == "multiclass" else {}
+    return several | {
+        "objective": objective,
+        "learning_rate": RATE,
+        "num_leaves": leaves,
+        "max_depth": DEPTH,
+        "min_child_samples": max(10, len(x) // 200),
+        "feature_fraction": 0.2 if x.shape[1] >= WIDE else 0.7,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
+        "extra_trees": drawn,
+        "max_bin": 255,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 0,
+        "seed": seed,
+        "verbosity": -1,
+    }
 
 
 def _cox(targets: Array) -> Callable[..., tuple[Array, Array]]:

@@ -27,10 +27,11 @@ from medserve.types import Array, Named, Samples
 
 PENALTIES = tuple(float(p) for p in np.logspace(0, -6, 13))  # of the mean loss, strongest first
 ENOUGH = 500  # validation cases from which they choose the penalty; below, the training part's folds do
+LEAST_CROSSED = 100  # training cases from which trees are chosen by cross-validation
 STEPS = 200  # of L-BFGS, for each penalty
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Fitted = tuple[dict[str, Any], nn.Module, dict[str, Any]]
+Fitted = tuple[dict[str, Any], RecordNet, dict[str, Any]]
 
 
 def fit_classical(
@@ -41,14 +42,15 @@ def fit_classical(
     seed: int,
     *,
     patients: Array | None = None,
-) -> tuple[Named, nn.Module, dict[str, Any]]:
+    others: Array | None = None,
+) -> tuple[Named, RecordNet, dict[str, Any]]:
     """Fit "record-linear", "record-trees" or "record-additive".
 
     Args:
         architecture: its parameters hold `blocks`.
         train, val: `take` gives (B, F) float32 records.
         output: task survival takes targets (N, 2), time and event; its one logit is the log hazard ratio.
-        patients: (len(train),) who each training case belongs to.
+        patients: (len(train),) who each training case belongs to; others: (len(val),) of the validation cases.
 
     Returns: the architecture with every parameter that the empty module needs, the fitted module in eval mode, and the
         history: learner, columns, what was tried, `train_loss`, `val_loss`, seconds. Plain JSON.
@@ -67,12 +69,15 @@ def fit_classical(
     if task == "survival" and not np.asarray(train.targets)[:, 1].any():
         raise BadData("no-target", "The training part holds no event.", hint="Check the column of events.")
     blocks = as_blocks(architecture.params["blocks"])
-    rows = _Rows(blocks, train, val, output, seed, patients)
+    everybody = None if patients is None or others is None else np.concatenate([patients, others])
+    rows = _Rows(blocks, train, val, output, seed, patients, everybody)
     params, net, history = fits[architecture.name](rows)
     net = net.eval().requires_grad_(False)
     loss = loss_of(output)
     for name, part in (("train_loss", train), ("val_loss", val)):
-        history[name] = round(float(loss(_logits(net, part).double(), torch.from_numpy(np.asarray(part.targets)))), 6)
+        held = name == "val_loss" and net.crossed is not None
+        logits = torch.from_numpy(net.crossed[len(train) :]) if held else _logits(net, part)  # type: ignore[index]
+        history[name] = round(float(loss(logits.double(), torch.from_numpy(np.asarray(part.targets)))), 6)
     history |= {"learner": architecture.name, "columns": rows.net.columns, "seed": seed}
     history["seconds"] = round(time.perf_counter() - start, 3)
     return Named(architecture.name, {**architecture.params, **params}), net, history
@@ -89,6 +94,7 @@ class _Rows:
         output: OutputSpec,
         seed: int,
         patients: Array | None,
+        everybody: Array | None,
     ) -> None:
         self.blocks, self.output, self.seed, self.patients = blocks, output, seed, patients
         self.y, self.y_val = np.asarray(train.targets), np.asarray(val.targets)
@@ -98,12 +104,14 @@ class _Rows:
         self.x = self.net.features.cross_fitted(train, code, seed, patients)
         self.x_val = self.net.features.matrix(val)
         self.net.scale.fit(torch.from_numpy(self.x))
+        self.fold = folds(len(self.y) + len(self.y_val), seed, everybody)
         task: str = output.task
         self.outputs = 1 if task == "survival" else output.width
 
-    def build(self, name: str, params: dict[str, Any]) -> nn.Module:
+    def build(self, name: str, params: dict[str, Any]) -> RecordNet:
         """The empty module with the fitted columns in it."""
         net = MODELS[name](sum(b.size for b in self.blocks), (), self.outputs, blocks=self.blocks, **params)
+        assert isinstance(net, RecordNet)
         net.load_state_dict(self.net.state_dict(), strict=False)
         return net
 
@@ -212,12 +220,26 @@ class _Path:
 
 
 def _trees(rows: _Rows) -> Fitted:
-    forests, history = _boosting.boost(rows.x, rows.y, rows.x_val, rows.y_val, rows.output, rows.seed)
+    sides = rows.x, rows.y, rows.x_val, rows.y_val, rows.output, rows.seed
+    crossed = None
+    if _boosting.crosses(len(rows.x), rows.output) and _known(rows):
+        forests, history, crossed = _boosting.boost_all(*sides, rows.fold)
+    else:
+        forests, history = _boosting.boost(*sides)
     params = trees.shape_of(forests)
     net = rows.build("record-trees", params)
     assert isinstance(net, trees.RecordTrees)
     net.forest.fill(forests)
+    net.crossed = None if crossed is None else crossed.astype(np.float32)
     return params, net, history
+
+
+def _known(rows: _Rows) -> bool:
+    """Cross-validation needs some cases of every class in every fold."""
+    if rows.output.task == "number":
+        return len(rows.x) >= LEAST_CROSSED
+    counts = np.bincount(np.concatenate([rows.y, rows.y_val]).astype(int), minlength=len(rows.output.labels))
+    return len(rows.x) >= LEAST_CROSSED and int(counts.min()) >= 4 * int(rows.fold.max() + 1)
 
 
 def _additive(rows: _Rows) -> Fitted:

@@ -144,7 +144,12 @@ class RecordNet(nn.Module):
     """What the simple models share: columns, their standardised form, and an embedding to measure distance in.
 
     A subclass gives `logits(columns, standardised)`.
+
+    crossed: where it was fitted on training and validation part together, the logits of their cases, in that order, by
+    models that had not seen them; (N, outputs) float32.
     """
+
+    crossed: Array | None = None
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
