@@ -211,6 +211,42 @@ def test_few_cases_get_drawn_thresholds_averaged(monkeypatch):
     assert averaged > drawn > best + 0.01, (averaged, drawn, best)
 
 
+def test_forests_that_saw_validation_are_judged_by_those_that_did_not():
+    """Labels by chance: the forest remembers its cases, and what stands for validation scores knows nothing of them."""
+    random = np.random.default_rng(3)
+    x, y = random.normal(size=(400, 5)).astype(np.float32), random.integers(0, 2, 400)
+    _, net, history = fitted("record-trees", x, y, BINARY)
+    assert net.crossed is not None and net.crossed.shape == (400, 1)
+    assert roc_auc_score(y[280:], net(torch.from_numpy(x)[280:]).logits[:, 0]) > 0.62
+    assert abs(roc_auc_score(y, net.crossed[:, 0]) - 0.5) < 0.1
+    assert history["val_loss"] > 0.65
+
+
+def test_a_patient_stays_in_one_fold():
+    """Cases of one patient are copies: cross-validation must not learn their labels from each other."""
+    random = np.random.default_rng(4)
+    once, who = random.normal(size=(100, 5)).astype(np.float32), np.repeat(np.arange(100), 5)
+    x, y = once[who], random.integers(0, 2, 100)[who]
+    known = {"patients": who[:350], "others": who[350:]}
+    _, net, _ = fitted("record-trees", x, y, BINARY, **known)
+    assert abs(roc_auc_score(y, net.crossed[:, 0]) - 0.5) < 0.2
+    _, loose, _ = fitted("record-trees", x, y, BINARY)
+    assert roc_auc_score(y, loose.crossed[:, 0]) > 0.9
+
+
+def test_numbers_and_classes_cross_too():
+    """One logit a number, one a class; larger sets keep their validation part."""
+    random = np.random.default_rng(5)
+    x = random.normal(size=(300, 3)).astype(np.float32)
+    output = OutputSpec(task="number", labels=["y"], mean=0.0, sd=1.0)
+    _, net, _ = fitted("record-trees", x, (x[:, 0] * 2).astype(np.float32), output)
+    assert np.corrcoef(net.crossed[:, 0], x[:, 0])[0, 1] > 0.9
+    three = OutputSpec(task="multiclass", labels=["a", "b", "c"])
+    _, net, _ = fitted("record-trees", x, np.digitize(x[:, 0], (-0.5, 0.5)), three)
+    assert (net.crossed.argmax(1) == np.digitize(x[:, 0], (-0.5, 0.5))).mean() > 0.8
+    assert not _boosting.crosses(_boosting.FEW, output)
+
+
 def test_says_what_it_cannot_do():
     x, y = np.zeros((10, 1), np.float32), np.zeros(10, int)
     with pytest.raises(Usage) as usage:
