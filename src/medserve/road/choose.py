@@ -5,7 +5,8 @@
 
 The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
 the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
-labels, 1 - Harrell's C for survival, 1 - entity F1 for tags.
+labels, 1 - Harrell's C for survival, 1 - entity F1 for tags. Of two classes the other model must also rank the cases at
+least as well (AUROC): where one class is rare, a neutral decision says little, and its threshold is moved anyway.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
 choice between two models, which loosens the conformal guarantee by at most that much.
@@ -22,6 +23,7 @@ from medserve.models.spec import OutputSpec
 from medserve.questions.answers import probabilities
 from medserve.questions.censored import concordance
 from medserve.questions.tags import f1_of, scored
+from medserve.questions.weighted import rank_auroc
 from medserve.types import Array
 
 _METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index",
@@ -72,7 +74,20 @@ def choose(
         a, b = balanced(weights, ours), balanced(weights, plain)
         return {"recipe": a, "baseline": b, "difference": b - a}
 
-    return _verdict(output, bootstrap(measure, patients, strata, draws=draws, seed=seed), on, len(targets))
+    verdict = _verdict(output, bootstrap(measure, patients, strata, draws=draws, seed=seed), on, len(targets))
+    if output.task == "binary":
+        verdict["auroc"] = {
+            "recipe": _ranks(output, recipe_logits, targets), "baseline": _ranks(output, baseline_logits, targets)
+        }  # fmt: skip
+        if verdict["auroc"]["recipe"] < verdict["auroc"]["baseline"]:
+            verdict["chosen"] = "baseline"
+    return verdict
+
+
+def _ranks(output: OutputSpec, logits: Array, targets: Array) -> float:
+    """AUROC; NaN where there is one class only."""
+    score = probabilities(bare(output), logits)[:, 1]
+    return float(rank_auroc(np.asarray(targets) == 1, score, np.ones((1, len(score))))[0])
 
 
 def _verdict(output: OutputSpec, figures: dict[str, Interval], on: str, n: int) -> dict[str, Any]:
