@@ -53,6 +53,12 @@ def test_a_folder_imports_only_from_folders_above_it(path):
     assert _imports(path) <= allowed
 
 
+def test_no_two_modules_of_tests_share_a_name():
+    """pytest imports them by their bare names, so that the second would be the first."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_folder_has_a_place_in_the_order():
     """A new folder must be given its place; an empty one has none."""
     places = {_place(path) for path in FILES} - {"__init__", *WORDS}

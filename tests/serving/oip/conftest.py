@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from made_records import NOTE, TABLE, write_records
+from made_tensors import NOTE, TABLE, write_records
 from tensor_service import Tensors, tensors
 from tiny_package import spec, write_package
 
