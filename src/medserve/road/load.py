@@ -39,6 +39,7 @@ from medserve.settings import Settings
 
 SHARES = (0.3, 0.5, 0.7, 0.9, 1.1)  # of the capacity
 CLIENTS = 32
+TRIES = 5  # to see an answer at full load
 SECONDS = (
     60.0  # in all: a tenth for warming up and lone requests each, a fifth for the capacity, the rest for the levels
 )
@@ -96,9 +97,12 @@ async def _measure(
     try:
         await closed_loop(port, requests, clients=4, seconds=seconds * 0.1)
         lone = await closed_loop(port, requests, clients=1, seconds=seconds * 0.1)
-        spent = time.perf_counter()
-        full = await closed_loop(port, requests, clients=CLIENTS, seconds=seconds * 0.2)
-        capacity = sum(_answered(one) for one in full) / (time.perf_counter() - spent)
+        for _ in range(TRIES):  # a busy machine may answer nothing in a short while
+            spent = time.perf_counter()
+            full = await closed_loop(port, requests, clients=CLIENTS, seconds=seconds * 0.2)
+            capacity = sum(_answered(one) for one in full) / (time.perf_counter() - spent)
+            if capacity:
+                break
         if not capacity:
             seen = sorted({one.status for one in full})
             raise Fault("load-service", f"The service answered no request of the load (statuses {seen}).")
