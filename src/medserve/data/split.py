@@ -319,12 +319,13 @@ def _by_family(cohort: Cohort, rows: Sequence[int], fractions: Sequence[float]) 
         dealt[PARTS[at]] += groups[name]
         count += len(groups[name])
     for part, share in zip(PARTS, fractions, strict=True):  # one large family may have jumped over a part
-        while not dealt[part] and len({cohort.families[row] for row in dealt["train"]}) > 1:
-            for name in [n for n in reversed(order) if groups[n][0] in dealt["train"]][:-1]:
-                if dealt[part] and len(dealt[part]) + len(groups[name]) > share * len(rows):
-                    break
-                dealt[part] += groups[name]
-                dealt["train"] = [row for row in dealt["train"] if row not in set(groups[name])]
+        there = set() if dealt[part] else set(dealt["train"])
+        for name in [n for n in reversed(order) if groups[n][0] in there][:-1]:
+            if dealt[part] and len(dealt[part]) + len(groups[name]) > share * len(rows):
+                break
+            dealt[part] += groups[name]
+            moved = set(groups[name])
+            dealt["train"] = [row for row in dealt["train"] if row not in moved]
     return dealt
 
 

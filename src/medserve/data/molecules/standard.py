@@ -1,6 +1,6 @@
 """One form for each molecule, whatever way it was written.
 
-    molecule = standardise("[Na+].CC(=O)[O-]")      # Molecule(smiles="CC(=O)O", key="QTBSBXVTEAMEQO-UHFFFAOYSA-N", ...)
+    molecule = standardise("[Na+].CC(=O)[O-]")      # Molecule(smiles="CC(=O)O", atoms=4)
     standardise("c1ccccc1 O")                       # Refusal "molecule-invalid"
 
 The largest fragment is kept (salts and water go), functional groups are written in one way, charges are neutralised
@@ -24,12 +24,16 @@ ORGANIC = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53})  # what 
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """smiles: canonical, of the standard form. key: InChIKey. atoms: heavy. changed: what was done, in words."""
+    """smiles: canonical, of the standard form. atoms: heavy."""
 
     smiles: str
-    key: str
     atoms: int
-    changed: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """InChIKey; computed when asked, since no answer needs it."""
+        found: str = chemistry().MolToInchiKey(chemistry().MolFromSmiles(self.smiles))
+        return found or f"no-inchi:{self.smiles}"
 
 
 @cache
@@ -57,10 +61,8 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
     """
     chem, tools = chemistry(), _tools()
     mol = read(text, name=name)
-    changed = []
     if len(chem.GetMolFrags(mol)) > 1:
         mol = tools.LargestFragmentChooser().choose(mol)
-        changed.append("largest fragment kept")
     if mol.GetNumHeavyAtoms() > MOST_ATOMS:
         raise Refusal(
             "molecule-too-large", f"{name}: {mol.GetNumHeavyAtoms()} atoms; at most {MOST_ATOMS} without hydrogen.",
@@ -72,19 +74,15 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
             hint="Metal complexes cannot be asked about.",
         )  # fmt: skip
     try:
-        drawn = chem.MolToSmiles(mol)
         mol = tools.Normalizer().normalize(mol)
         mol = tools.Uncharger().uncharge(mol)
         if tautomer:
             mol = tools.TautomerEnumerator().Canonicalize(mol)
         chem.SanitizeMol(mol)
         smiles = chem.MolToSmiles(mol)
-        key = chem.MolToInchiKey(mol)
     except (ValueError, RuntimeError) as error:  # RDKit's own exceptions are ValueErrors
         raise _invalid(name, "its standard form cannot be made") from error
-    if smiles != drawn:
-        changed.append("charges and groups written in the standard way")
-    return Molecule(smiles, key or f"no-inchi:{smiles}", mol.GetNumHeavyAtoms(), tuple(changed))
+    return Molecule(smiles, mol.GetNumHeavyAtoms())
 
 
 def read(text: str, *, name: str = "molecule") -> Any:

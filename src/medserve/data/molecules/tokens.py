@@ -12,10 +12,6 @@ _TOKEN = re.compile(
 )
 
 
-def tokens(smiles: str) -> list[str]:
-    return _TOKEN.findall(smiles)
-
-
 def atom_spans(smiles: str) -> list[tuple[int, int]]:
     """Of each atom, in the order of RDKit's numbering of a canonical SMILES: its letters."""
     return [m.span() for m in _TOKEN.finditer(smiles) if m[0][0] == "[" or m[0][0].isalpha()]
