@@ -70,9 +70,9 @@ soak: .venv/test
 	.venv-kserve/bin/pip install -q --disable-pip-version-check kserve==0.21.0
 	touch $@
 
-# Ray beside it: half a gigabyte that only the long tests take.
+# Ray and ADMET-AI beside it: half a gigabyte that only the long tests take.
 .venv/test-all: .venv/test
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,ray,admet]'
 	touch $@
 
 # After a table was changed: make revision WORDS="what changed"; then read the file it names.
