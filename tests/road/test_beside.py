@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medserve.data.fields import Records
+from medserve.data.fields.molecule import Molecule
 from medserve.data.fields.number import Number
 from medserve.data.fields.timeline import Channel, Timeline
 from medserve.models.nets import MODELS
@@ -50,6 +51,15 @@ def test_a_glass_box_for_tables_alone():
     assert asked("record-trees", "record-linear", count=20_001) == []
     assert asked("record-trees", "record-linear", audit="none") == []
     assert asked("case-net", "phrase-lookup", STAY, task="tags") == []
+
+
+def test_a_random_forest_for_molecules():
+    """Whatever else is tried on molecules, a forest of the same columns stands beside it."""
+    drug = Records((Molecule("smiles"),))
+    assert asked("record-trees", "record-linear", drug) == ["record-forest"]
+    assert asked("case-net", "record-linear", drug) == ["record-trees", "record-forest"]
+    assert asked("record-forest", "record-trees", drug) == []
+    assert asked("record-trees", "record-linear", drug, task="survival") == []
 
 
 def test_a_curve_holds_no_value_of_a_patient():

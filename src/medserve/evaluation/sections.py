@@ -20,6 +20,7 @@ from medserve.types import Array, Scores
 V = TypeVar("V")
 CALLED = {
     "record-trees": "boosting (gradient-boosted trees)",
+    "record-forest": "random forest",
     "record-linear": "linear model (one weight a column)",
     "record-additive": "glass box (explainable boosting machine)",
     "thumbnail-linear": "linear model of thumbnails",

@@ -20,7 +20,9 @@ from medserve.models import encoders
 from medserve.types import Named, Task
 
 Kind = Literal["image", "volume", "record"]
-Learner = Literal["network", "record-linear", "record-trees", "record-additive", "tag-crf"]  # fitted, not trained
+Learner = Literal[
+    "network", "record-linear", "record-trees", "record-forest", "record-additive", "tag-crf"
+]  # all but the first are fitted, not trained
 KINDS: dict[int, Kind] = {1: "record", 2: "image", 3: "volume"}  # by the axes of a case
 PNEUMONIA = "PneumoniaMNIST official test part, reduced training part"
 LARGEST_NATIVE = 128  # pixels a side; larger pictures are reduced to 224

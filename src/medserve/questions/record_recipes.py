@@ -174,6 +174,14 @@ _simple(
     rate=20_000,
 )
 _simple(
+    "forest",
+    "a random forest: deep trees on drawn cases and columns, averaged",
+    "record-forest",
+    rate=300,
+    tasks=("binary", "multiclass", "multilabel", "ordinal", "number"),
+    baseline="record-linear",
+)
+_simple(
     "glass-box",
     "an explainable boosting machine: every input's effect is a curve that can be read",
     "record-additive",

@@ -1,11 +1,12 @@
-"""More models beside the two candidates of a run on records: boosted trees under every network, a glass box for tables.
+"""More models beside the two candidates of a run on records: boosted trees under every network, a random forest for
+molecules, a glass box for tables.
 
     rows, box = beside(offered, other, prepared, test, scores, seed=7)
     rows[0]["called"], rows[0]["difference"]     # "boosting (gradient-boosted trees)", paired on the test part
     box["curves"][0]                             # what one input adds to the score
 
-Neither is offered, chosen from or written into a package: they show what a simpler kind of model does with the same
-cases. Both are fitted on the training part alone. The additive model is fitted only for tables of numbers and
+None is offered, chosen from or written into a package: they show what a simpler kind of model does with the same
+cases. They are fitted on the training side alone. The additive model is fitted only for tables of numbers and
 categories of at most `MOST_ROWS` training cases, where it takes seconds.
 """
 
@@ -34,12 +35,15 @@ _ADDITIVE = ("binary", "number")
 def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list[str]:
     """The further models that this run is shown beside. audit: without one there is no glass box either."""
     made = {b.candidate.architecture.name for b in (offered, other)}
-    scalar = all(block.kind in SCALARS for block in blocks_of(offered.spec))
+    kinds = {block.kind for block in blocks_of(offered.spec)}
+    scalar, molecules = kinds <= set(SCALARS), "molecule" in kinds
     task, found = offered.spec.output.task, []
     if task == "tags":
         return []
     if "case-net" in made and "record-trees" not in made:
         found.append("record-trees")
+    if molecules and "record-forest" not in made and task != "survival":
+        found.append("record-forest")
     few = len(prepared.parts.train) <= MOST_ROWS
     if audit != "none" and scalar and few and task in _ADDITIVE and "record-additive" not in made:
         found.append("record-additive")

@@ -18,10 +18,10 @@ from medserve.data.fields import Block
 from medserve.errors import BadData, Usage
 from medserve.models.heads import Head
 from medserve.models.nets import MODELS
-from medserve.models.record import additive, as_blocks, families, linear, trees  # noqa: F401
+from medserve.models.record import additive, as_blocks, families, forest, linear, trees  # noqa: F401
 from medserve.models.record.features import RecordNet, folds, pieces
 from medserve.models.spec import OutputSpec
-from medserve.training import _boosting, _glassbox
+from medserve.training import _boosting, _forest, _glassbox
 from medserve.training._cox import cox_loss, martingale
 from medserve.types import Array, Named, Samples
 
@@ -44,7 +44,7 @@ def fit_classical(
     patients: Array | None = None,
     others: Array | None = None,
 ) -> tuple[Named, RecordNet, dict[str, Any]]:
-    """Fit "record-linear", "record-trees" or "record-additive".
+    """Fit "record-linear", "record-trees", "record-forest" or "record-additive".
 
     Args:
         architecture: its parameters hold `blocks`.
@@ -57,7 +57,7 @@ def fit_classical(
     Raises: Usage "not-classical". BadData "part-empty", "no-target".
     """
     start = time.perf_counter()
-    fits = {"record-linear": _linear, "record-trees": _trees, "record-additive": _additive}
+    fits = {"record-linear": _linear, "record-trees": _trees, "record-forest": _woods, "record-additive": _additive}
     if architecture.name not in fits:
         raise Usage(
             "not-classical", f"{architecture.name!r} is not one of {', '.join(fits)}.", hint="Train it as a network."
@@ -105,6 +105,7 @@ class _Rows:
         self.x_val = self.net.features.matrix(val)
         self.net.scale.fit(torch.from_numpy(self.x))
         self.fold = folds(len(self.y) + len(self.y_val), seed, everybody)
+        self.grouped = everybody is not None
         task: str = output.task
         self.outputs = 1 if task == "survival" else output.width
 
@@ -231,6 +232,18 @@ def _trees(rows: _Rows) -> Fitted:
     assert isinstance(net, trees.RecordTrees)
     net.forest.fill(forests)
     net.crossed = None if crossed is None else crossed.astype(np.float32)
+    return params, net, history
+
+
+def _woods(rows: _Rows) -> Fitted:
+    every, wanted = np.concatenate([rows.x, rows.x_val]), np.concatenate([rows.y, rows.y_val])
+    fold = rows.fold if rows.grouped else None
+    grown, link, history, crossed = _forest.grow(every, wanted, rows.output, rows.seed, fold)
+    params = trees.shape_of(grown) | {"link": link}
+    net = rows.build("record-forest", params)
+    assert isinstance(net, forest.RecordForest)
+    net.forest.fill(grown)
+    net.crossed = crossed.astype(np.float32)
     return params, net, history
 
 

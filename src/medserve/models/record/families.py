@@ -4,6 +4,7 @@ from medserve.models.record import (  # noqa: F401
     additive,
     casenet,
     columns,
+    forest,
     image,
     linear,
     molecule,

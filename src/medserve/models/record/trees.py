@@ -153,11 +153,17 @@ def _tree(root: dict[str, Any]) -> Tree:
 
 
 def _down(threshold: float) -> np.float32:
-    """The largest float32 that is not above: `x <= threshold` stays the same question for every float32 x."""
-    if abs(threshold) > MOST:  # LightGBM's 1e300: everything that is known goes left, what is missing right
-        return np.float32(MOST if threshold > 0 else -np.inf)
-    near = np.float32(threshold)
-    return np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near
+    return np.float32(lower_thresholds(np.array([threshold]))[0])
+
+
+def lower_thresholds(thresholds: Array) -> Array:
+    """(M,) float32, the largest that are not above: `x <= threshold` stays the same question for every float32 x."""
+    with np.errstate(over="ignore"):
+        near = thresholds.astype(np.float32)
+    near = np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
+    far = np.where(thresholds > 0, np.float32(MOST), np.float32(-np.inf))
+    # LightGBM's 1e300: everything that is known goes left, what is missing right
+    return np.where(np.abs(thresholds) > MOST, far, near).astype(np.float32)
 
 
 def _left(node: dict[str, Any]) -> bool:
