@@ -7,8 +7,10 @@ audit log, and sends a mix at Poisson times: JSON rows, PNG, uncompressed and co
 that must be refused with the 4xx written beside them. Every 10 s the resident memory of the server and of its decode
 workers is read. After a warm-up (15 min) a straight line is fitted; its interval is a bootstrap over stretches of
 5 min, since neighbouring readings are alike. The result is written every minute, so that a run that is stopped says how
-far it came. Exit code 1 when memory grows by more than 1 MiB an hour, when anything answered 5xx, or otherwise than
-expected.
+far it came. Where the machine itself stood still (a virtual machine that was paused: this process, which does next to
+nothing, slept for seconds too long), requests that were under way and not answered as they should be are counted apart,
+as `paused`, and each pause is written down. Exit code 1 when memory grows by more than 1 MiB an hour, when anything
+answered 5xx, or otherwise than expected.
 """
 
 import argparse
@@ -44,6 +46,7 @@ WARM_S = 900.0
 READING_S = 10.0
 STRETCH_S = 300.0
 KEPT_S = 3.0
+PAUSE_S = 20.0  # no load makes a sleep of half a second so long
 SIDE = 64
 YAML = """
 name: ward
@@ -81,6 +84,8 @@ class Seen:
     workers: list[int] = field(default_factory=list)
     processes: list[int] = field(default_factory=list)
     latency: list[float] = field(default_factory=list)  # a sample
+    pauses: list[tuple[float, float]] = field(default_factory=list)  # of the machine: from, until (monotonic)
+    paused: Counter[str] = field(default_factory=Counter)  # "kind status", under way in one and not as it was wanted
 
 
 # -- the models -------------------------------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ async def _one(ask: Ask, port: int, key: str, idle: list, seen: Seen) -> None:
         f"POST {ask.path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {ask.media}\r\n"
         f"Content-Length: {len(ask.body)}\r\n\r\n"
     )
-    began = time.perf_counter()
+    since = time.monotonic()
     try:
         reader, writer = await _connection(port, idle)
         writer.write(head.encode() + ask.body)
@@ -191,13 +196,19 @@ async def _one(ask: Ask, port: int, key: str, idle: list, seen: Seen) -> None:
             idle.append((reader, writer, time.monotonic()))
     except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError):
         status = 0
+    until = time.monotonic()
+    if status != ask.wanted:
+        await asyncio.sleep(1.0)  # by then a pause has been seen
+        if any(began < until and ended > since for began, ended in seen.pauses):
+            seen.paused[f"{ask.name} {status}"] += 1
+            return
     seen.answers[f"{ask.name} {status}"] += 1
     if status == 0 or status >= 500:
         seen.failed += 1
     if status != ask.wanted:
         seen.unexpected[f"{ask.name} {status}"] += 1
     if len(seen.latency) < 20_000:
-        seen.latency.append(time.perf_counter() - began)
+        seen.latency.append(until - since)
 
 
 async def _connection(port: int, idle: list) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -208,6 +219,14 @@ async def _connection(port: int, idle: list) -> tuple[asyncio.StreamReader, asyn
             return reader, writer
         writer.close()
     return await asyncio.open_connection("127.0.0.1", port)
+
+
+async def heed(until: float, seen: Seen) -> None:
+    """Notice when the machine stands still."""
+    while (before := time.monotonic()) < until:
+        await asyncio.sleep(0.5)
+        if (now := time.monotonic()) - before > PAUSE_S:
+            seen.pauses.append((before, now))
 
 
 async def watch(process: psutil.Process, began: float, until: float, seen: Seen, save) -> None:  # type: ignore[no-untyped-def]
@@ -270,6 +289,7 @@ def result_of(seen: Seen, about: dict, cpu_s: float, wall_s: float, warm_s: floa
         "limit_mib_per_hour": MOST_MIB_PER_HOUR,
         "failed": seen.failed,
         "unexpected": dict(seen.unexpected),
+        "paused": {"seconds": [round(b - a, 1) for a, b in seen.pauses], "requests": dict(seen.paused)},
         "answers": dict(sorted(seen.answers.items())),
         "ms": {"p50": round(float(np.median(latency)), 2), "p99": round(float(np.quantile(latency, 0.99)), 2)},
         "server_cpu_share": round(cpu_s / max(wall_s, 1e-9), 4),
@@ -344,7 +364,7 @@ def soak(work: Path, args: argparse.Namespace) -> dict:
         async def both() -> None:
             asks = requests()
             await asyncio.gather(load(asks, port, key, args.rate, until, seen),
-                                 watch(process, began, until, seen, save))  # fmt: skip
+                                 watch(process, began, until, seen, save), heed(until, seen))  # fmt: skip
 
         asyncio.run(both())
         return save()

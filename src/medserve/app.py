@@ -39,6 +39,7 @@ from medserve.serving.doors import jobs as jobs_door
 from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
 from medserve.serving.doors import traffic as traffic_door
+from medserve.serving.footprint import few_arenas, settle, trimmed
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
@@ -128,7 +129,7 @@ def build(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
         witness=Witness.open(settings), limits=bounds, doors=doors,
         closing=(shelf.close, jobs.close, splits.close, tracing.close), metrics=metrics, tracing=tracing,
-        running=(changes.follow, runner.follow), reload=changes.reload,
+        running=(changes.follow, runner.follow, trimmed), reload=changes.reload,
     )  # fmt: skip
     runner.gate = application.gate
     return application
@@ -161,6 +162,7 @@ def serve(
             "grpc-missing", and those of `check_settings` and `open_tracing`.
     """
     check_settings(settings, os.environ)
+    few_arenas()
     door_of = None if grpc_port is None else _grpc_door()
     ring = KeyRing.open(settings)
     try:
@@ -187,6 +189,7 @@ def serve(
             def ready(url: str) -> None:
                 if door is not None:
                     on_grpc(door.url)
+                settle()
                 on_ready(url)
 
             run(application, address, tls=tls, beside=door, on_ready=ready)

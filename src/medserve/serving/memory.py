@@ -10,8 +10,6 @@ its requests under way are finished first. One event loop; not for several threa
 """
 
 import asyncio
-import contextlib
-import ctypes
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -106,12 +104,6 @@ class Memory:
                 await victims[0].unload()
             else:
                 await asyncio.sleep(_LOOK_S)
-
-
-def give_back() -> None:
-    """To the system, what was freed: glibc keeps about a hundred MiB of an engine that has left. Elsewhere: nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _mib(count: int) -> str:

@@ -26,7 +26,8 @@ from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel, Scored
 from medserve.serving.admission import Promise, Promises
-from medserve.serving.memory import PATIENCE_S, Memory, give_back
+from medserve.serving.footprint import give_back
+from medserve.serving.memory import PATIENCE_S, Memory
 from medserve.serving.pools import Pools
 from medserve.types import Array
 

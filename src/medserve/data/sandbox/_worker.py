@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import math
 import resource
@@ -28,6 +29,9 @@ def main() -> None:
     _limit(int(sys.argv[1]), int(sys.argv[2]))
     pipe, answer = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may speak there
+    gc.collect()
+    gc.freeze()  # its programs; what a file leaves behind is then found at once
+    gc.collect()
     answer.write(b"ready\n")
     answer.flush()
     while (size := read_exactly(pipe, 4)) is not None:
