@@ -23,12 +23,12 @@ def molecules(count: int, seed: int = 0) -> list[tuple[str, bool]]:
     return rows
 
 
-def write_cohort(folder: Path, count: int = 240, split: str = "") -> Path:
+def write_cohort(folder: Path, count: int = 240, split: str = "", *, public: bool = True) -> Path:
     folder.mkdir()
     lines = [f"{smiles},{'toxic' if toxic else 'clean'}" for smiles, toxic in molecules(count)]
     (folder / "m.csv").write_text("smiles,label\n" + "\n".join(lines) + "\n")
     (folder / "dataset.yaml").write_text(
-        "name: made\ntable: m.csv\nindependent: true\nsynthetic: enumerated\npublic: true\n" + split
+        f"name: made\ntable: m.csv\nindependent: true\nsynthetic: enumerated\npublic: {str(public).lower()}\n" + split
         + "inputs: {smiles: {kind: molecule}}\ntarget: {column: label, kind: binary, classes: [clean, toxic]}\n"
     )  # fmt: skip
     return folder

@@ -11,14 +11,14 @@ import pytest
 from made_molecules import molecules, write_cohort
 
 from medserve.cli import run as command
-from medserve.data.fields.molecule import Molecule, written
-from medserve.models.package import open_package
+from medserve.data.fields.molecule import Molecule
 from medserve.models.signing import Trust
 from medserve.progress import SILENT
 from medserve.road.run import Options
 from medserve.road.train import train_package
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
+from medserve.types import Scores
 
 
 @pytest.fixture(scope="session")
@@ -96,26 +96,27 @@ def test_bad_molecules_are_refused_by_the_model(model, body, code):
     assert told.value.code == code
 
 
-def test_no_training_molecule_travels(made):
-    """None of the training molecules can be read out of the package's files."""
-    settings, result = made
-    package = open_package(Path(result["package"]), Trust.load(settings))
-    spec = package.spec
-    texts = b"".join(f.read_bytes() for f in package.folder.rglob("*.json"))
-    long = [s for s, _ in molecules(240) if len(s) > 14]
-    assert not [s for s in long if s.encode() in texts]
-    stored = package.tensors("selfcheck.safetensors")
-    length = spec.transforms[0].params["length"]
-    known = {s for s, _ in molecules(240)}
-    for name in ("record", "background"):
-        assert not [w for row in np.asarray(stored[name]) if (w := _written(row, length)) in known]
+def test_an_answer_says_how_alike_the_training_molecules_are(made, model):
+    """1 for one of them; a small amine is at the edge, and a reason says so."""
+    _, result = made
+    domain = model.spec.domain
+    assert domain.of == "molecules" and domain.n == result["parts"]["train"] and len(domain.quantiles) == 21
+    assert domain.quantiles == sorted(domain.quantiles)
+    known = ask(model, model.domain.smiles[3])["domain"]
+    assert known["similarity"] == 1.0 and known["percentile"] == 100.0 and known["input"] == "smiles"
+    case = model.load(b"CC(C)(C)NC(C)(C)C", "a.smi")
+    far = model.answer(Scores(model.score(case[None]).logits), case=case)
+    assert far["domain"]["similarity"] < 0.3 and "domain-edge" in [r["code"] for r in far["reasons"]]
 
 
-def _written(row: Any, length: int) -> str | None:
-    try:
-        return written(row, length)
-    except UnicodeDecodeError:
-        return None
+def test_the_nearest_training_molecules_explain(model):
+    """Five of them, the most alike first, with their labels, drawn beside the molecule that was asked about."""
+    told = ask(model, "O=[N+]([O-])Cc1ccncc1", explain="neighbours")["explanation"]
+    assert told["verdict"] == "PASS" and "similarity" in told["note"] and "<svg" in told["svg"]
+    weights = [v["weight"] for v in told["values"]]
+    assert len(weights) == 5 and weights == sorted(weights, reverse=True) and weights[0] > 0.4
+    assert {v["value"] for v in told["values"]} <= {"clean", "toxic"} and told["values"][0]["value"] == "toxic"
+    assert base64.b64decode(told["png"])[:4] == b"\x89PNG"
 
 
 def test_a_scaffold_split_keeps_families_apart(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ logit. An input is "unknown" by what takes its place: numbers and categories tak
 training part, everything else is left out, as if it had not been sent. "events" weighs the events of a history one by
 one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
 text, "occlusion" the places of a picture, "atoms" the atoms of a molecule, one at a time; their weights are falls of
-the logit, and sum to nothing.
+the logit, and sum to nothing. "neighbours" shows training molecules of public data; their weights are similarities.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,13 +25,14 @@ from medserve.errors import Refusal
 from medserve.explain.atoms import draw
 from medserve.explain.events import events, happenings, render_times
 from medserve.explain.films import film_cells, film_heat, film_levels
+from medserve.explain.neighbours import draw_beside
 from medserve.explain.overlay import render
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, spots, weigh_spots
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms")
+RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms", "neighbours")
 BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion", "molecule": "atoms"}
 ADDITIVE = ("shapley", "events")  # methods whose weights and base sum to the logit
 MOST_ITEMS = 150  # of an answer; the picture shows all
@@ -204,10 +205,7 @@ def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) ->
     facts = block.facts
     smiles = written(record[block.start : block.start + block.size], int(facts["length"]))
     if smiles is None:
-        raise Refusal(
-            "molecule-too-long", "The molecule is longer than those the model was trained on.",
-            hint="Ask for the prediction without an explanation.",
-        )  # fmt: skip
+        raise _too_long()
     field = Molecule(block.name, length=int(facts["length"]), names=tuple(facts["descriptors"]))
 
     def hidden(sets: Sequence[Sequence[int]] | None) -> Array:
@@ -228,6 +226,31 @@ def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) ->
     return replace(
         told, png=draw(smiles, weights, png=True), svg=draw(smiles, weights).decode(),
         hide=lambda chosen: hidden([[order[i] for i in chosen]]),
+    )  # fmt: skip
+
+
+def neighbours(
+    found: Sequence[tuple[str, str, float]], record: Array, blocks: Sequence[Block], total: float
+) -> Evidence:
+    """Training molecules with their labels, beside the one that is asked about.
+
+    Args: found: SMILES, label and similarity of each, the nearest first.
+    """
+    block = _first(record, blocks, "molecule")
+    smiles = written(record[block.start : block.start + block.size], int(block.facts["length"]))
+    if smiles is None:
+        raise _too_long()
+    items: list[dict[str, Any]] = [
+        {"input": block.name, "part": one, "value": label, "weight": alike} for one, label, alike in found
+    ]
+    told = _ordered(items, [np.zeros(0, np.int64)] * len(items), None, total, 0.0, b"")
+    return replace(told, png=draw_beside(smiles, found, png=True), svg=draw_beside(smiles, found).decode())
+
+
+def _too_long() -> Refusal:
+    return Refusal(
+        "molecule-too-long", "The molecule is longer than those the model was trained on.",
+        hint="Ask for the prediction without an explanation.",
     )  # fmt: skip
 
 

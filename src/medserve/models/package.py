@@ -29,11 +29,12 @@ from medserve.store.files import write_bytes
 from medserve.types import Array
 
 MODEL, WEIGHTS, GRAPH, SELFCHECK = "model.json", "weights.safetensors", "graph.onnx", "selfcheck.safetensors"
+DOMAIN = "domain.safetensors"  # of models of molecules: what is known of those they were trained on
 CARD, SPLIT, MANIFEST, SIGNATURE = "card.json", "split.json", "manifest.json", "manifest.sig"
 ALTERNATIVE = "alternative"
 _REQUIRED = (MODEL, WEIGHTS, GRAPH, SELFCHECK, CARD, SPLIT)
 _CAPS = {MODEL: 4 * 2**20, MANIFEST: 4 * 2**20, SIGNATURE: 64, CARD: 16 * 2**20, SPLIT: 256 * 2**20,
-         SELFCHECK: 64 * 2**20}  # fmt: skip
+         SELFCHECK: 64 * 2**20, DOMAIN: 64 * 2**20}  # fmt: skip
 _CAP = 2 * 2**30  # graph.onnx and weights: one protobuf file holds no more
 _PAGE = re.compile(r"evaluation/[A-Za-z0-9_-]{1,64}\.(json|html|png|svg)")
 _PAGE_CAP = 64 * 2**20
@@ -75,7 +76,7 @@ class Package:
         return json.loads(self.path(SPLIT).read_bytes())
 
     def tensors(self, name: str) -> dict[str, Array]:
-        """The arrays of `weights.safetensors` or `selfcheck.safetensors`."""
+        """The arrays of `weights.safetensors`, `selfcheck.safetensors` or `domain.safetensors`."""
         from safetensors.numpy import load_file
 
         return load_file(self.path(name))

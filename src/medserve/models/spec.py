@@ -147,6 +147,20 @@ class OutOfDistribution(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     n: int
 
 
+class Domain(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is known of the training molecules: `domain.safetensors`, with its sha256.
+
+    input: the field whose molecules they are. of: "molecules" of public data, else "groups" of at least 10.
+    n: how many of them. quantiles: at 0, 5, ... 100 %, the calibration part's similarity to the nearest.
+    """
+
+    input: str
+    of: Literal["molecules", "groups"]
+    n: int
+    sha256: str
+    quantiles: list[float]
+
+
 class Method(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An explanation method and its audit. Only PASS and CAUTION are offered; PASS first."""
 
@@ -168,6 +182,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     calibration: Calibration = msgspec.field(default_factory=Calibration)
     operating_points: list[OperatingPoint] = []
     ood: OutOfDistribution | None = None
+    domain: Domain | None = None
     explanations: list[Method] = []
 
     @property

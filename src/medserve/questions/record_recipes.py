@@ -148,6 +148,17 @@ _network(
     settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
 )
 _network(
+    "molecule-graph",
+    "molecules as graphs: messages along bonds (D-MPNN, as Chemprop), with RDKit's descriptors beside them",
+    ("molecule",),
+    images=40_000,
+    rate=450,
+    baseline="record-trees",
+    minimum=100_000,
+    params={"encoders": {"molecule": {"name": "molecule-graph"}}},
+    settings={"rate_peak": 1e-3, "ema": 0.99},
+)
+_network(
     "smiles-cnn",
     "molecules as the tokens of their SMILES, read by a convolutional network",
     ("molecule",),

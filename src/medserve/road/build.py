@@ -25,6 +25,7 @@ from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.survival import with_baseline
 from medserve.road.absent import hidden_scores, with_absent
+from medserve.road.domain import fit_domain
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
 from medserve.store.files import write_bytes
@@ -149,6 +150,7 @@ def build(
         spec = msgspec.structs.replace(
             spec, ood=ood.threshold_at(scores["calibration"].distance, false_alarm=FALSE_ALARM)
         )
+    spec = msgspec.structs.replace(spec, domain=fit_domain(parts, plain, folder, seed=seed))
     return Built(candidate, spec, served, engine, folder, scores, background)
 
 

@@ -24,7 +24,18 @@ from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import write_report
 from medserve.evaluation.shortcuts import cohort_checks
 from medserve.explain.shortcut import demonstrate, scan
-from medserve.models.package import ALTERNATIVE, CARD, GRAPH, MODEL, SELFCHECK, SPLIT, WEIGHTS, model_digest, seal
+from medserve.models.package import (
+    ALTERNATIVE,
+    CARD,
+    DOMAIN,
+    GRAPH,
+    MODEL,
+    SELFCHECK,
+    SPLIT,
+    WEIGHTS,
+    model_digest,
+    seal,
+)
 from medserve.models.signing import Signer
 from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
@@ -32,6 +43,7 @@ from medserve.questions.answers import check_facts
 from medserve.road.absent import judge_hidden, lacking
 from medserve.road.beside import beside
 from medserve.road.build import Built, score, who
+from medserve.road.domain import audit_neighbours, likeness_groups, molecule_block, read_known
 from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
 from medserve.road.records import audit_records, record_checks
@@ -39,6 +51,8 @@ from medserve.road.run import Options, Prepared, lineage
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
 from medserve.types import Array, Scores
+
+ALIKE = "likeness to training molecules"
 
 
 def finish(
@@ -103,6 +117,8 @@ def audited(built: Built, prepared: Prepared, settings: Settings, options: Optio
         return built.spec
     if built.spec.is_record:
         methods = audit_records(built, prepared, quick=options.audit == "quick", seed=options.seed)
+        near = audit_neighbours(built, prepared.parts, seed=options.seed)
+        methods += [] if near is None else [near]
         for method in methods:
             progress.say(f"explanation {method.name}: {method.verdict} ({method.role})")
         return msgspec.structs.replace(built.spec, explanations=methods)
@@ -158,7 +174,7 @@ def _proof(built: Built, settings: Settings, progress: Progress) -> dict[str, An
 def write_model(folder: Path, spec: ModelSpec, built: Built) -> str:
     """The files that the model's digest covers. Returns: the digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (GRAPH, WEIGHTS, SELFCHECK):
+    for name in (GRAPH, WEIGHTS, SELFCHECK, *([DOMAIN] if spec.domain is not None else [])):
         shutil.copyfile(built.folder / name, folder / name)
     write_bytes(folder / MODEL, spec.to_json())
     return model_digest(folder)
@@ -184,7 +200,7 @@ def judge_test(
         test.targets,
         part="test",
         patients=None if parts.cohort.independent else who(test),
-        groups=groups_of(test),
+        groups=groups_of(test) | alike_groups(built, test),
         baseline=scores[other.candidate.role],
         baseline_spec=other.spec,
         role=built.candidate.role,
@@ -238,6 +254,14 @@ def _picture_codes(spec: ModelSpec, part: PartView) -> dict[int, str]:
 def groups_of(part: PartView) -> dict[str, np.ndarray]:
     names = sorted({name for case in part.cases for name in case.groups})
     return {name: part.groups(name) for name in names}
+
+
+def alike_groups(built: Built, part: PartView) -> dict[str, Array]:
+    """Of models of molecules a subgroup more: how much the cases are like the training molecules."""
+    domain, block = built.spec.domain, molecule_block(built.spec)
+    if domain is None or block is None:
+        return {}
+    return {ALIKE: likeness_groups(read_known(built.folder), domain, part, block)}
 
 
 def write_record(

@@ -23,6 +23,7 @@ import numpy as np
 
 import medserve
 from medserve.data.cohort import Cohort
+from medserve.data.fields.molecule import Molecule
 from medserve.data.fields.text import MOST_LENGTH, Text
 from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
@@ -160,6 +161,10 @@ def _collect_records(
     cohort = read_data(listing, [], (), work, progress)
     if encoder is not None:
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
+    if _graphs(recipe.architecture):
+        cohort = replace(
+            cohort, fields=tuple(replace(f, graph=True) if isinstance(f, Molecule) else f for f in cohort.fields)
+        )
     parts, removed = _parts(cohort, listing, options, progress)
     records = fit_fields(parts.train, progress=progress)
     if encoder is not None:
@@ -176,6 +181,17 @@ def _collect_records(
         params["encoders"] = params["encoders"] | {"text": text}
     recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
     return Prepared(recipe, parts, removed, plain, None, encoder)
+
+
+def _graphs(architecture: Named) -> bool:
+    """Whether a network wants the atoms and bonds of molecules."""
+    said = architecture.params.get("encoders", {}).get("molecule", {})
+    return said.get("name") == "molecule-graph"
+
+
+def _with_graph(f: "Field") -> "Field":
+    made: Any = replace(f, graph=True) if isinstance(f, Molecule) else f
+    return made  # type: ignore[no-any-return]
 
 
 def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":

@@ -26,13 +26,15 @@ from medserve.data.fields import Records, absent_from
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.cam import cam
 from medserve.explain.explainers import Target, explain, target_of
+from medserve.explain.neighbours import SHOWN
 from medserve.explain.overlay import pack, render
-from medserve.explain.records import MOST_ITEMS, Evidence, explain_record
+from medserve.explain.records import MOST_ITEMS, Evidence, explain_record, neighbours
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
+from medserve.runtime.domain import at_the_edge, open_domain
 from medserve.runtime.engine import DEFAULT, Engine, Unfit
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import raw_inputs
@@ -42,6 +44,9 @@ from medserve.types import Array, Picture, Scores
 
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
 RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
+NEIGHBOUR_NOTE = (
+    "Training molecules that this one is most like, with their measured labels; weight: Tanimoto similarity."
+)
 NOTE = "The map shows what moved this model's score; it does not outline disease."
 
 
@@ -84,6 +89,7 @@ class LoadedModel(KnownModel):
         self.max_pixels = max_pixels
         self._shape = self.spec.shape
         self._records, self._pipeline = _steps(self.spec, max_pixels)
+        self.domain = open_domain(package, () if self._records is None else self._records.blocks)
         self._named = {"name": self.name, "version": self.version, "digest": self.digest}
         codes = self.spec.output.codes.items()
         self._codes = {label: {"system": code.system, "code": code.code} for label, code in codes}
@@ -264,6 +270,7 @@ class LoadedModel(KnownModel):
             absent = () if case is None else self._absent(case[None])[0]
         distance = None if scores.distance is None else float(scores.distance[0])
         found = answer_one(self.spec, probs, distance, absent=absent)
+        domain = None if self.domain is None or case is None else self.domain.of(case)
         return {
             "id": new_id(),
             "model": dict(self._named),
@@ -272,9 +279,10 @@ class LoadedModel(KnownModel):
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
             "coverage": found.coverage,
             "decision": found.decision,
-            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(absent),
+            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(absent) + at_the_edge(domain),
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
+            "domain": domain,
             "entities": None if text is None else entities_of(self.spec.output, scores.logits[0], text),
             "trace": trace or new_id(),
         }
@@ -317,7 +325,7 @@ class LoadedModel(KnownModel):
                 "base": told.base,
                 "total": told.total,
                 "svg": told.svg,
-                "note": f"{said} {RECORD_NOTE}",
+                "note": f"{said} {NEIGHBOUR_NOTE if method == 'neighbours' else RECORD_NOTE}",
             }
         if self.draws_in_pass(method) and scores.cam is not None:
             heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]
@@ -345,6 +353,9 @@ class LoadedModel(KnownModel):
             return self.reference.score(np.ascontiguousarray(rows, np.float32)).logits
 
         blocks = self._records.blocks
+        if method == "neighbours":
+            found = [] if self.domain is None else self.domain.neighbours(record, SHOWN)
+            return neighbours(found, record, blocks, float(score(record[None])[0, target.column]))
         return explain_record(method, score, record, background, blocks, target.column, label=target.label)
 
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:

@@ -89,6 +89,18 @@ class Explanation(msgspec.Struct):
     svg: str | None = None
 
 
+class DomainInfo(msgspec.Struct):
+    """How much like the training molecules this one is. similarity: Tanimoto, to the nearest of `n` molecules, or of
+    groups of at least 10 where the data are not public. percentile: how many in a hundred of the molecules that the
+    model was calibrated on are less alike."""
+
+    input: str
+    similarity: float
+    percentile: float
+    of: Literal["molecules", "groups"]
+    n: int
+
+
 class Answer(msgspec.Struct):
     """`prediction_set` holds the labels that the guarantee at `coverage` keeps; None without a guarantee."""
 
@@ -104,6 +116,7 @@ class Answer(msgspec.Struct):
     trace: str
     curve: list[tuple[float, float]] | None = None  # survival: (time, risk by then)
     entities: list[Entity] | None = None  # of a model that marks words
+    domain: DomainInfo | None = None  # of a model of molecules
 
     @property
     def abstained(self) -> bool:

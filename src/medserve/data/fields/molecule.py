@@ -1,4 +1,5 @@
-"""A molecule: SMILES, InChI or a mol block in; counts of fragments, descriptors and the letters of its SMILES out.
+"""A molecule: SMILES, InChI or a mol block in; counts of fragments, descriptors and the letters of its SMILES out, and
+its graph where a model asks for it.
 
     drug = Molecule("smiles").fit(["CCO", "c1ccccc1O", ...])
     drug.parse("[Na+].CC(=O)[O-]")              # "CC(=O)O": the standard form
@@ -19,6 +20,7 @@ import numpy as np
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
 from medserve.data.molecules.describe import BITS, describe, descriptor_names
+from medserve.data.molecules.graph import LEAST_ATOMS, MOST_ATOMS, drawn_graph, graph_of, graph_size, nameless
 from medserve.data.molecules.occlude import without_atoms
 from medserve.data.molecules.standard import standardise
 from medserve.data.molecules.tokens import atom_spans
@@ -33,13 +35,16 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 @FIELDS.register("molecule")
 @dataclass(frozen=True)
 class Molecule:
-    """length: letters kept, a quarter more than the longest training molecule has. names: of the descriptors."""
+    """length: letters kept, a quarter more than the longest training molecule has. names: of the descriptors. graph:
+    whether atoms and bonds are kept too; atoms: how many, a quarter more than the largest training molecule has."""
 
     kind: ClassVar[str] = "molecule"
     name: str
     tautomer: bool = False
     length: int = 0
     names: tuple[str, ...] = field(default=(), repr=False)
+    graph: bool = False
+    atoms: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -66,62 +71,92 @@ class Molecule:
         return stored
 
     def fit(self, values: Iterable[Any]) -> "Molecule":
-        longest = max((len(smiles) for smiles in values if smiles is not None), default=0)
+        longest = largest = 0
+        for smiles in values:
+            if smiles is not None:
+                longest = max(longest, len(smiles))
+                largest = max(largest, len(atom_spans(smiles))) if self.graph else 0
         length = min(max(longest + longest // 4 + 1, LEAST_LENGTH), MOST_LENGTH)  # a full row is one that was cut
-        return replace(self, length=length, names=descriptor_names())
+        atoms = min(max(largest + largest // 4, LEAST_ATOMS), MOST_ATOMS) if self.graph else 0
+        return replace(self, length=length, names=descriptor_names(), atoms=atoms)
 
     def check(self, value: Any) -> None:
-        """Whether it is like the training molecules is told by the distance, once it is scored."""
+        """Whether it is like the training molecules is told by the distance, once it is scored.
+
+        Raises: Refusal "molecule-too-large": its graph has no room in the block.
+        """
+        if value is not None and self.atoms and graph_of(value, self.atoms) is None:
+            raise Refusal(
+                "molecule-too-large",
+                f"{self.name}: {len(atom_spans(value))} atoms; this model takes {self.atoms}, and their bonds.",
+                hint="Ask a model of fragments, which takes any molecule.",
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (BITS + len(self.names) + max(self.length, LEAST_LENGTH),)
+        return (self._letters + max(self.length, LEAST_LENGTH),)
+
+    @property
+    def _letters(self) -> int:
+        """Where the letters begin."""
+        return BITS + len(self.names) + (graph_size(self.atoms) if self.atoms else 0)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """bits: places of fragments; then the descriptors by name; then `length` letters, by their ASCII code."""
-        return {"bits": BITS, "descriptors": list(self.names), "length": max(self.length, LEAST_LENGTH)}
+        """bits: places of fragments; then the descriptors by name; then the graph of up to `atoms`; then `length`
+        letters, by their ASCII code."""
+        facts = {"bits": BITS, "descriptors": list(self.names), "length": max(self.length, LEAST_LENGTH)}
+        return facts | ({"atoms": self.atoms} if self.atoms else {})
 
     def encode(self, value: Any) -> Array:
         out = np.full(self.shape, math.nan, np.float32)
         if value is None:
             return out
-        row, start = describe(value), BITS + len(self.names)
+        row, start = describe(value), self._letters
         if self.names != descriptor_names():
             raise BadPackage(
                 "chemistry-version", "The installed RDKit computes other descriptors than the package was made with.",
                 hint="Install the version of constraints.txt, or train again here.",
             )  # fmt: skip
-        out[:start] = row
+        out[: len(row)] = row
+        if self.atoms:
+            graph = graph_of(value, self.atoms)  # one without room has no graph, and `check` refuses it
+            out[len(row) : start] = math.nan if graph is None else graph
         letters = np.frombuffer(value.encode("ascii", errors="replace"), np.uint8)[: len(out) - start]
         out[start : start + len(letters)] = letters
         return out
 
     def hidden(self, value: str, atoms: Iterable[Iterable[int]] | None = None) -> Array:
         """(K, *shape): the molecule with some atoms hidden; each atom in turn where `atoms` names none."""
-        start, row = BITS + len(self.names), self.encode(value)
+        described, start, row = BITS + len(self.names), self._letters, self.encode(value)
         spans = atom_spans(value)
         sets = [(i,) for i in range(len(spans))] if atoms is None else [tuple(some) for some in atoms]
         out = np.repeat(row[None], len(sets), axis=0)
-        out[:, :start] = without_atoms(value, sets)
+        out[:, :described] = without_atoms(value, sets)
         for k, some in enumerate(sets):
+            if self.atoms:
+                nameless(out[k, described:start], some, self.atoms)
             for i in some:
                 at = slice(start + spans[i][0], start + spans[i][1])
                 out[k, at] = np.where(np.isfinite(out[k, at]), 0, np.nan)  # a letter that means nothing
         return out
 
     def example(self, random: np.random.Generator) -> Array:
-        """Counts, descriptors and letters of no molecule."""
+        """Counts, descriptors, graph and letters of no molecule."""
         out = np.full(self.shape, math.nan, np.float32)
         out[:BITS] = random.poisson(0.02, BITS)
         start = BITS + len(self.names)
         out[BITS:start] = np.abs(random.normal(0, 10, len(self.names)))
+        if self.atoms:
+            out[start : self._letters] = drawn_graph(random, self.atoms)
+        start = self._letters
         used = int(random.integers(1, len(out) - start + 1))
         out[start : start + used] = random.integers(33, LETTERS, used)
         return out
 
     def named(self) -> Named:
         given: dict[str, Any] = {"length": self.length, "names": list(self.names)}
+        given |= {"graph": True, "atoms": self.atoms} if self.graph else {}
         return Named("molecule", {"name": self.name, **given} | ({"tautomer": True} if self.tautomer else {}))
 
 

@@ -8,6 +8,7 @@ from medserve.models.record import (  # noqa: F401
     image,
     linear,
     molecule,
+    molecule_graph,
     tag_encoder,
     tagger,
     text,
