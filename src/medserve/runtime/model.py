@@ -222,6 +222,11 @@ class LoadedModel(KnownModel):
         return record
 
     @property
+    def records(self) -> Records | None:
+        """The fields of a model of records."""
+        return self._records
+
+    @property
     def quick(self) -> bool:
         """A small case is read in microseconds: numbers and categories alone."""
         return self._records is not None and self._records.plain
