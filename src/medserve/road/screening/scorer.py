@@ -134,6 +134,7 @@ class _Model:
         for i in there:
             try:
                 smiles = self._molecule.parse(texts[i]) if self._molecule.tautomer else told.smiles[i]
+                self._molecule.check(smiles)
                 rows.append(self._records.encode(self._values | {self._molecule.name: smiles}))
                 at.append(i)
             except Refusal as error:
