@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medserve.data.pseudonym import numbered
 from medserve.types import Array
 
 DRAWS = 1000
@@ -30,7 +31,7 @@ def draw_weights(patients: Array, strata: Array, *, draws: int = DRAWS, seed: in
         patients: (N,) keys.
         strata: (N,) integers; a patient belongs to the highest of her cases' strata.
     """
-    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    who = numbered(patients)
     stratum = np.full(who.max() + 1 if len(who) else 0, -1, np.int64)
     np.maximum.at(stratum, who, np.asarray(strata, np.int64))
     groups = [np.flatnonzero(stratum == s) for s in np.unique(stratum)]
