@@ -352,11 +352,15 @@ def train_recipe(
 
 
 def train_baseline(
-    prepared: Prepared, train: TrainPart, val: Samples, seed: int
+    prepared: Prepared, train: TrainPart, val: Samples, seed: int, *, unseen: int | None = None
 ) -> tuple[Named, "nn.Module", dict[str, Any] | None]:
-    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told."""
+    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told.
+
+    Args:
+        unseen: see `fit_classical`.
+    """
     if prepared.plain.is_record:
-        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed)
+        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed, unseen)
     from medserve.training.baseline import fit_baseline
 
     mean, std = scale_of(prepared.normalise)
@@ -364,7 +368,7 @@ def train_baseline(
 
 
 def _fit_simple(
-    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
+    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int, unseen: int | None = None
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:
     """A linear, additive or boosted model of records, or a tagger of words."""
     from medserve.training.classical import fit_classical
@@ -374,7 +378,9 @@ def _fit_simple(
     if prepared.plain.output.task == "tags":
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]
-    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients, others=others)
+    return fit_classical(
+        architecture, train, val, prepared.plain.output, seed, patients=patients, others=others, unseen=unseen
+    )
 
 
 def _decide(
@@ -427,7 +433,7 @@ def _cross_validate(
         progress.say(f"fold {index + 1} of {k}")
         folder = work / f"fold-{index}"
         _, net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
-        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed)
+        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed, unseen=1)
         scores["recipe"].append(predict_logits(net, held, mean, std))
         scores["baseline"].append(predict_logits(plain, held, mean, std))
         scores["targets"].append(held.targets)
