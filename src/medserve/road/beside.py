@@ -75,7 +75,9 @@ def beside(
     nets = {b.candidate.architecture.name: b.candidate.net for b in (offered, other)}
     blocks = prepared.recipe.architecture.params["blocks"]
     for name in wanted(offered, other, prepared, audit):
-        known = {} if prepared.cohort.independent else {"patients": who(parts.train), "others": who(parts.val)}
+        known: dict[str, Any] = {"unseen": 1}
+        if not prepared.cohort.independent:
+            known |= {"patients": who(parts.train), "others": who(parts.val)}
         _, net, _ = fit_classical(
             Named(name, {"blocks": blocks}), parts.train, parts.val, prepared.plain.output, seed, **known
         )
