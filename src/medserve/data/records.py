@@ -207,6 +207,17 @@ def values_of(cohort: Cohort, row: int) -> dict[str, Any]:
     return {f.name: None if (v := stored.get(f.name)) is None else f.restore(v) for f in cohort.fields}
 
 
+def same_values(view: PartView, kind: str) -> Array:
+    """(N,) int64: equal numbers for cases whose first input of this kind is the same; a missing one is a value too."""
+    cohort = view.cohort
+    assert cohort.values is not None
+    name = next((f.name for f in cohort.fields if f.kind == kind), None)
+    seen: dict[bytes, int] = {}
+    stored = cohort.values.each([cohort.cases[int(row)].index for row in view.rows])
+    keys = (msgspec.msgpack.encode(one.get(name), order="deterministic") for one in stored)
+    return np.array([seen.setdefault(hashlib.sha256(key).digest(), len(seen)) for key in keys], np.int64)
+
+
 def fit_fields(train: TrainPart, *, progress: Progress = SILENT) -> Records:
     """Every field fitted on the training part. Numbers and categories take one pass together, each other field its
     own, so that long values are never all in memory."""

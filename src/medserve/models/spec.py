@@ -27,7 +27,9 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """
 
     name: str = "image"
-    kind: Literal["image", "volume", "number", "category", "text", "timeline", "waveform", "molecule"] = "image"
+    kind: Literal["image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein"] = (
+        "image"
+    )
     shape: tuple[int, ...]
     colour: bool = False  # grey models refuse colour pictures
     modalities: list[str] | None = None

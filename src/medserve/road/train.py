@@ -28,7 +28,7 @@ from medserve.data.fields.text import MOST_LENGTH, Text
 from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
-from medserve.data.records import encode, fit_fields
+from medserve.data.records import encode, fit_fields, same_values
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
@@ -52,6 +52,7 @@ MEDIA = {
     "volume": ["application/x-nifti", "application/dicom"],
     "text": ["text/plain"],
     "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile"],
+    "protein": ["chemical/seq-aa-fasta"],
     "timeline": ["application/fhir+json"],
     "waveform": ["application/dicom", "application/zip", "application/octet-stream"],
 }
@@ -342,11 +343,15 @@ def train_recipe(
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
     mean, std = scale_of(prepared.normalise)
     learner: nn.Module = net
+    rows: Samples = train
+    held = val
     if isinstance(net, CaseNet) and any(net.frozen):
-        learner, train, val = net.top, net.views_of(train), net.views_of(val)  # type: ignore[assignment]
+        learner, rows, held = net.top, net.views_of(train), net.views_of(val)
+    together = same_values(train, recipe.together) if recipe.together else None
     history = fit(
-        learner, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress
-    )
+        learner, Head(plain.output), rows, held, mean=mean, std=std, plan=plan, folder=folder, together=together,
+        progress=progress,
+    )  # fmt: skip
     told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
     return recipe.architecture, net, told | ({"weights": record} if record else {})
 

@@ -9,6 +9,7 @@ from medserve.models.record import (  # noqa: F401
     linear,
     molecule,
     molecule_graph,
+    protein,
     tag_encoder,
     tagger,
     text,
