@@ -1,6 +1,6 @@
 """Affinity of kinase inhibitors on the Davis set, through the road: concordance, squared error, minutes of CPU.
 
-    python benchmarks/affinity.py --data FOLDER [--recipe affinity] [--split folds|drug|target] [--seed 0] [--audit none]
+    python benchmarks/affinity.py --data FOLDER [--recipe affinity] [--split folds|drug|target] [--seed 0]
 
 FOLDER holds the files of the DeepDTA repository: the text matrix of Kd (68 drugs x 442 kinases), ligands_can.txt,
 proteins.txt and folds/. They are written as a table with a declaration, and then nothing but `train` is called: four of

@@ -31,7 +31,7 @@ COMPARED = {
     "multiclass": ("auroc", "accuracy", "balanced_accuracy", "log_loss", "brier"),
     "ordinal": ("auroc", "accuracy", "quadratic_kappa", "log_loss", "brier"),
     "multilabel": ("auroc", "auprc", "accuracy", "log_loss", "brier"),
-    "number": ("mae", "rmse", "r2", "spearman"),
+    "number": ("mae", "rmse", "mse", "r2", "spearman", "concordance"),
     "survival": ("c_index", "c_uno", "auroc_at_horizon", "brier_at_horizon", "integrated_brier"),
 }
 _PLAIN = ("number", "multilabel", "survival")  # always answered: no set, or none that could make it abstain

@@ -13,6 +13,7 @@ explanation can draw what was asked. No training molecule travels in the field.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from medserve.types import Array, Named
 
 LEAST_LENGTH, MOST_LENGTH = 64, 512  # letters of a SMILES
 LETTERS = 127  # ASCII
+REMEMBERED = 512  # a table of pairs holds each molecule many times
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
 
@@ -65,7 +67,7 @@ class Molecule:
             )
         if raw.strip().lower() in MISSING:
             return None
-        return standardise(raw, tautomer=self.tautomer, name=self.name).smiles
+        return _standard(raw, self.tautomer, self.name)
 
     def restore(self, stored: Any) -> Any:
         return stored
@@ -112,7 +114,7 @@ class Molecule:
         out = np.full(self.shape, math.nan, np.float32)
         if value is None:
             return out
-        row, start = describe(value), self._letters
+        row, start = _described(value), self._letters
         if self.names != descriptor_names():
             raise BadPackage(
                 "chemistry-version", "The installed RDKit computes other descriptors than the package was made with.",
@@ -158,6 +160,17 @@ class Molecule:
         given: dict[str, Any] = {"length": self.length, "names": list(self.names)}
         given |= {"graph": True, "atoms": self.atoms} if self.graph else {}
         return Named("molecule", {"name": self.name, **given} | ({"tautomer": True} if self.tautomer else {}))
+
+
+@lru_cache(REMEMBERED)
+def _standard(raw: str, tautomer: bool, name: str) -> str:
+    return standardise(raw, tautomer=tautomer, name=name).smiles
+
+
+@lru_cache(REMEMBERED)
+def _described(smiles: str) -> Array:
+    """Shared by everyone who asks: not to be written to."""
+    return describe(smiles)
 
 
 def written(block_values: Array, length: int) -> str | None:
