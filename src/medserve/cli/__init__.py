@@ -28,7 +28,7 @@ VERBS = {
     "evaluate": "Step 4: the numbers again, here or on other data.",
     "explain": "Draw the evidence for one answer.",
     "predict": "One answer, as the network would give it.",
-    "screen": "A library of molecules, ranked.",
+    "generate": "New molecules, plain or made to score well.",
     "batch": "Many inputs at a running service, one result each.",
     "tune": "The fastest engine here that answers alike.",
     "serve": "Step 5: answer over HTTP.",

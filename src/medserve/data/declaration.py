@@ -18,7 +18,7 @@ from medserve.errors import BadData, neighbours
 MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
 SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule", "protein")
-TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate")
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -59,7 +59,8 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     """What is to be predicted.
 
     column: of the table; a list of columns for multilabel; none when the folder or the array holds the label. For
-        survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities.
+        survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities;
+        none for generate, whose target is the molecule itself.
     event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
@@ -217,6 +218,13 @@ def _check(declared: Dataset, name: str) -> Dataset:
             "declaration-value",
             f"{name}: a target of kind tags takes one input, the text whose words are marked.",
             hint="Write `inputs: {NAME: {kind: text, column: COLUMN}}`.",
+        )
+    kinds = [said.kind for said in declared.inputs.values()]
+    if target is not None and target.kind == "generate" and (target.column is not None or kinds != ["molecule"]):
+        raise BadData(
+            "declaration-value",
+            f"{name}: a target of kind generate takes one input, the molecules to learn from, and no column.",
+            hint="Write `inputs: {NAME: {kind: molecule}}` and `target: {kind: generate}`.",
         )
     if target is not None and target.classes is not None:
         if len(set(target.classes)) != len(target.classes):

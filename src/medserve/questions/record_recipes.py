@@ -248,6 +248,18 @@ _network(
     settings={"rate_peak": 1e-3, "batch": 16, "ema": 0.9},
 )
 _network(
+    "smiles-prior",
+    "the default for writing molecules: a recurrent network over the letters of their SMILES",
+    ("molecule",),
+    images=330_000,
+    rate=600,
+    tasks=("generate",),
+    architecture="letters-rnn",
+    baseline="letters-ngram",
+    params={"hidden": 384, "layers": 1, "embedding": 64, "dropout": 0.1},
+    settings={"rate_peak": 3e-3, "batch": 128, "ema": 0.99, "warm_up": 0.1, "weight_decay": 0.01},
+)
+_network(
     "case-network",
     "a network over every input of the case: numbers, words, texts, waveforms and histories together",
     (),

@@ -14,6 +14,7 @@ from typing import Any
 
 from medserve.data.cohort import Case
 from medserve.data.leaks import Removed
+from medserve.data.records import digest_of
 from medserve.data.split import Parts
 
 
@@ -28,13 +29,29 @@ def picture_hash(key: bytes, case: Case) -> str:
     return hmac.new(key, b"picture\0" + case.pixels, hashlib.sha256).hexdigest()[:32]
 
 
+def trained_on(record: Mapping[str, Any], key: bytes) -> frozenset[str] | None:
+    """`value_hash`es of the training part; None where the package was made at another installation."""
+    if record["key"] != _named(key):
+        return None
+    return frozenset(record["trained_on"])
+
+
+def value_hash(key: bytes, values: dict[str, Any]) -> str:
+    """What `picture_hash` gives for a case of these parsed values, where they tell cases apart (a molecule, a text)."""
+    return hmac.new(key, b"picture\0" + digest_of(values), hashlib.sha256).hexdigest()[:32]
+
+
+def _named(key: bytes) -> str:
+    return hashlib.sha256(b"split key\0" + key).hexdigest()[:16]
+
+
 def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:
     """What `split.json` holds: the rule, the seed, each part's cases and the pictures trained on, as keyed hashes."""
     cases = parts.cohort.cases
     return {
         "format": "medserve-split/1",
         **dict(parts.rule),
-        "key": hashlib.sha256(b"split key\0" + key).hexdigest()[:16],
+        "key": _named(key),
         "parts": {part.name: sorted(case_hash(key, case) for case in part.cases) for part in parts},
         "removed": sorted(case_hash(key, cases[row]) for row in removed.rows),
         "trained_on": sorted({picture_hash(key, case) for case in parts.train.cases}),

@@ -357,15 +357,11 @@ def train_recipe(
 
 
 def train_baseline(
-    prepared: Prepared, train: TrainPart, val: Samples, seed: int, *, unseen: int | None = None
+    prepared: Prepared, train: TrainPart, val: Samples, seed: int
 ) -> tuple[Named, "nn.Module", dict[str, Any] | None]:
-    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told.
-
-    Args:
-        unseen: see `fit_classical`.
-    """
+    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told."""
     if prepared.plain.is_record:
-        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed, unseen)
+        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed)
     from medserve.training.baseline import fit_baseline
 
     mean, std = scale_of(prepared.normalise)
@@ -373,19 +369,20 @@ def train_baseline(
 
 
 def _fit_simple(
-    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int, unseen: int | None = None
+    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:
-    """A linear, additive or boosted model of records, or a tagger of words."""
+    """A linear, additive or boosted model of records, a tagger of words, or shares of letters."""
     from medserve.training.classical import fit_classical
+    from medserve.training.letters import fit_ngram
     from medserve.training.tagging import fit_tagger
 
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
+    if prepared.plain.output.task == "generate":
+        return fit_ngram(architecture, train, val)
     if prepared.plain.output.task == "tags":
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]
-    return fit_classical(
-        architecture, train, val, prepared.plain.output, seed, patients=patients, others=others, unseen=unseen
-    )
+    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients, others=others)
 
 
 def _decide(
@@ -438,7 +435,7 @@ def _cross_validate(
         progress.say(f"fold {index + 1} of {k}")
         folder = work / f"fold-{index}"
         _, net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
-        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed, unseen=1)
+        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed)
         scores["recipe"].append(predict_logits(net, held, mean, std))
         scores["baseline"].append(predict_logits(plain, held, mean, std))
         scores["targets"].append(held.targets)

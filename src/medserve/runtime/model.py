@@ -227,11 +227,6 @@ class LoadedModel(KnownModel):
         return record
 
     @property
-    def records(self) -> Records | None:
-        """The fields of a model of records."""
-        return self._records
-
-    @property
     def quick(self) -> bool:
         """A small case is read in microseconds: numbers and categories alone."""
         return self._records is not None and self._records.plain
@@ -389,7 +384,7 @@ class LoadedModel(KnownModel):
 
     def _outputs(self, found: Prediction) -> list[dict[str, Any]]:
         output = self.spec.output
-        if output.task == "number":
+        if output.task in ("number", "generate"):
             interval = None if found.interval is None else list(found.interval)
             return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
         return [

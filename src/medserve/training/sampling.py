@@ -35,7 +35,7 @@ def epoch_rows(
     random = np.random.default_rng((seed, epoch))
     if together is not None:
         return _in_groups(np.asarray(together), count, random)
-    if not balance or task in ("multilabel", "number", "survival", "tags"):
+    if not balance or task in ("multilabel", "number", "survival", "tags", "generate"):
         return _cycle(np.arange(len(targets)), count, random)
     classes = [np.flatnonzero(targets == k) for k in np.unique(targets)]
     share, extra = divmod(count, len(classes))
@@ -46,7 +46,7 @@ def epoch_rows(
 
 def class_weights(targets: Array, task: Task) -> Array:
     """(N,) float32, mean 1: each class weighs the same in a loss; ones for tasks without classes."""
-    if task in ("multilabel", "number", "survival", "tags"):
+    if task in ("multilabel", "number", "survival", "tags", "generate"):
         return np.ones(len(targets), np.float32)
     _, which, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return (len(targets) / (len(counts) * counts[which])).astype(np.float32)

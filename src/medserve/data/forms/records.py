@@ -18,7 +18,7 @@ from medserve.data.declaration import Dataset, Input
 from medserve.data.forms import table as tb
 from medserve.data.forms.conll import Tags
 from medserve.data.forms.files import relative, walk
-from medserve.data.forms.labels import Labels, Survival, Unlabelled
+from medserve.data.forms.labels import Itself, Labels, Survival, Unlabelled
 from medserve.data.forms.listing import Listing, class_task, is_number, order_classes, warn_positive
 from medserve.data.forms.match import DirectIndex, FileIndex
 from medserve.data.forms.tables import (
@@ -172,10 +172,12 @@ def list_records(
     )
 
 
-def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags:
+def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags | Itself:
     target = declared.target if declared else None
     if target is not None and declared is not None and declared.tagged is not None:
         return Tags.of(table, target, declared.tagged)
+    if target is not None and target.kind == "generate":
+        return Itself()
     if target is not None and target.kind == "survival":
         return Survival.of(table, target)
     return Labels.of(table, target_columns(table, roles, declared), target)
@@ -184,7 +186,7 @@ def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) ->
 def _items(
     table: tb.Table,
     file: Path,
-    labels: Labels | Survival | Tags,
+    labels: Labels | Survival | Tags | Itself,
     patients: Sequence[str | None],
     parts: Sequence[Part | None],
     groups: Sequence[Mapping[str, str]],

@@ -6,6 +6,7 @@ from medserve.models.record import (  # noqa: F401
     columns,
     forest,
     image,
+    letters,
     linear,
     molecule,
     molecule_graph,
