@@ -1,12 +1,14 @@
-"""One small run of the whole road, shared by the tests of `road` and `cli` that look at its result."""
+"""Small runs of the whole road, of pictures and of molecules, shared by the tests that look at their results."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_molecules import write_cohort
 
 from medserve.data.phantoms import make_phantoms
+from medserve.progress import SILENT
 from medserve.road.run import Options
 from medserve.road.train import train_package
 from medserve.settings import Settings
@@ -37,3 +39,12 @@ def run(phantoms, tmp_path_factory) -> Run:
         settings,
         train_package(phantoms, folder / "model", settings=settings, options=options),
     )
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> tuple[Settings, dict[str, Any]]:
+    """A model of invented molecules with or without a nitro group: the home that signed it, and what training said."""
+    folder = tmp_path_factory.mktemp("molecules")
+    settings, data = Settings(home=folder / "home"), write_cohort(folder / "data")
+    options = Options(audit="quick", keep="recipe")
+    return settings, train_package(data, folder / "package", settings=settings, options=options, progress=SILENT)

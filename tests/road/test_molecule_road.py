@@ -14,21 +14,9 @@ from medserve.cli import run as command
 from medserve.data.fields.molecule import Molecule
 from medserve.models.signing import Trust
 from medserve.progress import SILENT
-from medserve.road.run import Options
-from medserve.road.train import train_package
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
 from medserve.types import Scores
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory) -> tuple[Settings, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("molecules")
-    settings, data = Settings(home=folder / "home"), write_cohort(folder / "data")
-    result = train_package(
-        data, folder / "package", settings=settings, options=Options(audit="quick", keep="recipe"), progress=SILENT
-    )
-    return settings, result
 
 
 @pytest.fixture(scope="session")

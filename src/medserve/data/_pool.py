@@ -136,22 +136,23 @@ class _Worker:
     def _put(self, data: bytes) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a dead worker is met when its answer is awaited
-            _write(self._process.stdin, data)
+            write_message(self._process.stdin, data)
 
 
 def _listen(pipe: IO[bytes], answers: "queue.Queue[_Message | None]") -> None:
     with contextlib.suppress(OSError, ValueError, msgspec.DecodeError):
-        while (data := _read(pipe)) is not None:
+        while (data := read_message(pipe)) is not None:
             answers.put(_decode(data))
     answers.put(None)
 
 
-def _write(pipe: IO[bytes], data: bytes) -> None:
+def write_message(pipe: IO[bytes], data: bytes) -> None:
+    """With its length before it; `read_message` takes it apart again."""
     pipe.write(len(data).to_bytes(8, "little") + data)
     pipe.flush()
 
 
-def _read(pipe: IO[bytes]) -> bytes | None:
+def read_message(pipe: IO[bytes]) -> bytes | None:
     """One message, or None at the end."""
     head = pipe.read(8)
     if len(head) < 8:
@@ -163,17 +164,17 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 def work(source: IO[bytes], sink: IO[bytes]) -> None:
     """The worker's life: a job, then chunks of file names until the pipe closes."""
-    head = _read(source)
+    head = read_message(source)
     if head is None:
         return
     job = msgspec.msgpack.decode(head, type=Job)
     encode = msgspec.msgpack.encode
-    while (data := _read(source)) is not None:
+    while (data := read_message(source)) is not None:
         for name in msgspec.msgpack.decode(data, type=list[str]):
             for event in read_one(Path(name), job):
                 record = event if isinstance(event, Record) else None
                 failure = event if isinstance(event, Failure) else None
-                _write(sink, encode(_Message(record, failure)))
+                write_message(sink, encode(_Message(record, failure)))
 
 
 if __name__ == "__main__":

@@ -100,10 +100,10 @@ def exact_edge(value: float, n: int, level: float = LEVEL) -> Interval:
 
 
 def strata_of(task: str, targets: Array) -> Array:
-    """(N,) integer strata: the label; multilabel: any positive; a number, survival, tags or generate: one stratum, as
-    how many events are seen is itself chance."""
+    """(N,) integer strata: the label; multilabel: any positive; a number, survival or tags: one stratum, as how
+    many events are seen is itself chance."""
     targets = np.asarray(targets)
-    if task in ("number", "survival", "tags", "generate"):
+    if task in ("number", "survival", "tags"):
         return np.zeros(len(targets), np.int64)
     if task == "multilabel":
         return (targets == 1).any(axis=1).astype(np.int64)

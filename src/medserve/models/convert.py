@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from medserve.errors import BadData, Fault, Refusal
@@ -26,7 +27,7 @@ WALL_S = 300
 
 _CHILD = """
 import hashlib, io, resource, sys
-source, out, wanted, memory, cpu, size = sys.argv[1:7]
+source, out, wanted, memory, cpu, size, *inert = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_CPU, (int(cpu), int(cpu)))
 resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
@@ -38,6 +39,14 @@ with open(source, "rb") as file:
     data = file.read(int(size) + 1)
 if hashlib.sha256(data).hexdigest() != wanted:
     sys.exit(3)
+class Inert:  # in the place of a class that is named beside the tensors: takes what it is given, does nothing
+    def __init__(self, *_, **__):
+        pass
+    def __setstate__(self, state):
+        pass
+torch.serialization.add_safe_globals([
+    (dict if name.endswith("=dict") else type("Inert", (Inert,), {}), name.removesuffix("=dict")) for name in inert
+])
 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
     state = state["state_dict"]
@@ -49,13 +58,15 @@ save_file({name: value.detach().clone().contiguous() for name, value in state.it
 """
 
 
-def convert(checkpoint: Path, out: Path, *, sha256: str) -> Path:
+def convert(checkpoint: Path, out: Path, *, sha256: str, inert: Sequence[str] = ()) -> Path:
     """Write the tensors of a .pth checkpoint as safetensors.
 
     Args:
         checkpoint: a state dict saved by torch, plain or under "state_dict".
         out: appears whole or not at all.
         sha256: of the checkpoint's bytes, lower-case hex; mandatory.
+        inert: full names of classes that it may mention beside its tensors (hyperparameters, metrics). None of them is
+            imported: something empty stands in the place of each; a plain dictionary where the name ends in "=dict".
 
     Raises: BadData "checkpoint-missing". Refusal "checksum-mismatch", "checkpoint-too-large", "checkpoint-unsafe":
         it holds more than tensors, or reading it broke a limit. Fault "file-unwritable".
@@ -72,7 +83,7 @@ def convert(checkpoint: Path, out: Path, *, sha256: str) -> Path:
         raise _mismatch(checkpoint, sha256, found)
     with tempfile.TemporaryDirectory(prefix="medserve-convert-") as scratch:
         result = Path(scratch) / "out.safetensors"
-        code = _run(checkpoint.resolve(), result, sha256.lower(), Path(scratch))
+        code = _run(checkpoint.resolve(), result, sha256.lower(), Path(scratch), inert)
         if code == 3:  # changed between our reading and the child's
             raise _mismatch(checkpoint, sha256, "another")
         if code != 0 or not result.exists():
@@ -85,9 +96,9 @@ def convert(checkpoint: Path, out: Path, *, sha256: str) -> Path:
     return out
 
 
-def _run(checkpoint: Path, result: Path, sha256: str, scratch: Path) -> int:
+def _run(checkpoint: Path, result: Path, sha256: str, scratch: Path, inert: Sequence[str]) -> int:
     limits = [str(MEMORY_BYTES), str(CPU_S), str(MAX_BYTES)]
-    command = [sys.executable, "-I", "-c", _CHILD, str(checkpoint), str(result), sha256, *limits]
+    command = [sys.executable, "-I", "-c", _CHILD, str(checkpoint), str(result), sha256, *limits, *inert]
     quiet = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", "HOME": str(scratch), "TMPDIR": str(scratch)}
     try:
         done = subprocess.run(command, cwd=scratch, env=quiet, capture_output=True, timeout=WALL_S, check=False)

@@ -38,8 +38,7 @@ class Recipe:
     cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user
     names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
     baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s:
-    seconds a case costs once, before the schedule begins. together: a kind of input that few values make many cases of;
-    while training, cases of one value stand in one batch.
+    seconds a case costs once, before the schedule begins.
     """
 
     name: str
@@ -64,7 +63,6 @@ class Recipe:
     baseline: str = "thumbnail-linear"
     inputs: tuple[str, ...] = ()
     once_s: float = 0.0
-    together: str = ""
     notes: tuple[str, ...] = field(default=())
 
     def input_shape(self, shape: tuple[int, ...], colour: bool = False) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list
     kinds = {block.kind for block in blocks_of(offered.spec)}
     scalar, molecules = kinds <= set(SCALARS), "molecule" in kinds
     task, found = offered.spec.output.task, []
-    if task in ("tags", "generate"):
+    if task == "tags":
         return []
     if "case-net" in made and "record-trees" not in made:
         found.append("record-trees")

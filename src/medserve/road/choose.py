@@ -5,8 +5,7 @@
 
 The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
 the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
-labels, 1 - Harrell's C for survival, 1 - entity F1 for tags, the likelihood of held-out
-molecules for what writes them. Of two classes the other model must also rank the cases at
+labels, 1 - Harrell's C for survival, 1 - entity F1 for tags. Of two classes the other model must also rank the cases at
 least as well (AUROC): where one class is rare, a neutral decision says little, and its threshold is moved anyway.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
@@ -28,7 +27,7 @@ from medserve.questions.weighted import rank_auroc
 from medserve.types import Array
 
 _METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index",
-           "tags": "1 - entity F1", "generate": "minus the log-likelihood of a letter"}  # fmt: skip
+           "tags": "1 - entity F1"}  # fmt: skip
 
 
 def choose(
@@ -134,8 +133,6 @@ def _losses(output: OutputSpec, logits: Array, targets: Array) -> Array:
     """(N,) what each case costs; averaged within each class first."""
     if output.task == "number":
         return (np.asarray(logits, np.float64)[:, 0] - (targets - output.mean) / output.sd) ** 2
-    if output.task == "generate":
-        return -np.asarray(logits, np.float64)[:, 0]
     if output.task == "multilabel":
         return case_loss(output, logits, targets, 1.0)
     return (probabilities(bare(output), logits).argmax(axis=1) != targets).astype(np.float64)

@@ -14,7 +14,6 @@ from typing import Any
 
 from medserve.data.cohort import Case
 from medserve.data.leaks import Removed
-from medserve.data.records import digest_of
 from medserve.data.split import Parts
 
 
@@ -26,22 +25,16 @@ def case_hash(key: bytes, case: Case) -> str:
 
 def picture_hash(key: bytes, case: Case) -> str:
     """HMAC-SHA256 of what the picture shows, whatever its file is called, 128 bits in hex."""
-    return hmac.new(key, b"picture\0" + case.pixels, hashlib.sha256).hexdigest()[:32]
+    return digest_hash(key, case.pixels)
 
 
-def trained_on(record: Mapping[str, Any], key: bytes) -> frozenset[str] | None:
-    """`value_hash`es of the training part; None where the package was made at another installation."""
-    if record["key"] != _named(key):
-        return None
-    return frozenset(record["trained_on"])
+def digest_hash(key: bytes, digest: bytes) -> str:
+    """`picture_hash` of a case of which only the digest is known."""
+    return hmac.new(key, b"picture\0" + digest, hashlib.sha256).hexdigest()[:32]
 
 
-def value_hash(key: bytes, values: dict[str, Any]) -> str:
-    """What `picture_hash` gives for a case of these parsed values, where they tell cases apart (a molecule, a text)."""
-    return hmac.new(key, b"picture\0" + digest_of(values), hashlib.sha256).hexdigest()[:32]
-
-
-def _named(key: bytes) -> str:
+def key_name(key: bytes) -> str:
+    """What a record says of the key that it was made with."""
     return hashlib.sha256(b"split key\0" + key).hexdigest()[:16]
 
 
@@ -51,7 +44,7 @@ def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:
     return {
         "format": "medserve-split/1",
         **dict(parts.rule),
-        "key": _named(key),
+        "key": key_name(key),
         "parts": {part.name: sorted(case_hash(key, case) for case in part.cases) for part in parts},
         "removed": sorted(case_hash(key, cases[row]) for row in removed.rows),
         "trained_on": sorted({picture_hash(key, case) for case in parts.train.cases}),

@@ -28,7 +28,7 @@ from medserve.data.fields.text import MOST_LENGTH, Text
 from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
-from medserve.data.records import encode, fit_fields, same_values
+from medserve.data.records import encode, fit_fields
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
@@ -52,7 +52,6 @@ MEDIA = {
     "volume": ["application/x-nifti", "application/dicom"],
     "text": ["text/plain"],
     "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile"],
-    "protein": ["chemical/seq-aa-fasta"],
     "timeline": ["application/fhir+json"],
     "waveform": ["application/dicom", "application/zip", "application/octet-stream"],
 }
@@ -343,15 +342,11 @@ def train_recipe(
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
     mean, std = scale_of(prepared.normalise)
     learner: nn.Module = net
-    rows: Samples = train
-    held = val
     if isinstance(net, CaseNet) and any(net.frozen):
-        learner, rows, held = net.top, net.views_of(train), net.views_of(val)
-    together = same_values(train, recipe.together) if recipe.together else None
+        learner, train, val = net.top, net.views_of(train), net.views_of(val)  # type: ignore[assignment]
     history = fit(
-        learner, Head(plain.output), rows, held, mean=mean, std=std, plan=plan, folder=folder, together=together,
-        progress=progress,
-    )  # fmt: skip
+        learner, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress
+    )
     told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
     return recipe.architecture, net, told | ({"weights": record} if record else {})
 
@@ -371,14 +366,11 @@ def train_baseline(
 def _fit_simple(
     prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:
-    """A linear, additive or boosted model of records, a tagger of words, or shares of letters."""
+    """A linear, additive or boosted model of records, or a tagger of words."""
     from medserve.training.classical import fit_classical
-    from medserve.training.letters import fit_ngram
     from medserve.training.tagging import fit_tagger
 
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
-    if prepared.plain.output.task == "generate":
-        return fit_ngram(architecture, train, val)
     if prepared.plain.output.task == "tags":
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]

@@ -31,23 +31,27 @@ def read_molecules(path: Path) -> dict[str, list[str]]:
     return _mol2(text) if suffix == ".mol2" else _smi(text)
 
 
+def read_block(record: str) -> dict[str, str]:
+    """One record of an SDF: its mol block, its name, and its fields."""
+    end = re.search(r"^M  END[^\n]*$", record, re.MULTILINE)
+    block = record[: end.end()] if end else record.partition("\n>")[0]
+    found = {STRUCTURE: block + "\n", NAME: record.partition("\n")[0].strip()}
+    rest = record[len(block) :]
+    marks = list(_FIELD.finditer(rest))
+    for mark, after in zip(marks, [*marks[1:], None], strict=False):  # a record without fields has no mark
+        if mark[1] not in (STRUCTURE, NAME):
+            found.setdefault(mark[1], rest[mark.end() : after.start() if after else len(rest)].strip())
+    return found
+
+
 def _sdf(text: str) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {STRUCTURE: [], NAME: []}
     for record in re.split(r"^\$\$\$\$[^\n]*\n?", text, flags=re.MULTILINE):
         if not record.strip():
             continue
         count = len(columns[STRUCTURE])
-        end = re.search(r"^M  END[^\n]*$", record, re.MULTILINE)
-        block = record[: end.end()] if end else record.partition("\n>")[0]
-        columns[STRUCTURE].append(block + "\n")
-        columns[NAME].append(record.partition("\n")[0].strip())
-        rest = record[len(block) :]
-        marks = list(_FIELD.finditer(rest))
-        for mark, after in zip(marks, [*marks[1:], None], strict=True):
-            value = rest[mark.end() : after.start() if after else len(rest)].strip()
-            column = columns.setdefault(mark[1], [""] * count)
-            if len(column) == count:
-                column.append(value)
+        for name, value in read_block(record).items():
+            columns.setdefault(name, [""] * count).append(value)
         for column in columns.values():
             column += [""] * (count + 1 - len(column))
     return columns

@@ -9,6 +9,7 @@ InChIKeys are. Bounds come before chemistry, so that no text makes the service w
 Source: RDKit MolStandardize, after the rules of ChEMBL's structure pipeline (Bento et al., J Cheminform 12:51, 2020).
 """
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,7 +63,7 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
     chem, tools = chemistry(), _tools()
     mol = read(text, name=name)
     if len(chem.GetMolFrags(mol)) > 1:
-        mol = tools.LargestFragmentChooser().choose(mol)
+        mol = tools.fragments.choose(mol)
     if mol.GetNumHeavyAtoms() > MOST_ATOMS:
         raise Refusal(
             "molecule-too-large", f"{name}: {mol.GetNumHeavyAtoms()} atoms; at most {MOST_ATOMS} without hydrogen.",
@@ -74,10 +75,10 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
             hint="Metal complexes cannot be asked about.",
         )  # fmt: skip
     try:
-        mol = tools.Normalizer().normalize(mol)
-        mol = tools.Uncharger().uncharge(mol)
+        mol = tools.normalizer.normalize(mol)
+        mol = tools.uncharger.uncharge(mol)
         if tautomer:
-            mol = tools.TautomerEnumerator().Canonicalize(mol)
+            mol = tools.tautomers.Canonicalize(mol)
         chem.SanitizeMol(mol)
         smiles = chem.MolToSmiles(mol)
     except (ValueError, RuntimeError) as error:  # RDKit's own exceptions are ValueErrors
@@ -127,12 +128,23 @@ def read(text: str, *, name: str = "molecule") -> Any:
     return mol
 
 
-@cache
-def _tools() -> Any:
-    chemistry()
-    from rdkit.Chem.MolStandardize import rdMolStandardize
+class _Tools(threading.local):
+    """RDKit's tools, one set a thread: to make them takes longer than what they do, and nobody says that two threads
+    may share one."""
 
-    return rdMolStandardize
+    def __init__(self) -> None:
+        chemistry()
+        from rdkit.Chem.MolStandardize import rdMolStandardize
+
+        self.fragments: Any = rdMolStandardize.LargestFragmentChooser()
+        self.normalizer: Any = rdMolStandardize.Normalizer()
+        self.uncharger: Any = rdMolStandardize.Uncharger()
+        self.tautomers: Any = rdMolStandardize.TautomerEnumerator()
+
+
+@cache
+def _tools() -> _Tools:
+    return _Tools()
 
 
 def _reason(text: str) -> str:

@@ -1,0 +1,83 @@
+"""Packages of this installation beside the shipped models: the answer of the service, interval and set included.
+
+package = Own.open(folder, settings)
+package(["CCO", "c1ccccc1O"])           # [{"model": ..., "outputs": [...], "seen": False, ...}, {"code": ...}]
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from medserve.data.pseudonym import pseudonym_key
+from medserve.errors import MedServeError, Usage
+from medserve.models.signing import Trust
+from medserve.road.membership import digest_hash, key_name
+from medserve.runtime.inputs import MOLECULES
+from medserve.runtime.model import LoadedModel
+from medserve.settings import Settings
+
+
+class Own:
+    """One package that takes a molecule. `about`: what a result says of it."""
+
+    def __init__(self, model: LoadedModel, key: bytes) -> None:
+        self._model = model
+        spec = model.spec
+        taken = [want.name for want in spec.inputs if want.kind == "molecule"]
+        if len(taken) != 1:
+            raise Usage(
+                "inputs-mismatch", f"{model.name} does not take one molecule.",
+                hint="Name a package trained on molecules.",
+            )  # fmt: skip
+        split = model.package.split
+        alone = len(spec.inputs) == 1 and split.get("key") == key_name(key)
+        self._input, self._key = taken[0], key
+        self._trained_on = frozenset(split.get("trained_on") or ()) if alone else None
+        conformal = spec.calibration.conformal
+        self.about: dict[str, Any] = {
+            "name": model.name, "version": model.version, "digest": model.digest, "labels": list(spec.output.labels),
+            "task": spec.output.task, "unit": spec.output.unit, "licence": "as its trainer says",
+            "intervals": "none" if conformal is None else f"conformal, {1 - conformal.alpha:.0%}",
+            "training": "known to this installation" if alone else "not known to this installation",
+        }  # fmt: skip
+
+    @classmethod
+    def open(cls, folder: Path, settings: Settings) -> "Own":
+        """Raises: BadPackage; Usage "inputs-mismatch"."""
+        model = LoadedModel.open(folder, Trust.load(settings), threads=1, tuned=settings.home / "tuned")
+        return cls(model, pseudonym_key(settings))
+
+    def __call__(self, smiles: Sequence[str]) -> list[dict[str, Any]]:
+        """An answer for each, or its code and message. smiles: of standard forms."""
+        found: list[dict[str, Any]] = [{} for _ in smiles]
+        cases, rows = [], []
+        for row, text in enumerate(smiles):
+            try:
+                cases.append(self._model.load(text.encode(), media=MOLECULES[0]))
+                rows.append(row)
+            except MedServeError as error:
+                found[row] = {"code": error.code, "message": error.message}
+        if not cases:
+            return found
+        stack = np.stack(cases)
+        scores = self._model.read_scores(self._model.score(stack), stack)
+        for row, case, scored in zip(rows, cases, scores, strict=True):
+            try:
+                answer = self._model.answer(scored, case=case)
+            except MedServeError as error:
+                found[row] = {"code": error.code, "message": error.message}
+                continue
+            kept = ("status", "outputs", "prediction_set", "coverage", "reasons", "domain")
+            found[row] = {name: answer[name] for name in kept}
+        return [one | {"seen": self.seen(text)} for one, text in zip(found, smiles, strict=True)]
+
+    def seen(self, smiles: str) -> bool | None:
+        """Whether it was trained on this standard form; None where this installation cannot know."""
+        if self._trained_on is None:
+            return None
+        digest = hashlib.sha256(msgspec.msgpack.encode({self._input: smiles}, order="deterministic")).digest()
+        return digest_hash(self._key, digest) in self._trained_on
