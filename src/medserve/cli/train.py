@@ -22,6 +22,7 @@ def train(
     folds: int | None = None,
     leaks: Literal["drop", "refuse", "keep"] = "drop",
     keep: Literal["recipe", "baseline"] | None = None,
+    choose: str | None = None,
     audit: Literal["full", "quick", "none"] = "full",
     name: str | None = None,
     weights: str | None = None,
@@ -60,6 +61,9 @@ def train(
         Cases that leak between parts: drop them from the training side, refuse to train, or keep (recorded).
     keep
         Offer this one whatever validation says.
+    choose
+        Recipes of records to be chosen from by nested cross-validation, all shown: cheap (forest, boosting, linear and
+        a small network, and the mean of them), or names with commas. --folds says how many folds; left out, 3.
     audit
         How thoroughly the explanations are checked; quick takes at most 30 seconds.
     name
@@ -89,6 +93,7 @@ def train(
         folds=folds,
         leaks=leaks,
         keep=keep,
+        choose=choose,
         audit=audit,
         name=name,
         question=question,

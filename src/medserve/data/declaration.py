@@ -62,6 +62,8 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
+    censored: of a number, what becomes of values that are bounds (">10"): drop leaves these cases out, bound takes the
+        bound for the value.
     """
 
     column: str | list[str] | None = None
@@ -70,6 +72,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     unit: str | None = None
     separator: str = "|"
     event: str | None = None
+    censored: Literal["drop", "bound"] | None = None
 
 
 class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

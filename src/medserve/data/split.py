@@ -176,11 +176,18 @@ def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIO
 def folds(parts: Parts, k: int, seed: int = 7) -> list[tuple[TrainPart, PartView]]:
     """Cross-validation over the training part, by patient: k pairs of (fitted on, held out).
 
+    Where the parts were dealt by families (scaffolds, clusters), a family stands in one fold too.
+
     Raises: BadData "too-few-cases": fewer groups of patients than folds.
     """
     cohort = parts.cohort
     names = [f"fold-{i}" for i in range(k)]
     groups = _groups(cohort, parts.train.rows.tolist())
+    if cohort.families:
+        together: dict[str, list[int]] = defaultdict(list)
+        for group in groups:
+            together[cohort.families[group[0]]] += group
+        groups = list(together.values())
     if k < 2 or len(groups) < k:
         raise BadData(
             "too-few-cases",

@@ -25,6 +25,7 @@ CALLED = {
     "record-additive": "glass box (explainable boosting machine)",
     "thumbnail-linear": "linear model of thumbnails",
     "case-net": "network",
+    "record-average": "mean of several models",
 }  # architectures in words
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
 BEFORE_AFTER_CLASSES = ("log_loss", "brier", "ece", "calibration_slope", "calibration_intercept")

@@ -10,7 +10,7 @@ from throughput measured on two cores of an AVX2 processor without bfloat16.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,8 +37,9 @@ class Recipe:
     of records). rate: images a second while training, on two cores, at `rate_side` pixels a side. minimum, maximum:
     cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user
     names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
-    baseline: the simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s:
-    seconds a case costs once, before the schedule begins.
+    members: recipes whose scores are averaged; one of the same name twice is trained from two seeds. baseline: the
+    simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s: seconds a case
+    costs once, before the schedule begins.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Recipe:
     baseline: str = "thumbnail-linear"
     inputs: tuple[str, ...] = ()
     once_s: float = 0.0
+    members: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def input_shape(self, shape: tuple[int, ...], colour: bool = False) -> tuple[int, ...]:
@@ -136,6 +138,28 @@ class Recipe:
 
 
 RECIPES: Catalog[Recipe] = Catalog("recipe")
+
+
+def average_of(name: str, members: Sequence[Recipe], **more: Any) -> Recipe:
+    """The recipe that averages the scores of others, all of records."""
+    return Recipe(
+        name=name,
+        title=more.pop("title", "the mean of " + ", ".join(m.name for m in members)),
+        architecture=Named("record-average"),
+        kind="record",
+        settings={},
+        expected="no figure yet",
+        source="not measured yet",
+        rate=1 / sum(1 / m.rate for m in members),
+        rate_side=1,
+        images=max(m.images for m in members),
+        most_minutes=math.inf,
+        tasks=tuple(t for t in members[0].tasks if all(t in m.tasks for m in members)),
+        inputs=members[0].inputs,
+        members=tuple(m.name for m in members),
+        baseline=more.pop("baseline", "record-linear"),
+        **more,
+    )
 
 
 def _add(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ it; where trees are first, a linear model does. The simpler one is what is offer
 import math
 from typing import Any
 
-from medserve.questions.recipes import RECIPES, Recipe
+from medserve.questions.recipes import RECIPES, Recipe, average_of
 from medserve.types import Named
 
 _ALL: Any = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival")
@@ -236,4 +236,13 @@ _network(
     (),
     images=60_000,
     rate=2000,
+)
+_add(
+    average_of(
+        "molecule-graph-ensemble",
+        [RECIPES["molecule-graph"]] * 5,
+        title="five graph networks (D-MPNN) from different seeds, averaged",
+        baseline="record-trees",
+        minimum=100_000,
+    )
 )

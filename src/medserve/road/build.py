@@ -129,8 +129,8 @@ def build(
     scores = {part.name: score(engine, part, progress) for part in (parts.val, parts.calibration)}
     crossed = getattr(candidate.net, "crossed", None)  # it has seen val: what it said before it had stands in its place
     if crossed is not None:
-        assert len(crossed) == len(parts.train) + len(parts.val)
-        scores["val"] = replace(scores["val"], logits=crossed[len(parts.train) :])
+        assert len(crossed) in (len(parts.val), len(parts.train) + len(parts.val))
+        scores["val"] = replace(scores["val"], logits=crossed[-len(parts.val) :])
     if plain.output.task == "survival":
         output = with_baseline(plain.output, score(engine, parts.train, progress).logits, parts.train.targets)
         plain = msgspec.structs.replace(plain, output=output)

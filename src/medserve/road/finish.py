@@ -219,7 +219,7 @@ def judge_test(
 def _held_out(built: Built, parts: Parts) -> tuple[Scores, Array]:
     """Scores and targets of the cases that the model, or one like it, had not seen: val, or the training part too."""
     crossed = getattr(built.candidate.net, "crossed", None)
-    if crossed is None:
+    if crossed is None or len(crossed) == len(parts.val):
         return built.scores["val"], parts.val.targets
     return Scores(crossed, None, None), np.concatenate([parts.train.targets, parts.val.targets])
 

@@ -34,14 +34,20 @@ class Options:
     name: str | None = None
     weights: str | None = None
     max_train_s: float | None = None
+    choose: str | None = None  # recipes to be compared by nested cross-validation: "cheap", or names with commas
     decision: tuple[float, float, str] | None = None  # thresholds of the decision curve, and why
 
 
 def check_options(options: Options) -> None:
     """What can be said before any file is read.
 
-    Raises: Usage "unknown-recipe", "name-unusable", "bad-plan", "folds-too-few".
+    Raises: Usage "unknown-recipe", "name-unusable", "bad-plan", "folds-too-few", "choose-or-recipe".
     """
+    if options.choose is not None and options.recipe is not None:
+        raise Usage(
+            "choose-or-recipe", "Either one recipe is named, or several are to be chosen from.",
+            hint="Leave out --recipe, or --choose.",
+        )  # fmt: skip
     if options.seed < 0 or (options.epochs is not None and options.epochs < 1):
         raise Usage("bad-plan", "The seed is at least 0, and epochs at least 1.", hint="See: medserve train --help")
     if options.recipe is not None and options.recipe not in RECIPES:
@@ -62,6 +68,7 @@ class Prepared:
 
     normalise: of pictures, fitted on the training part; None for records, whose fields and models are fitted instead.
     encoder: pretrained, of texts; None where the recipe learns from scratch.
+    rivals: recipes that are still to be chosen from; `recipe` is the first of them.
     """
 
     recipe: Recipe
@@ -70,6 +77,7 @@ class Prepared:
     plain: ModelSpec
     normalise: Normalise | None
     encoder: PretrainedText | None = None
+    rivals: tuple[Recipe, ...] = ()
 
     @property
     def cohort(self) -> Cohort:

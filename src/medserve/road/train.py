@@ -7,13 +7,8 @@ calibrate on the calibration part; open the sealed test part once, to report. Wh
 stand in a folder beside `out` until the package is complete.
 """
 
-import contextlib
-import fcntl
-import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-import medserve
 from medserve.data.cohort import Cohort
 from medserve.data.fields.molecule import Molecule
 from medserve.data.fields.text import MOST_LENGTH, Text
@@ -41,9 +35,11 @@ from medserve.road.build import Built, Candidate, build, plain_spec, scale_of, w
 from medserve.road.choose import choose
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import finish
+from medserve.road.nested import FOLDS, compare, rivals_of, with_blocks
 from medserve.road.run import Options, Prepared, check_options, slug
+from medserve.road.work import alone, claim, naming, same_data
 from medserve.settings import Settings
-from medserve.store.files import cannot_write, new_folder, write_bytes
+from medserve.store.files import new_folder
 from medserve.types import Named, Samples
 
 SHORT_FOLDS = 3  # of the second look, where the held-out cases cannot tell recipe and baseline apart
@@ -79,7 +75,7 @@ def train_package(
         raise Usage("out-exists", f"{out} already exists and is not empty.", hint="Choose another --out, or remove it.")
     listing = list_data(data, settings)
     work = out.parent / f".{out.name}.training"
-    with _alone(work):
+    with alone(work):
         return _train(data, listing, out, work, settings, options, progress, started)
 
 
@@ -88,22 +84,27 @@ def _train(
     started: float,
 ) -> dict[str, Any]:  # fmt: skip
     """The run itself, in a folder that is this process's alone."""
-    fresh = _claim(work, data, options)
+    fresh = claim(work, data, options)
     try:
         prepared = collect(listing, work, settings, options, progress)
     except MedServeError as error:
         if fresh and error.exit_code == 2:  # bad input: there is nothing to go on with
             shutil.rmtree(work, ignore_errors=True)
-        raise _naming(data, error) from error
-    _same_data(work, prepared.cohort.digest)
+        raise naming(data, error) from error
+    same_data(work, prepared.cohort.digest)
     recipe, parts = prepared.recipe, prepared.parts
     progress.say(f"{prepared.cohort.name}: {parts.sizes}, recipe {recipe.name} at {prepared.plain.shape}")
+    verdict: dict[str, Any] | None = None
+    if prepared.rivals:
+        prepared, verdict = _choose_of(prepared, work, settings, options, progress)
+        recipe = prepared.recipe
+        progress.say(f"{recipe.name} is offered: the least loss in nested cross-validation.")
     candidates = train_candidates(prepared, work, settings, options, progress)
     built = [
         build(c, parts, prepared.plain, prepared.normalise, work / c.role, progress, seed=options.seed)
         for c in candidates
     ]
-    verdict = _decide(built, prepared, work, settings, options, progress)
+    verdict = verdict or _decide(built, prepared, work, settings, options, progress)
     offered = next(b for b in built if b.candidate.role == verdict["chosen"])
     other = next(b for b in built if b is not offered)
     with new_folder(out) as folder:
@@ -156,12 +157,13 @@ def _collect_records(
     listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress
 ) -> Prepared:
     """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
-    recipe = _recipe(listing, (len(listing.inputs),), options)
+    rivals = () if options.choose is None else rivals_of(options.choose, listing.task)
+    recipe = rivals[0] if rivals else _recipe(listing, (len(listing.inputs),), options)
     encoder = find_encoder(options.weights, settings, progress) if needed(recipe.architecture) else None
     cohort = read_data(listing, [], (), work, progress)
     if encoder is not None:
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
-    if _graphs(recipe.architecture):
+    if any(_graphs(one) for one in (recipe, *rivals)):
         cohort = replace(
             cohort, fields=tuple(replace(f, graph=True) if isinstance(f, Molecule) else f for f in cohort.fields)
         )
@@ -175,18 +177,20 @@ def _collect_records(
         _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
     ]
     plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), options.question)
-    params = dict(recipe.architecture.params) | {"blocks": [_lean(block) for block in records.blocks]}
+    blocks = [_lean(block) for block in records.blocks]
+    rivals = tuple(with_blocks(rival, blocks) for rival in rivals)
+    params = dict(recipe.architecture.params) | {"blocks": blocks}
     if encoder is not None:
         text = params["encoders"]["text"] | {"config": encoder.config}
         params["encoders"] = params["encoders"] | {"text": text}
     recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
-    return Prepared(recipe, parts, removed, plain, None, encoder)
+    return Prepared(recipe, parts, removed, plain, None, encoder, rivals)
 
 
-def _graphs(architecture: Named) -> bool:
+def _graphs(recipe: Recipe) -> bool:
     """Whether a network wants the atoms and bonds of molecules."""
-    said = architecture.params.get("encoders", {}).get("molecule", {})
-    return said.get("name") == "molecule-graph"
+    said = recipe.architecture.params.get("encoders", {}).get("molecule", {})
+    return said.get("name") == "molecule-graph" or any(_graphs(RECIPES[name]) for name in recipe.members)
 
 
 def _with_graph(f: "Field") -> "Field":
@@ -310,6 +314,8 @@ def train_recipe(
     progress: Progress,
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:  # fmt: skip
     """One model of the recipe. Returns: its catalog entry, it at its best validated state, and the history."""
+    if prepared.recipe.members:
+        return _train_members(prepared, train, val, folder, settings, options, progress)
     if prepared.recipe.learner != "network":
         return _fit_simple(prepared, prepared.recipe.learner, train, val, options.seed)
     import torch
@@ -351,6 +357,37 @@ def train_recipe(
     return recipe.architecture, net, told | ({"weights": record} if record else {})
 
 
+def _train_members(
+    prepared: Prepared, train: TrainPart, val: Samples, folder: Path, settings: Settings, options: Options,
+    progress: Progress,
+) -> tuple[Named, "nn.Module", dict[str, Any]]:  # fmt: skip
+    """Every member of an average by its own recipe; the second of one name from the next seed."""
+    from medserve.models.record.average import RecordAverage
+    from medserve.training.loop import predict_logits
+
+    names, blocks = prepared.recipe.members, prepared.recipe.architecture.params["blocks"]
+    made, histories = [], []
+    for i, name in enumerate(names):
+        one = replace(prepared, recipe=with_blocks(RECIPES[name], blocks))
+        other = replace(options, seed=options.seed + names[:i].count(name))
+        progress.say(f"{i + 1} of {len(names)}: {name}")
+        named, net, history = train_recipe(one, train, val, folder / f"member-{i}", settings, other, progress)
+        made.append((named, net))
+        histories.append({"recipe": name, **history})
+    average = RecordAverage([net for _, net in made])
+    crossed = [getattr(net, "crossed", None) for _, net in made]
+    if any(c is not None for c in crossed):
+        told = [
+            predict_logits(net, val, (0.0,), (1.0,)) if c is None else c[-len(val) :]
+            for (_, net), c in zip(made, crossed, strict=True)
+        ]
+        average.crossed = np.mean(told, axis=0).astype(np.float32)
+    members = [{"name": n.name, "params": {k: v for k, v in n.params.items() if k != "blocks"}} for n, _ in made]
+    seconds = sum(h.get("seconds") or sum(e["seconds"] for e in h.get("epochs", [])) for h in histories)
+    history = {"members": histories, "seconds": round(seconds, 1), "seed": options.seed}
+    return Named("record-average", {"blocks": blocks, "members": members}), average.eval(), history
+
+
 def train_baseline(
     prepared: Prepared, train: TrainPart, val: Samples, seed: int
 ) -> tuple[Named, "nn.Module", dict[str, Any] | None]:
@@ -375,6 +412,25 @@ def _fit_simple(
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]
     return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients, others=others)
+
+
+def _choose_of(
+    prepared: Prepared, work: Path, settings: Settings, options: Options, progress: Progress
+) -> tuple[Prepared, dict[str, Any]]:
+    """The recipe that nested cross-validation prefers, the simple model beside it, and all that were compared."""
+
+    def fit(one: Prepared, train: TrainPart, val: Samples, folder: Path) -> "nn.Module":
+        return train_recipe(one, train, val, folder, settings, options, progress)[1]
+
+    winner, beside, verdict = compare(
+        prepared, prepared.rivals, fit, work, progress, k=options.folds or FOLDS, seed=options.seed
+    )
+    winner = with_blocks(winner, prepared.recipe.architecture.params["blocks"])
+    if beside is not None:
+        winner = replace(winner, baseline=beside.architecture.name)
+    if options.keep is not None:
+        verdict |= {"chosen": options.keep, "asked": True}
+    return replace(prepared, recipe=winner), verdict
 
 
 def _decide(
@@ -438,61 +494,3 @@ def _cross_validate(
     on = f"{k}-fold cross-validation" + (", a quarter of the schedule" if quarter else "")
     return choose(prepared.plain.output, joined["recipe"], joined["baseline"], joined["targets"], joined["patients"],
                   on=on, folds=joined["folds"], seed=options.seed)  # fmt: skip
-
-
-def _naming(data: Path, error: MedServeError) -> MedServeError:
-    """The same error of a data set, with the data set's name in front where it does not say it."""
-    if not isinstance(error, BadData) or data.stem in error.message:
-        return error
-    return BadData(error.code, f"{data.name}: {error.message}", hint=error.hint)
-
-
-@contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Hold the folder of a run; the system lets it go when the process ends, however it ends.
-
-    Raises: Usage "run-in-progress": another process trains in it now. Fault "file-unwritable".
-    """
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        handle = os.open(work, os.O_RDONLY)
-    except OSError as error:
-        raise cannot_write(work, error) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Usage(
-                "run-in-progress", f"Another process trains in {work}.", hint="Wait for it, or choose another --out."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _same_data(work: Path, digest: str) -> None:
-    """Checkpoints of a data set that has changed since are removed: the run starts over."""
-    mark = work / "data.txt"
-    if mark.is_file() and mark.read_text() != digest:
-        for left in [work / "recipe", *work.glob("fold-*")]:
-            shutil.rmtree(left, ignore_errors=True)
-    write_bytes(mark, digest.encode())
-
-
-def _claim(work: Path, data: Path, options: Options) -> bool:
-    """Make the folder of this run; what another data set or other options left there is removed.
-
-    Returns: whether it is new. Raises: Fault "disk-full", "file-unwritable".
-    """
-    run = {"data": str(data.absolute()), "version": medserve.__version__, **asdict(options)}
-    asked = json.dumps(run, sort_keys=True)
-    mark = work / "run.json"
-    if mark.is_file() and mark.read_text() == asked:
-        return False
-    for left in work.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
-    write_bytes(mark, asked.encode())
-    return True

@@ -5,10 +5,12 @@ target.task, target.classes, target.label(row)
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from medserve.data.cohort import Label
 from medserve.data.declaration import Target
+from medserve.data.forms.amounts import DROP, Amount, WrongUnit, amount_of, is_bound
 from medserve.data.forms.listing import class_task, order_classes
 from medserve.data.forms.table import Table
 from medserve.errors import BadData
@@ -73,11 +75,13 @@ class Labels:
     classes: tuple[str, ...]
     separator: str | None = None
     unit: str | None = None
+    censored: str | None = None
 
     @classmethod
     def of(cls, table: Table, columns: list[str], declared: Target | None) -> "Labels":
         """
-        Raises: BadData "declaration-value": the declared kind or classes do not fit the column.
+        Raises: BadData "declaration-value": the declared kind or classes do not fit the column. "labels-censored":
+            some values are bounds, and what becomes of them is not declared.
         """
         kind, classes = (declared.kind, declared.classes) if declared else (None, None)
         unit, separator = (declared.unit, declared.separator) if declared else (None, "|")
@@ -95,9 +99,31 @@ class Labels:
             found = order_classes(n for n in names if n.lower() not in NO_LABELS)
             return cls(table, tuple(columns), "multilabel", tuple(classes or found), separator)
         if kind == "number" or (kind is None and not classes and _quantity(cells)):
-            return cls(table, tuple(columns), "number", (columns[0],), unit=unit)
+            said = declared.censored if declared else None
+            bounds = sum(is_bound(c) for c in cells)
+            if bounds and said is None:
+                raise BadData(
+                    "labels-censored",
+                    f"{table.name}, column {columns[0]!r}: {bounds} of {len(cells)} values are bounds (such as '>10').",
+                    hint="Write under target: `kind: number, censored: drop` to leave these cases out, or `censored:"
+                    " bound` to take the bound for the value.",
+                )
+            return cls(table, tuple(columns), "number", (columns[0],), unit=unit, censored=said)
         names_in_order = tuple(classes) if classes else order_classes(cells)
         return cls(table, tuple(columns), kind or class_task(names_in_order), names_in_order)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was read: how many values were bounds, and what became of them."""
+        cells = self.table.columns[self.columns[0]] if self.task == "number" else []
+        sides = Counter(found.bound for c in cells if (found := _amount(c, self.unit)) is not None and found.bound)
+        if not sides:
+            return []
+        done = "left out" if self.censored == DROP else "taken for the value"
+        told = " and ".join(f"{sides[side]} {word}" for side, word in ((">", "lower"), ("<", "upper")) if sides[side])
+        return [
+            f"{sum(sides.values())} values of {self.columns[0]} are bounds ({told}); they were {done}, as declared."
+        ]
 
     def label(self, row: int) -> Label:
         """Raises: Unlabelled."""
@@ -110,13 +136,24 @@ class Labels:
         if not cell:
             raise Unlabelled("label-missing", f"Row {row + 2}, column {self.columns[0]!r}: no label.")
         if self.task == "number":
-            value = _number(cell)
-            if value is None:
-                raise Unlabelled("label-invalid", f"Row {row + 2}, column {self.columns[0]!r}: not a number.")
-            return value
+            return self._quantity(cell, row)
         if cell in self.classes:
             return self.classes.index(cell)
         raise Unlabelled("label-unknown", f"Row {row + 2}, column {self.columns[0]!r}: none of the declared classes.")
+
+    def _quantity(self, cell: str, row: int) -> Label:
+        value, where = _number(cell), f"Row {row + 2}, column {self.columns[0]!r}"
+        if value is not None:
+            return value
+        try:
+            found = amount_of(cell, self.unit)
+        except WrongUnit as error:
+            raise Unlabelled("label-unit", f"{where}: another unit than the declared {self.unit or 'none'}.") from error
+        if found is None:
+            raise Unlabelled("label-invalid", f"{where}: not a number.")
+        if found.bound and self.censored == DROP:
+            raise Unlabelled("label-censored", f"{where}: a bound, left out as declared.")
+        return found.value
 
     def _flags(self, cells: list[str], row: int) -> Label:
         values = [
@@ -150,9 +187,17 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _amount(cell: str, unit: str | None) -> Amount | None:
+    try:
+        return amount_of(cell, unit) if cell else None
+    except WrongUnit:
+        return None
+
+
 def _quantity(cells: list[str]) -> bool:
-    """Numbers that are measured rather than counted out: decimals, or more whole ones than classes would be."""
-    values = [_number(c) for c in cells]
+    """Numbers that are measured rather than counted out: decimals, or more whole ones than classes would be; bounds
+    among them are numbers too."""
+    values = [_number(c.lstrip("<>=≤≥ ") if is_bound(c) else c) for c in cells]
     if not values or any(v is None for v in values):
         return False
     return any(v != int(v) for v in values if v is not None) or len(set(values)) > MOST_CLASSES

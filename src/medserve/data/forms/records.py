@@ -142,7 +142,7 @@ def list_records(
         if all(raw._once(column, row) is None for row in range(min(len(table), 200))):
             table.column(column, f"`inputs.{name}`")  # raises, with the neighbours
     items, refused = _items(table, tables[0][0], labels, pseudonyms(table, roles, key), parts, facts_of(table, groups))
-    warnings = [*notes, *account, *(labels.notes if isinstance(labels, Tags) else [])]
+    warnings = [*notes, *account, *(labels.notes if isinstance(labels, Tags | Labels) else [])]
     if labels.task == "binary" and not (declared and declared.target and declared.target.classes):
         warnings += warn_positive(labels.classes)
     return Listing(

@@ -2,6 +2,7 @@
 
 from medserve.models.record import (  # noqa: F401
     additive,
+    average,
     casenet,
     columns,
     forest,
