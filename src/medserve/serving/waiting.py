@@ -55,9 +55,13 @@ async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, dea
     try:
         return await work
     except asyncio.CancelledError:
-        if waiting.ended is not None and task.uncancel() <= cancelling:
-            raise waiting.ended from None
-        raise
+        ended, waiting.ended = waiting.ended, None
+        try:
+            if ended is not None and task.uncancel() <= cancelling:
+                raise ended from None
+            raise
+        finally:
+            del ended  # it holds this frame
     finally:
         if (watcher := waiting.stop()) is not None:
             watcher.cancel()
@@ -100,4 +104,5 @@ class _Waiting:
     def stop(self) -> "asyncio.Task[None] | None":
         """No more alarms. Returns: who watches still."""
         self._alarm.cancel()
-        return self._watcher
+        watcher, self._watcher = self._watcher, None  # as it ends it holds the frame that holds this
+        return watcher

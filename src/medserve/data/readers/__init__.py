@@ -103,6 +103,8 @@ def _pictures(data: bytes, name: str, limits: Limits, volume: bool) -> Iterator[
         except StopIteration:
             break
         except MedServeError as error:
+            if not name:
+                raise  # not from itself: it would hold its frames, and the file, until a collection
             raise _named(error, name) from error
         except ImportError as error:
             missing = Refusal(

@@ -12,7 +12,8 @@ without a key, for the service as a whole, and reads nothing either.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -20,10 +21,12 @@ import msgspec
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from medserve.errors import Denied, Usage
+from medserve.access.policy import Principal
+from medserve.errors import Busy, Denied, Usage
 from medserve.runtime.model import new_id
 from medserve.serving.asgi import Application
 from medserve.serving.oip.messages import pb, plain, request_of, response_of
+from medserve.serving.oip.room import Room
 from medserve.serving.oip.words import HEAD_LENGTH
 from medserve.serving.server import HEAD_S, Address
 from medserve.serving.tls import Tls
@@ -33,6 +36,9 @@ SERVICE = "inference.GRPCInferenceService"
 HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent", "tracestate")
 MOST_CALLS = 512
 IDLE_S = 300
+WAIT_S = 5.0  # for room, with the message unread
+MORE_BYTES = 2**16  # of a message around its file
+COPIES = 2  # of a message: as it came, and as it was read
 INLINE_BYTES = 64 * 1024  # a longer message is read in a thread
 _STATUS = {
     401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED, 404: grpc.StatusCode.NOT_FOUND,
@@ -53,11 +59,12 @@ class GrpcDoor:
     def __init__(self, application: Application, address: Address, *, tls: Tls | None = None) -> None:
         self._address, self._tls = address, tls
         self._bounds = [
-            ("grpc.max_receive_message_length", application.limits.max_upload_bytes + 2**16),
+            ("grpc.max_receive_message_length", application.limits.max_upload_bytes + MORE_BYTES),
             ("grpc.max_metadata_size", 32 * 1024),
             ("grpc.max_connection_idle_ms", IDLE_S * 1000),
             ("grpc.server_handshake_timeout_ms", int(HEAD_S * 1000)),
             ("grpc.so_reuseport", 0),
+            ("grpc.http2.bdp_probe", 0),  # else the window of a message that nobody reads yet grows to megabytes
         ]
         self._door = _Door(application, "http" if tls is None else "https")
         self._server: Any = None
@@ -101,6 +108,14 @@ def _served(work: Callable[[Any, Any], Any]) -> Any:
     return grpc.stream_unary_rpc_method_handler(work, response_serializer=lambda message: message.SerializeToString())
 
 
+class Ended(Exception):
+    """A call ends without its answer."""
+
+    def __init__(self, code: grpc.StatusCode, said: str) -> None:
+        super().__init__(said)
+        self.code, self.said = code, said
+
+
 class _Answer:
     """What the application sends for one request."""
 
@@ -119,6 +134,8 @@ class _Answer:
 class _Door:
     def __init__(self, application: Application, scheme: str) -> None:
         self._application, self._scheme = application, scheme
+        limits = application.limits
+        self.room = Room(limits.max_inflight_bytes, COPIES * (limits.max_upload_bytes + MORE_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ended(self) -> None:
@@ -144,36 +161,59 @@ class _Door:
     def _identified(self, name: str, work: Callable[[Any, Any], Any], method: str, path: str) -> Callable[..., Any]:
         read = getattr(pb, f"{name}Request").FromString
 
-        async def call(messages: AsyncIterator[bytes], context: Any) -> Any:
-            if await self._is_stranger(context):
-                await self._good(context, await self._ask(context, method, path))  # written down, and aborted with 401
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The key was refused.")
+        async def call(messages: Any, context: Any) -> Any:
+            caller = await self._caller(context)
             try:
-                async with asyncio.timeout(self._application.limits.deadline_s):
-                    data = await anext(aiter(messages), b"")
-                request = read(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(read, data)
-            except TimeoutError:
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "body-slow: The message came too slowly.")
+                if caller is None:
+                    await self._good(context, await self._ask(context, method, path))  # written down; it raises 401
+                    raise Ended(grpc.StatusCode.UNAUTHENTICATED, "The key was refused.")
+                return await self._answered(work, read, caller.id, context)
+            except Ended as error:
+                code, said = error.code, error.said
             except DecodeError:
                 self._application.refused(new_id(), "grpc-invalid", 400)
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"grpc-invalid: This is no {name}Request.")
-            return await work(request, context)
+                code, said = grpc.StatusCode.INVALID_ARGUMENT, f"grpc-invalid: This is no {name}Request."
+            await context.abort(
+                code, said
+            )  # from here: its exception and this frame hold each other until a collection
 
         return call
 
-    async def _is_stranger(self, context: Any) -> bool:
-        """Whether the application would refuse the caller whatever he asks for."""
+    async def _answered(
+        self, work: Callable[[Any, Any], Any], read: Callable[[bytes], Any], who: str, context: Any
+    ) -> Any:
+        """Raises: Ended, DecodeError."""
+        try:
+            async with self.room.held(who, wait_s=WAIT_S) as held:
+                try:
+                    async with asyncio.timeout(self._application.limits.deadline_s):
+                        said = await context.read()  # of `messages`, whose generator would keep it
+                except TimeoutError:
+                    why = "body-slow: The message came too slowly."
+                    raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
+                data: bytes = b"" if said is grpc.aio.EOF else said
+                held.is_now(COPIES * len(data))
+                request = read(data) if len(data) <= INLINE_BYTES else await asyncio.to_thread(read, data)
+                del data, said
+                return await work(request, context)
+        except Busy as full:
+            self._application.refused(new_id(), full.code, full.status)
+            context.set_trailing_metadata([("retry-after", str(math.ceil(full.retry_after_s)))])
+            raise Ended(_STATUS[full.status], f"{full.code}: {full.message} {full.hint}") from None
+
+    async def _caller(self, context: Any) -> Principal | None:
+        """None: the application would refuse him whatever he asks for."""
         said = next((v for k, v in context.invocation_metadata() or () if k == "authorization"), "")
         scheme, _, shown = str(said).partition(" ")
         if scheme.lower() != "bearer":
-            return True
+            return None
         identity, shown = self._application.identity, shown.strip()
         try:
-            if not identity.cached(shown):
-                await asyncio.to_thread(identity.verify, shown)
+            if identity.cached(shown):
+                return identity.verify(shown)
+            return await asyncio.to_thread(identity.verify, shown)
         except Denied:
-            return True
-        return False
+            return None
 
     async def _ask(
         self,
@@ -232,7 +272,7 @@ class _Door:
             told.append(("retry-after", answer.headers[_RETRY].decode()))
         context.set_trailing_metadata(told)
         if answer.status >= 400 or not answer.status:
-            await context.abort(_STATUS.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), _said(answer.body))
+            raise Ended(_STATUS.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), _said(answer.body))
         return answer
 
     async def _json(self, context: Any, method: str, path: str, body: bytes = b"") -> Any:

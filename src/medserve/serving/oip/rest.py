@@ -117,7 +117,12 @@ async def infer(
     note["told"] = Told(began, read, stages)
     house.gate.charge(caller, sum(stage.compute for stage in stages))
     if count == 1 and isinstance(answers[0], MedServeError):
-        raise answers[0]
+        error = answers[0]
+        del answers, found  # an error holds this frame, which would hold it and the body until a collection
+        try:
+            raise error
+        finally:
+            del error
     refused = sum(isinstance(answer, MedServeError) for answer in answers)
     note["answer"] = "answered" if not refused else f"refused {refused}"
     said = b"\0\0".join(a.code.encode() if isinstance(a, MedServeError) else canonical(a) for a in answers)
