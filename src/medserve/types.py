@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Part = Literal["train", "val", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
-Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags"]
+Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate"]
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -31,7 +31,7 @@ class Samples(Protocol):
     targets: (N,) int64 for binary, multiclass and ordinal; (N, K) float32 with NaN where unknown for multilabel;
         (N,) float32 for number; (N, 2) float32 for survival: time of the event or of the end of observation, and 1
         where the event happened, 0 where it was not seen (censored); NaN where unknown; (N, T) float32 for tags: the
-        number of each word's tag, NaN beyond the last word.
+        number of each word's tag, NaN beyond the last word; (N,) float32 zeros for generate, whose target is the input.
     """
 
     @property

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medserve.data.pseudonym import pseudonym, pseudonym_key
+from medserve.data.pseudonym import numbered, pseudonym, pseudonym_key
 from medserve.errors import Fault
 from medserve.settings import Settings
 
@@ -40,3 +40,11 @@ def test_a_known_value():
     inner = hashlib.sha256(bytes(b ^ 0x36 for b in key.ljust(64, b"\0")) + text).digest()
     outer = hashlib.sha256(bytes(b ^ 0x5C for b in key.ljust(64, b"\0")) + inner).hexdigest()
     assert pseudonym(key, "A") == f"p-{outer[:24]}"
+
+
+def test_numbers_follow_the_rows_and_not_the_key():
+    """Whatever the patients are called, the first one met is 0, the next one 1."""
+    people = ["b", "a", "b", "c", "a"]
+    for key in (b"here" * 8, b"there" * 7):
+        assert numbered([pseudonym(key, who) for who in people]).tolist() == [0, 1, 0, 2, 1]
+    assert numbered([]).tolist() == []

@@ -123,6 +123,32 @@ def test_a_number_equals_the_field_s_implementation():
     assert got["spearman"] == pytest.approx(spearmanr(v, j.targets).statistic)
 
 
+def test_concordance_counts_every_pair_of_different_numbers():
+    """Against all pairs one by one: equal truths are no pair, equal predictions half of one; and lifelines agrees."""
+    from lifelines.utils import concordance_index
+
+    random = np.random.default_rng(3)
+    y, p = random.integers(0, 12, 150) / 2, random.integers(0, 40, 150) / 4
+    j = Judged("number", ("y",), y, p[:, None], np.zeros(150, np.int64))
+    more = y[:, None] > y[None]
+    wins = (p[:, None] > p[None]) + 0.5 * (p[:, None] == p[None])
+    assert point(j)["concordance"] == pytest.approx(wins[more].mean())
+    assert point(j)["concordance"] == pytest.approx(concordance_index(y, p))
+    flat = Judged("number", ("y",), np.ones(5), np.ones((5, 1)), np.zeros(5, np.int64))
+    assert np.isnan(point(flat)["concordance"])
+
+
+def test_squared_error_and_rm2_are_those_of_the_affinity_papers():
+    """MSE is scikit-learn's; rm2 is DeepDTA's formula, written out."""
+    j = drawn("number")
+    y, p, got = j.targets, j.probs[:, 0], point(j)
+    slope = (y * p).sum() / (p * p).sum()
+    r02 = 1 - ((y - slope * p) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    r2 = np.corrcoef(y, p)[0, 1] ** 2
+    assert got["mse"] == pytest.approx(sk.mean_squared_error(y, p))
+    assert got["rm2"] == pytest.approx(r2 * (1 - np.sqrt(abs(r2**2 - r02**2))))
+
+
 @pytest.mark.parametrize("task", list(METRICS))
 def test_a_weight_is_a_repeated_case(task):
     """A case of weight 3 counts as three equal cases, and weight 0 as none, in every metric of every task."""

@@ -55,6 +55,22 @@ def test_the_road_gives_two_packages_that_answer(table):
         assert answer["outputs"][1]["label"] == "yes" and answer["outputs"][1]["probability"] > 0.5
 
 
+@pytest.mark.slow
+def test_two_homes_train_and_choose_the_same(tmp_path):
+    """The home's key names the patients, and nothing else follows from it: the same folds, trees, scores, choice."""
+    found = []
+    for name in ("here", "there"):
+        write(tmp_path / name / "data" / "visits.csv", visits())
+        made = train(tmp_path / name, TABLE, Settings(home=tmp_path / name / "home"), keep=None)
+        numbers = json.loads((made.package / "evaluation" / "test.json").read_text())
+        told = {k: numbers[k] for k in ("metrics", "threshold_rules")} | {"decision": made.result["decision"]}
+        digests = [(made.package / where / WEIGHTS).read_bytes() for where in ("", ALTERNATIVE)]
+        found.append((digests, told, json.loads((made.package / "split.json").read_text())))
+    (trees, told, split), (others, told_there, split_there) = found
+    assert split != split_there, "the keys differ"
+    assert trees == others and told == told_there
+
+
 def test_evaluating_again_gives_the_same_numbers(table):
     """Served graph and stored fields reproduce the report on every part; each opening of the test part is counted."""
     told = json.loads((table.package / "evaluation" / "test.json").read_text())

@@ -13,8 +13,10 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
 from medserve.data.fields import Block
+from medserve.data.pseudonym import pseudonym
 from medserve.errors import BadData, Usage
 from medserve.models.nets import MODELS
+from medserve.models.record.features import folds
 from medserve.models.record.trees import Forest, shape_of
 from medserve.models.spec import OutputSpec
 from medserve.training import _boosting, _glassbox
@@ -222,6 +224,22 @@ def test_forests_that_saw_validation_are_judged_by_those_that_did_not():
     assert history["val_loss"] > 0.65
 
 
+def test_crossed_scores_hang_less_on_the_seed(monkeypatch):
+    """They are means of several forests, as the served ones are: other seeds give nearly the same."""
+    random = np.random.default_rng(6)
+    x = random.normal(size=(160, 6)).astype(np.float32)
+    y = (random.random(160) < 1 / (1 + np.exp(1 - x[:, 0] - x[:, 1]))).astype(int)
+    fold = np.arange(160) % 3
+
+    def agreement() -> float:
+        crossed = [_boosting.boost_all(x[:99], y[:99], x[99:], y[99:], BINARY, seed, fold)[2][:, 0] for seed in (0, 1)]
+        return float(np.corrcoef(*crossed)[0, 1])
+
+    several = agreement()
+    monkeypatch.setattr(_boosting, "UNSEEN", 1)
+    assert several > agreement()
+
+
 def test_a_patient_stays_in_one_fold():
     """Cases of one patient are copies: cross-validation must not learn their labels from each other."""
     random = np.random.default_rng(4)
@@ -232,6 +250,14 @@ def test_a_patient_stays_in_one_fold():
     assert abs(roc_auc_score(y, net.crossed[:, 0]) - 0.5) < 0.2
     _, loose, _ = fitted("record-trees", x, y, BINARY)
     assert roc_auc_score(y, loose.crossed[:, 0]) > 0.9
+
+
+def test_folds_do_not_know_what_patients_are_called():
+    """Another installation's key gives other names in another order, and the same folds."""
+    who = np.repeat(np.arange(50), 3)
+    here, there = (np.array([pseudonym(key, str(number)) for number in who]) for key in (b"here" * 8, b"there" * 7))
+    assert not np.array_equal(np.argsort(here), np.argsort(there))
+    assert np.array_equal(folds(150, 3, here), folds(150, 3, there))
 
 
 def test_numbers_and_classes_cross_too():

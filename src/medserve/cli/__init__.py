@@ -29,6 +29,7 @@ VERBS = {
     "explain": "Draw the evidence for one answer.",
     "predict": "One answer, as the network would give it.",
     "screen": "A library of molecules, ranked.",
+    "generate": "New molecules, plain or made to score well.",
     "admet": "Molecules: 52 properties beside approved drugs.",
     "batch": "Many inputs at a running service, one result each.",
     "tune": "The fastest engine here that answers alike.",

@@ -4,7 +4,7 @@
     declared.target.classes, declared.patient
 
 One grammar for every kind and question (see `docs/data.md`). A wrong or unknown key is an error that lists
-its neighbours. Proteins are a known word that this version does not read yet.
+its neighbours.
 """
 
 import re
@@ -17,9 +17,8 @@ from medserve.errors import BadData, neighbours
 
 MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
-SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule")
-KINDS = ("image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein")
-TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags")
+SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule", "protein")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate")
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -31,6 +30,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     table, form: where the events of a timeline stand: a table of events, whose columns are named by patient, time,
         code, value and event_unit; or a known form (fhir-ndjson, fhir-bundle, omop, physionet2012).
     window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
+    residues: of a protein, how many are read, from its start; a longer one is then cut, and the answer says so.
     """
 
     kind: str
@@ -52,13 +52,15 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     leads: list[str] | None = None
     hz: float | None = None
     seconds: float | None = None
+    residues: int | None = None
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What is to be predicted.
 
     column: of the table; a list of columns for multilabel; none when the folder or the array holds the label. For
-        survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities.
+        survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities;
+        none for generate, whose target is the molecule itself.
     event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
@@ -170,20 +172,14 @@ def parse(data: bytes, *, name: str = "dataset.yaml") -> Dataset:
 
 
 def _check_input_kinds(raw: dict[str, Any], name: str) -> None:
-    """Kinds come first: an input of a later kind has keys of its own, which are not mistakes."""
+    """Kinds come first: of an unknown kind no key is a mistake."""
     inputs = raw.get("inputs")
     for key, value in inputs.items() if isinstance(inputs, dict) else ():
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind is None or kind in SUPPORTED:
             continue
-        if kind in KINDS:
-            raise BadData(
-                "kind-not-supported",
-                f"{name}: input {key!r} is of kind {kind!r}, which this version does not read.",
-                hint=f"It reads {' and '.join(SUPPORTED)}.",
-            )
         raise BadData(
-            "declaration-key", f"{name}: no kind {kind!r} for input {key!r} ({neighbours(str(kind), KINDS)})."
+            "declaration-key", f"{name}: no kind {kind!r} for input {key!r} ({neighbours(str(kind), SUPPORTED)})."
         )
 
 
@@ -198,6 +194,10 @@ def _check(declared: Dataset, name: str) -> Dataset:
     for key, said in declared.inputs.items():
         if said.range is not None and (len(said.range) != 2 or not said.range[0] < said.range[1]):
             raise BadData("declaration-value", f"{name}: `inputs.{key}.range` is [lowest, highest].")
+        if said.residues is not None and (said.kind != "protein" or not 16 <= said.residues <= 5000):
+            raise BadData(
+                "declaration-value", f"{name}: `inputs.{key}.residues` is a whole number from 16 to 5000, of a protein."
+            )
         axes = 3 if said.kind == "volume" else 2
         if said.size is not None and (len(said.size) != axes or any(n < 8 or n > 4096 for n in said.size)):
             raise BadData("declaration-value", f"{name}: `size` is {axes} whole numbers between 8 and 4096.")
@@ -221,6 +221,13 @@ def _check(declared: Dataset, name: str) -> Dataset:
             "declaration-value",
             f"{name}: a target of kind tags takes one input, the text whose words are marked.",
             hint="Write `inputs: {NAME: {kind: text, column: COLUMN}}`.",
+        )
+    kinds = [said.kind for said in declared.inputs.values()]
+    if target is not None and target.kind == "generate" and (target.column is not None or kinds != ["molecule"]):
+        raise BadData(
+            "declaration-value",
+            f"{name}: a target of kind generate takes one input, the molecules to learn from, and no column.",
+            hint="Write `inputs: {NAME: {kind: molecule}}` and `target: {kind: generate}`.",
         )
     if target is not None and target.classes is not None:
         if len(set(target.classes)) != len(target.classes):

@@ -123,6 +123,8 @@ def _expected(cohort: Cohort, pair: Pair) -> bool:
 def _counts(view: PartView) -> dict[str, Any]:
     cohort = view.cohort
     out: dict[str, Any] = {"cases": len(view), "patients": None if cohort.independent else len(view.patients)}
+    if cohort.task == "generate":
+        return out
     if cohort.task == "number":
         values = view.targets.astype(np.float64)
         low, middle, high = np.quantile(values, [0, 0.5, 1])

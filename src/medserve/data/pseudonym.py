@@ -11,10 +11,14 @@ Source: ENISA, Pseudonymisation techniques and best practices (2019), section 5.
 import hashlib
 import hmac
 import secrets
+from typing import Any
+
+import numpy as np
 
 from medserve.errors import Fault
 from medserve.settings import Settings
 from medserve.store.files import write_once
+from medserve.types import Array
 
 KEY_BYTES = 32
 DEFAULT_KEY = b"medserve: no key was given, not secret"
@@ -24,6 +28,18 @@ def pseudonym(key: bytes, raw: str) -> str:
     """A stable name for one patient; surrounding white space does not make another person."""
     digest = hmac.new(key, b"patient\0" + raw.strip().encode(), hashlib.sha256).hexdigest()
     return f"p-{digest[:24]}"
+
+
+def numbered(patients: Any) -> Array:
+    """(N,) int64: the number of each patient, 0 for the one of the first row, and so on.
+
+    Whatever is dealt or drawn at random by patient goes by these numbers, never by the order of the pseudonyms: that
+    order is the key's, and two installations would train and choose differently on the same data and seed.
+    """
+    _, first, who = np.unique(np.asarray(patients), return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[who.ravel()]
 
 
 def pseudonym_key(settings: Settings) -> bytes:

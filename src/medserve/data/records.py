@@ -51,10 +51,12 @@ def declare_fields(listing: Listing) -> tuple[Field, ...]:
     """Unfitted fields of a listing's inputs. Raises: NotFound: a kind that nothing reads."""
     register_all()
     marked = listing.task == "tags"  # then the text is a row for each word
-    return tuple(
+    found = tuple(
         FIELDS["words" if marked and said.kind == "text" else said.kind].declare(name, said)
         for name, said in listing.inputs.items()
     )
+    # What writes molecules reads their letters alone: no fragment is counted, which would take most of the time.
+    return tuple(replace(f, letters=True) for f in found) if listing.task == "generate" else found  # type: ignore[type-var]
 
 
 def settle_fields(listing: Listing, asked: Sequence[Field] = ()) -> tuple[Field, ...]:
@@ -121,7 +123,7 @@ def prepare_records(
         index = blobs.add(values)
         if thumbs is not None and pictures is not None:
             thumbs.put(index, _thumb(values[pictures]))
-        digest = hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
+        digest = digest_of(values)
         known = sum(v is not None for v in values.values())
         telling = known >= TELLING or any(
             v is not None and f.kind not in SCALARS for f, v in zip(fields, values.values(), strict=True)
@@ -173,6 +175,11 @@ def prepare_records(
     )
 
 
+def digest_of(values: dict[str, Any]) -> bytes:
+    """sha256 of the parsed values of a case: `Case.pixels` where they tell one case from another."""
+    return hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
+
+
 def _families(fields: Sequence[Field], blobs: Blobs, cases: Sequence[Case], by: str) -> tuple[str, ...]:
     if not by:
         return ()
@@ -205,6 +212,17 @@ def values_of(cohort: Cohort, row: int) -> dict[str, Any]:
     assert cohort.values is not None
     stored = cohort.values.get(cohort.cases[row].index)
     return {f.name: None if (v := stored.get(f.name)) is None else f.restore(v) for f in cohort.fields}
+
+
+def same_values(view: PartView, kind: str) -> Array:
+    """(N,) int64: equal numbers for cases whose first input of this kind is the same; a missing one is a value too."""
+    cohort = view.cohort
+    assert cohort.values is not None
+    name = next((f.name for f in cohort.fields if f.kind == kind), None)
+    seen: dict[bytes, int] = {}
+    stored = cohort.values.each([cohort.cases[int(row)].index for row in view.rows])
+    keys = (msgspec.msgpack.encode(one.get(name), order="deterministic") for one in stored)
+    return np.array([seen.setdefault(hashlib.sha256(key).digest(), len(seen)) for key in keys], np.int64)
 
 
 def fit_fields(train: TrainPart, *, progress: Progress = SILENT) -> Records:

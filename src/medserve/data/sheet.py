@@ -158,7 +158,7 @@ def _classes(cohort: Cohort) -> list[tuple[str, int, list[Shown]]]:
 def _names(cohort: Cohort, case: Case) -> list[str]:
     if case.label is None:
         return ["no label"]
-    if cohort.task in ("number", "survival"):
+    if cohort.task in ("number", "survival", "generate"):
         return ["all"]
     if cohort.task == "multilabel":
         values = np.asarray(case.label, np.float64)
@@ -189,6 +189,8 @@ def sketch(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _value(cohort: Cohort, case: Case) -> str:
+    if cohort.task == "generate":
+        return ""
     if cohort.task == "number" and case.label is not None:
         return f"{float(case.label):g}"  # type: ignore[arg-type]
     if cohort.task == "survival" and isinstance(case.label, tuple):

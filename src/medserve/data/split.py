@@ -374,6 +374,8 @@ def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
         means = np.asarray([np.mean([float(v) for v in values]) for values in labels])  # type: ignore[arg-type]
         edges = np.quantile(means, [0.2, 0.4, 0.6, 0.8])
         return [str(i) for i in np.searchsorted(edges, means)]
+    if cohort.task == "generate":
+        return ["" for _ in groups]
     if cohort.task == "survival":
         times = np.asarray([np.mean([v[0] for v in values]) for values in labels])  # type: ignore[index]
         edges = np.quantile(times, [0.25, 0.5, 0.75])

@@ -32,7 +32,7 @@ def calibrate(logits: Array, targets: Array, output: OutputSpec, *, alpha: float
     guarantee is exact; elsewhere one fitted number stands between it and exactness. Survival: slope and level of the
     hazard (see `survival.fit_hazard`), no quantiles; `output` then carries its baseline.
     """
-    if output.task == "tags":  # one text holds many words, and none of them is a case
+    if output.task in ("tags", "generate"):  # a word is no case, a likelihood no answer
         return Calibration(method="none", n=len(targets))
     fitted = fit_temperature(logits, targets, output, seed=seed)
     spec = bare(output, fitted)

@@ -160,9 +160,11 @@ def limits(
         out.append(
             ("one-source", "Measured on a part of the same data set; other places, devices and times may differ.")
         )
-    if spec.calibration.method == "none" and spec.output.task != "number":
+    if spec.calibration.method == "none" and spec.output.task not in ("number", "generate"):
         out.append(("not-calibrated", "Its probabilities are not calibrated."))
-    if spec.calibration.conformal is None:
+    if spec.output.task == "generate":
+        out.append(("invented", "What it writes was never made nor measured: a chemist judges each molecule."))
+    elif spec.calibration.conformal is None:
         out.append(("no-sets", "It gives no prediction set and so does not abstain when unsure."))
     if spec.ood is None:
         out.append(("no-distance-check", "It has no check for pictures unlike its training data."))
@@ -259,6 +261,8 @@ def _output(card: Mapping[str, Any]) -> str:
         return f"an estimate of {card['labels'][0]}"
     if card["task"] == "survival":
         return f"the risk of {card['labels'][0]} by each horizon, and a survival curve"
+    if card["task"] == "generate":
+        return "how likely a molecule is among those it learned from, and new molecules of their kind"
     if card["task"] == "tags":
         return f"entities ({', '.join(card['labels'])}) with their places in the text; probabilities not calibrated"
     return f"calibrated probabilities of {', '.join(card['labels'])}"

@@ -18,7 +18,7 @@ ECE_SLACK = 0.02
 RISK_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
-_SHORT = {"c_index": "C index", "entity_f1": "entity F1"}
+_SHORT = {"c_index": "C index", "entity_f1": "entity F1", "log_likelihood": "log-likelihood a letter"}
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -37,7 +37,7 @@ def _claim(level: str, code: str, message: str) -> dict[str, str]:
 
 
 def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    if r["task"] == "number":
+    if r["task"] in ("number", "generate"):
         smallest, what = r["n"], "cases"
     elif r["task"] == "survival":
         smallest, what = r["counts"]["events"], "events"
@@ -140,7 +140,8 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["baseline"] is None:
         return
-    name = {"number": "mae", "survival": "c_index", "tags": "entity_f1"}.get(r["task"], "auroc")
+    name = {"number": "mae", "survival": "c_index", "tags": "entity_f1",
+            "generate": "log_likelihood"}.get(r["task"], "auroc")  # fmt: skip
     gap = r["baseline"]["difference"].get(name)
     if gap is None or gap["low"] is None:
         return

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medserve.evaluation import entities, sections, survival
+from medserve.evaluation import entities, likelihood, sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
 from medserve.evaluation.curves import curves, wilson
@@ -31,7 +31,7 @@ COMPARED = {
     "multiclass": ("auroc", "accuracy", "balanced_accuracy", "log_loss", "brier"),
     "ordinal": ("auroc", "accuracy", "quadratic_kappa", "log_loss", "brier"),
     "multilabel": ("auroc", "auprc", "accuracy", "log_loss", "brier"),
-    "number": ("mae", "rmse", "r2", "spearman"),
+    "number": ("mae", "rmse", "mse", "r2", "spearman", "concordance"),
     "survival": ("c_index", "c_uno", "auroc_at_horizon", "brier_at_horizon", "integrated_brier"),
 }
 _PLAIN = ("number", "multilabel", "survival")  # always answered: no set, or none that could make it abstain
@@ -88,6 +88,13 @@ def evaluate(
             seed=seed,
         )  # fmt: skip
         return {"format": FORMAT, **marked, "claims": claims(marked)}
+    if spec.output.task == "generate":
+        written = likelihood.evaluate_likelihood(
+            spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
+            baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
+            seed=seed,
+        )  # fmt: skip
+        return {"format": FORMAT, **written, "claims": claims(written)}
     rows = sections.labelled(spec.output.task, scores, targets)
     kept = scores[rows]
     judged = judge(spec, kept.logits, sections.typed(spec.output.task, np.asarray(targets)[rows]))

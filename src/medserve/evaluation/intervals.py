@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medserve.data.pseudonym import numbered
 from medserve.types import Array
 
 DRAWS = 1000
@@ -30,7 +31,7 @@ def draw_weights(patients: Array, strata: Array, *, draws: int = DRAWS, seed: in
         patients: (N,) keys.
         strata: (N,) integers; a patient belongs to the highest of her cases' strata.
     """
-    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    who = numbered(patients)
     stratum = np.full(who.max() + 1 if len(who) else 0, -1, np.int64)
     np.maximum.at(stratum, who, np.asarray(strata, np.int64))
     groups = [np.flatnonzero(stratum == s) for s in np.unique(stratum)]
@@ -100,10 +101,10 @@ def exact_edge(value: float, n: int, level: float = LEVEL) -> Interval:
 
 
 def strata_of(task: str, targets: Array) -> Array:
-    """(N,) integer strata: the label; multilabel: any positive; a number, survival or tags: one stratum, as how
-    many events are seen is itself chance."""
+    """(N,) integer strata: the label; multilabel: any positive; a number, survival, tags or generate: one stratum, as
+    how many events are seen is itself chance."""
     targets = np.asarray(targets)
-    if task in ("number", "survival", "tags"):
+    if task in ("number", "survival", "tags", "generate"):
         return np.zeros(len(targets), np.int64)
     if task == "multilabel":
         return (targets == 1).any(axis=1).astype(np.int64)

@@ -177,6 +177,7 @@ def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "multilabel": ("auroc", "auprc", "accuracy", "ece"),
         "ordinal": ("quadratic_kappa", "accuracy", "auroc", "ece"),
         "tags": ("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
+        "generate": ("log_likelihood", "perplexity"),
     }.get(r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))
     out = []
     for name in wanted:

@@ -57,7 +57,7 @@ def labelled(task: str, scores: Scores, targets: Array) -> Array:
     elif task == "survival":
         survival.check_targets(targets)
         known = np.isfinite(targets).all(axis=1) & (targets[:, 0] >= 0)
-    elif task == "number":
+    elif task in ("number", "generate"):
         known = np.isfinite(targets.astype(np.float64))
     elif task == "tags":
         known = np.isfinite(targets).any(axis=1)

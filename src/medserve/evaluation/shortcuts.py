@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medserve.data.cohort import Case, Cohort
+from medserve.data.pseudonym import numbered
 from medserve.evaluation.intervals import draw_weights
 from medserve.questions.weighted import rank_auroc
 from medserve.types import Array
@@ -202,7 +203,7 @@ def readable(
 
 def _folds(label: Array, patients: Array, seed: int) -> Array:
     """(N,) fold of each case: patients dealt out at random, those with a positive case evenly."""
-    _, who = np.unique(patients, return_inverse=True)
+    who = numbered(patients)
     positive = np.zeros(who.max() + 1, int)
     np.maximum.at(positive, who, label)
     order = np.random.default_rng(seed).permutation(len(positive))

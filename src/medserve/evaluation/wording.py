@@ -19,11 +19,14 @@ TITLES = {
     "log_loss": "Log-loss", "brier": "Brier score", "ece": "Expected calibration error",
     "calibration_slope": "Calibration slope", "calibration_intercept": "Calibration in the large",
     "quadratic_kappa": "Quadratic kappa", "subset_accuracy": "All labels right", "mae": "Mean absolute error",
-    "rmse": "Root mean squared error", "r2": "R squared", "spearman": "Spearman correlation", "fnr": "Missed (FNR)",
+    "rmse": "Root mean squared error", "r2": "R squared", "spearman": "Spearman correlation",
+    "mse": "Mean squared error", "concordance": "Concordance index", "rm2": "Modified r squared (rm2)",
+    "fnr": "Missed (FNR)",
     "fpr": "False alarms (FPR)", "error": "Error rate", "coverage": "Coverage of sets", "c_index": "C index (Harrell)",
     "c_uno": "C index (Uno)", "auroc_at_horizon": "AUROC at the horizon",
     "brier_at_horizon": "Brier score at the horizon", "integrated_brier": "Integrated Brier score",
     "expected_observed": "Expected / observed events", "abstention": "Abstention", "entity_f1": "Entity F1",
+    "log_likelihood": "Log-likelihood a letter", "perplexity": "Perplexity",
     "entity_precision": "Entity precision", "entity_recall": "Entity recall", "word_accuracy": "Words tagged rightly",
 }  # fmt: skip
 MEANINGS = {
@@ -49,12 +52,17 @@ MEANINGS = {
     "rmse": "root of the mean squared error; lower is better",
     "r2": "share of the variance explained; 0 is the mean",
     "spearman": "correlation of ranks",
+    "mse": "mean of the squared error; lower is better",
+    "concordance": "chance that of two cases with different numbers the larger one is predicted larger; .5 is a coin",
+    "rm2": "share of the variance explained, less where the values do not lie on the line through 0",
     "c_index": "chance that of two cases the one whose event came first scores higher; .5 is a coin",
     "c_uno": "the same up to the last horizon, whatever the length of observation",
     "auroc_at_horizon": "chance that a case with the event by the middle horizon scores above one still free of it",
     "brier_at_horizon": "mean squared error of the risk by the middle horizon; lower is better",
     "integrated_brier": "the same, mean over all times up to the last horizon; lower is better",
     "expected_observed": "events that the model expects for each one seen; 1 is right, above 1 it states too much",
+    "log_likelihood": "mean natural logarithm of the probability of each letter of a molecule; higher is better",
+    "perplexity": "exp(-log-likelihood): among how many equally likely letters it chooses; 1 is certainty",
     "entity_f1": "harmonic mean of entity precision and recall; both ends and the name must be right",
     "entity_precision": "share of the marked entities that are right",
     "entity_recall": "share of the true entities that are marked",
@@ -131,6 +139,11 @@ def summary(r: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"They hold {there:,} entities. The model marks {percent(m['entity_recall'])} of them with both ends and"
             f" the name right, and {percent(m['entity_precision'])} of what it marks is right."
+        )
+    elif r["task"] == "generate":
+        lines.append(
+            "The model is about as unsure of the next letter of a molecule as of one among"
+            f" {number(m['perplexity'], 2)} equally likely ones. What it writes is judged by `medserve generate`."
         )
     elif r["task"] == "multilabel":
         lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")

@@ -53,6 +53,52 @@ def export_onnx(
     return names
 
 
+class _Step(torch.nn.Module):
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, letter: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found: tuple[torch.Tensor, torch.Tensor] = self.net.step(letter, state)  # type: ignore[operator]
+        return found
+
+
+def export_step(net: torch.nn.Module, path: Path) -> None:
+    """Write one step of a model that writes: `letter` (B,) int64 and `state` (B, S) in, `logits` (B, V) and `next` out.
+
+    Raises: Fault "export-failed", "export-differs"; no file stays behind.
+    """
+    import onnxruntime
+
+    step = _Step(net).eval()
+    letter, state = torch.tensor([0, 1]), net.start(2)  # type: ignore[operator]
+    try:
+        with _quiet():
+            batch = torch.export.Dim("batch", min=1, max=65536)
+            program = torch.onnx.export(
+                step, (letter, state), dynamo=True, input_names=["letter", "state"], output_names=["logits", "next"],
+                dynamic_shapes=({0: batch}, {0: batch}), opset_version=OPSET, external_data=False, verbose=False,
+            )  # fmt: skip
+            assert program is not None
+            for node in program.model.graph.all_nodes():
+                node.metadata_props.clear()
+            program.save(str(path), external_data=False)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        letter, state = torch.tensor([1, 0, 2]), net.start(3) + 0.5  # type: ignore[operator]
+        given = session.run(None, {"letter": letter.numpy(), "state": state.numpy()})
+    except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
+        path.unlink(missing_ok=True)
+        raise Fault("export-failed", f"The step cannot be written as ONNX: {type(error).__name__}.") from error
+    with torch.no_grad():
+        wanted = step(letter, state)
+    gap = max(float((torch.from_numpy(a) - b).abs().max()) for a, b in zip(given, wanted, strict=True) if b.numel())
+    if not gap <= TOLERANCE:
+        path.unlink(missing_ok=True)
+        raise Fault("export-differs", f"The step's graph differs from the trained network by {gap:.2g}.")
+
+
 class _Present(torch.nn.Module):
     """The outputs that exist, without the Nones."""
 

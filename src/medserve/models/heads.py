@@ -94,6 +94,8 @@ class Head:
         if task == "multiclass":
             each = F.cross_entropy(logits, targets.long(), reduction="none", label_smoothing=smoothing)[:, None]
             return each, torch.ones_like(each)
+        if task == "generate":  # the target is the molecule itself, which the network has read
+            return -logits, torch.ones_like(logits)
         if task == "number":
             wanted = (targets.to(logits.dtype) - self.output.mean) / self.output.sd
             each = F.huber_loss(logits[:, 0], wanted, reduction="none", delta=HUBER_DELTA)[:, None]

@@ -30,6 +30,7 @@ from medserve.types import Array
 
 MODEL, WEIGHTS, GRAPH, SELFCHECK = "model.json", "weights.safetensors", "graph.onnx", "selfcheck.safetensors"
 DOMAIN = "domain.safetensors"  # of models of molecules: what is known of those they were trained on
+STEP = "step.onnx"  # of a model that writes: one letter after another; the weights are those of the graph
 CARD, SPLIT, MANIFEST, SIGNATURE = "card.json", "split.json", "manifest.json", "manifest.sig"
 ALTERNATIVE = "alternative"
 _REQUIRED = (MODEL, WEIGHTS, GRAPH, SELFCHECK, CARD, SPLIT)
@@ -155,7 +156,7 @@ def open_package(folder: Path, trust: Trust) -> Package:
 
 def cap_of(name: str) -> int:
     """Most bytes of a file of this name. Raises: BadPackage "package-unexpected-file": no package holds such a one."""
-    if name in (WEIGHTS, GRAPH):
+    if name in (WEIGHTS, GRAPH, STEP):
         return _CAP
     if name in _CAPS or _PAGE.fullmatch(name):
         return _CAPS.get(name, _PAGE_CAP)

@@ -27,7 +27,9 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """
 
     name: str = "image"
-    kind: Literal["image", "volume", "number", "category", "text", "timeline", "waveform", "molecule"] = "image"
+    kind: Literal["image", "volume", "number", "category", "text", "timeline", "waveform", "molecule", "protein"] = (
+        "image"
+    )
     shape: tuple[int, ...]
     colour: bool = False  # grey models refuse colour pictures
     modalities: list[str] | None = None
@@ -67,6 +69,9 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     tags: labels are the names of entities, and each word of a text has one of 2 * labels + 1 tags: 0 for none, 1 + 2k
     where an entity of name k begins, 2 + 2k where it goes on. The logits are the scores of the tags of `words` words,
     one word after the other, and then those of one tag after another (from, to).
+
+    generate: one label; the logit is the mean natural logarithm of the probability of each letter of the molecule. The
+    package's step graph gives one letter after another.
     """
 
     task: Task
@@ -88,7 +93,7 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Columns of the logits."""
         if self.task == "tags":
             return self.tags * (self.words + self.tags)
-        return {"binary": 1, "number": 1, "survival": 1, "ordinal": len(self.labels) - 1}.get(
+        return {"binary": 1, "number": 1, "survival": 1, "generate": 1, "ordinal": len(self.labels) - 1}.get(
             self.task, len(self.labels)
         )
 

@@ -23,7 +23,8 @@ NOT_CALIBRATED = "not-calibrated"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """labels and probabilities in the order of the signature; `value` and `interval` for task "number".
+    """labels and probabilities in the order of the signature; `value` and `interval` for task "number" (and
+    `value` for "generate": mean log-likelihood a letter).
 
     For survival the labels are the horizons ("death by 12 mo"), the probabilities the risks by them, and `curve` is
     [(time, share free of the event)] with straight lines in between.
@@ -65,7 +66,7 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
     z = np.asarray(logits, np.float64)
     if output.task == "tags":  # scores of words, which `questions.tags` reads
         return z
-    if output.task == "number":
+    if output.task in ("number", "generate"):
         return z * output.sd + output.mean
     if output.task == "survival":
         return risks(baseline_of(output), log_hazard(spec, logits, temperature=temperature))
@@ -110,7 +111,7 @@ def answer_one(
         )
     reasons: list[dict[str, str]] = []
     cal = spec.calibration
-    if cal.method == "none" and spec.output.task != "number":
+    if cal.method == "none" and spec.output.task not in ("number", "generate"):
         reasons.append({"code": NOT_CALIBRATED, "message": "Too few calibration cases to calibrate."})
     if spec.output.task == "tags":
         plain = {"code": NOT_CALIBRATED, "message": "The probability beside an entity ranks it; it is not calibrated."}
@@ -118,7 +119,7 @@ def answer_one(
     conformal = cal.conformal
     coverage = None if conformal is None else round(1 - conformal.alpha, 6)
     labels = tuple(spec.output.labels)
-    if spec.output.task == "number":
+    if spec.output.task in ("number", "generate"):
         value = float(probs[0])
         half = None if conformal is None else limits(conformal, labels, absent)[0]
         interval = None if half is None else (value - half, value + half)
@@ -163,7 +164,7 @@ def limits(conformal: Conformal, labels: Sequence[str], absent: Collection[str] 
 def prediction_set(spec: ModelSpec, probs: Array | list[float], absent: Collection[str] = ()) -> tuple[str, ...] | None:
     """Labels whose conformity score 1 - p is within the fitted quantile; None without a fitted one."""
     conformal = spec.calibration.conformal
-    if conformal is None or spec.output.task in ("number", "multilabel", "survival"):
+    if conformal is None or spec.output.task in ("number", "multilabel", "survival", "generate"):
         return None
     labels = spec.output.labels
     limit = limits(conformal, labels, absent)

@@ -22,6 +22,7 @@ from medserve.questions.weighted import (
     average_precision,
     calibration_in_the_large,
     calibration_line,
+    concordance_pairs,
     expected_calibration_error,
     pearson,
     rank_auroc,
@@ -279,6 +280,31 @@ def _rmse(j: Judged, w: Array) -> Array:
     return np.sqrt(ratio(w @ _error(j) ** 2, w.sum(axis=1)))
 
 
+def _mse(j: Judged, w: Array) -> Array:
+    return ratio(w @ _error(j) ** 2, w.sum(axis=1))
+
+
+def _concordance(j: Judged, w: Array) -> Array:
+    return concordance_pairs(j.targets, j.probs[:, 0], w)
+
+
+def _rm2(j: Judged, w: Array) -> Array:
+    """r^2 (1 - sqrt(r^2 - r0^2)), r0^2 of the line through the origin: high only where the values agree, not just rise
+    together. The origin is 0 of the target, so that it depends on the unit.
+
+    Source: Roy and Roy 2008; Pratim Roy et al., Molecules 14:1660 (2009), as in DeepDTA.
+    """
+    y, p = np.asarray(j.targets, np.float64), np.asarray(j.probs[:, 0], np.float64)
+    n = w.sum(axis=1)
+    r2 = pearson(y, p, w) ** 2
+    slope = ratio(w @ (y * p), w @ p**2)
+    left = w @ y**2 - 2 * slope * (w @ (y * p)) + slope**2 * (w @ p**2)
+    centred = y - y.mean()
+    spread = w @ centred**2 - (w @ centred) ** 2 / n
+    r02 = 1 - ratio(left, np.where(spread > 1e-12 * n, spread, 0))
+    return r2 * (1 - np.sqrt(np.abs(r2**2 - r02**2)))
+
+
 def _r2(j: Judged, w: Array) -> Array:
     n, y = w.sum(axis=1), np.asarray(j.targets, np.float64)
     y = y - y.mean()  # the spread does not depend on the origin; keeps the difference of squares exact
@@ -385,7 +411,15 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "subset_accuracy": _subset,
         **_PROBABILISTIC,
     },
-    "number": {"mae": _mae, "rmse": _rmse, "r2": _r2, "spearman": _spearman},
+    "number": {
+        "mae": _mae,
+        "rmse": _rmse,
+        "mse": _mse,
+        "r2": _r2,
+        "spearman": _spearman,
+        "concordance": _concordance,
+        "rm2": _rm2,
+    },
     "survival": {
         "c_index": _c_index,
         "c_uno": _c_uno,
@@ -396,7 +430,7 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "expected_observed": _expected_observed,
     },
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "brier_at_horizon", "integrated_brier"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "mse", "brier_at_horizon", "integrated_brier"})
 
 
 def point(judged: Judged) -> dict[str, float]:

@@ -39,7 +39,8 @@ class Recipe:
     names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
     members: recipes whose scores are averaged; one of the same name twice is trained from two seeds. baseline: the
     simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s: seconds a case
-    costs once, before the schedule begins.
+    costs once, before the schedule begins. together: a kind of input that few values make many cases of; while
+    training, cases of one value stand in one batch.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Recipe:
     baseline: str = "thumbnail-linear"
     inputs: tuple[str, ...] = ()
     once_s: float = 0.0
+    together: str = ""
     members: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 

@@ -178,6 +178,23 @@ _network(
     minimum=100_000,
     params={"encoders": {"molecule": {"name": "smiles-gru"}}},
 )
+_network(
+    "affinity",
+    "the default for a molecule and a protein: convolutions over the letters of both, then joint layers (DeepDTA)",
+    ("protein",),
+    images=2_000_000,
+    rate=9_000,
+    minimum=2_000,
+    together="protein",
+    params={
+        "encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}},
+        "joint": [512, 512, 256],
+        "once": True,
+        "dropout": 0.1,
+        "hide": 0.02,
+    },
+    settings={"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 2048, "warm_up": 0.05},
+)
 _simple(
     "boosting",
     "the default for tables: gradient-boosted trees; missing values stay missing",
@@ -229,6 +246,18 @@ _network(
     baseline="tag-lookup",
     params={"encoders": {"text": {"name": "text-lora", "rank": 8}}},
     settings={"rate_peak": 1e-3, "batch": 16, "ema": 0.9},
+)
+_network(
+    "smiles-prior",
+    "the default for writing molecules: a recurrent network over the letters of their SMILES",
+    ("molecule",),
+    images=330_000,
+    rate=600,
+    tasks=("generate",),
+    architecture="letters-rnn",
+    baseline="letters-ngram",
+    params={"hidden": 384, "layers": 1, "embedding": 64, "dropout": 0.1},
+    settings={"rate_peak": 3e-3, "batch": 128, "ema": 0.99, "warm_up": 0.1, "weight_decay": 0.01},
 )
 _network(
     "case-network",

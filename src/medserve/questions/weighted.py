@@ -38,6 +38,33 @@ def rank_auroc(positive: Array, score: Array, weights: Array) -> Array:
     return ratio((pos * below).sum(axis=1), pos.sum(axis=1) * neg.sum(axis=1))
 
 
+def concordance_pairs(truth: Array, score: Array, weights: Array) -> Array:
+    """P(score of the larger > score of the smaller), over pairs of different truths; equal scores count half. (D,)
+
+    Cases are told apart bit by bit of the rank of their truth: a pair is counted at the highest bit in which its ranks
+    differ, by one running sum a bit, so that it takes D x N log N steps and no table of pairs.
+    Source: the concordance index of Gonen and Heller, Biometrika 92:965 (2005), as in DeepDTA (Ozturk 2018).
+    """
+    rank = np.unique(np.asarray(truth), return_inverse=True)[1]
+    level = np.unique(np.asarray(score), return_inverse=True)[1]
+    right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for bit in range(int(rank.max(initial=0)).bit_length()):
+        group, upper = rank >> (bit + 1), (rank >> bit & 1).astype(bool)
+        order = np.lexsort((level, group))
+        w, up = weights[:, order], upper[order]
+        low, high = np.where(up, 0.0, w), np.where(up, w, 0.0)
+        same = np.concatenate([[True], (np.diff(group[order]) != 0) | (np.diff(level[order]) != 0)])
+        starts = np.flatnonzero(same)  # of cases of one group and one score
+        low, high = np.add.reduceat(low, starts, axis=1), np.add.reduceat(high, starts, axis=1)
+        of = group[order][starts]
+        first = np.flatnonzero(np.concatenate([[True], np.diff(of) != 0]))
+        below = np.cumsum(low, axis=1)
+        before = np.repeat(below[:, first] - low[:, first], np.diff([*first, len(of)]), axis=1)
+        right += (high * (below - before - 0.5 * low)).sum(axis=1)
+        pairs += (np.add.reduceat(low, first, axis=1) * np.add.reduceat(high, first, axis=1)).sum(axis=1)
+    return ratio(right, pairs)
+
+
 def average_precision(positive: Array, score: Array, weights: Array) -> Array:
     """Sum over thresholds of (recall step) x precision. (D,)"""
     if len(score) == 0:

@@ -38,7 +38,7 @@ def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list
     kinds = {block.kind for block in blocks_of(offered.spec)}
     scalar, molecules = kinds <= set(SCALARS), "molecule" in kinds
     task, found = offered.spec.output.task, []
-    if task == "tags":
+    if task in ("tags", "generate"):
         return []
     if "case-net" in made and "record-trees" not in made:
         found.append("record-trees")
@@ -75,7 +75,9 @@ def beside(
     nets = {b.candidate.architecture.name: b.candidate.net for b in (offered, other)}
     blocks = prepared.recipe.architecture.params["blocks"]
     for name in wanted(offered, other, prepared, audit):
-        known = {} if prepared.cohort.independent else {"patients": who(parts.train), "others": who(parts.val)}
+        known: dict[str, Any] = {"unseen": 1}
+        if not prepared.cohort.independent:
+            known |= {"patients": who(parts.train), "others": who(parts.val)}
         _, net, _ = fit_classical(
             Named(name, {"blocks": blocks}), parts.train, parts.val, prepared.plain.output, seed, **known
         )

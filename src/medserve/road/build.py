@@ -20,7 +20,7 @@ from medserve.data.transforms import Normalise
 from medserve.errors import BadData
 from medserve.evaluation.calibrate import calibrate
 from medserve.evaluation.operating import choose_points
-from medserve.models.package import GRAPH, SELFCHECK, WEIGHTS
+from medserve.models.package import GRAPH, SELFCHECK, STEP, WEIGHTS
 from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.survival import with_baseline
@@ -102,7 +102,7 @@ def build(
     Raises: Fault "export-failed", "export-differs", "disk-full".
     """
     from medserve.models import ood
-    from medserve.models.export import export_onnx
+    from medserve.models.export import export_onnx, export_step
     from medserve.models.served import ServedNet
 
     for module in candidate.net.modules():
@@ -110,10 +110,11 @@ def build(
             module.merge()  # type: ignore[operator]
     shape = plain.shape
     mean, std = scale_of(normalise)
-    marks = plain.output.task == "tags"  # the distance of a text says nothing of its words
+    # The distance of a text says nothing of its words; a likelihood is itself what tells how usual a molecule is.
+    marks = plain.output.task in ("tags", "generate")
     try:
         if marks:
-            raise BadData("no-distance", "Texts whose words are marked are not measured against the training texts.")
+            raise BadData("no-distance", "This kind of answer is not measured against the training cases.")
         embeddings, statistics = ood.describe(candidate.net, parts.train, mean, std)
         labels = parts.train.targets if plain.output.task in _CLASSES else None
         distance = ood.fit(embeddings, statistics, labels)
@@ -123,6 +124,8 @@ def build(
     served = ServedNet(candidate.net, mean, std, distance)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(served, shape, folder / GRAPH, samples=parts.train.take(np.arange(min(8, len(parts.train)))))
+    if hasattr(candidate.net, "step"):
+        export_step(candidate.net, folder / STEP)
     background = _background(parts.train, plain, seed) if plain.is_record and not marks else None
     _write_tensors(served, plain, folder, background)
     engine = Engine(read_graph(folder / GRAPH), shape=shape, width=plain.output.width)

@@ -3,10 +3,13 @@
     verdict = choose(output, recipe_logits, baseline_logits, targets, patients, on="val and calibration")
     verdict["chosen"]            # "recipe" only where the interval of the difference excludes 0
 
-The simpler model is offered unless the other is shown to be better. The criterion for classes is balanced accuracy at
-the neutral decision, the same that the operating point is judged by; squared error for a number, log loss for several
-labels, 1 - Harrell's C for survival, 1 - entity F1 for tags. Of two classes the other model must also rank the cases at
-least as well (AUROC): where one class is rare, a neutral decision says little, and its threshold is moved anyway.
+The simpler model is offered unless the other is shown to be better. Classes are judged by log loss, a proper score: it
+asks how much the scores tell of the class and needs no threshold, and one error more or less does not turn it, as it
+turns the error of a decision where cases or positives are few. Networks that learnt with classes weighing the same and
+models that did not, sure ones and timid ones are compared alike: each is first brought to scale (one slope, one offset
+a logit) on other folds of the same cases, since temperature and operating point are set later in any case. Squared
+error for a number, log loss for several labels, 1 - Harrell's C for survival, 1 - entity F1 for tags, the likelihood of
+held-out molecules for what writes them.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
 choice between two models, which loosens the conformal guarantee by at most that much.
@@ -27,7 +30,9 @@ from medserve.questions.weighted import rank_auroc
 from medserve.types import Array
 
 _METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index",
-           "tags": "1 - entity F1"}  # fmt: skip
+           "tags": "1 - entity F1", "generate": "minus the log-likelihood of a letter"}  # fmt: skip
+FEWEST = 20  # cases under which no scale is fitted
+ROUNDS = 60  # of L-BFGS, for a slope and the offsets
 
 
 def choose(
@@ -63,15 +68,10 @@ def choose(
         return _verdict(
             output, bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed), on, len(targets)
         )
-    ours, plain = (_losses(output, logits, targets) for logits in (recipe_logits, baseline_logits))
-    groups = [strata == s for s in np.unique(strata)]
-
-    def balanced(weights: Array, losses: Array) -> Array:
-        means = [(weights[:, g] @ losses[g]) / np.maximum(weights[:, g].sum(1), 1e-12) for g in groups]
-        return np.mean(means, axis=0)
+    ours, plain = (_losses(output, logits, targets, patients, seed) for logits in (recipe_logits, baseline_logits))
 
     def measure(weights: Array) -> dict[str, Array]:
-        a, b = balanced(weights, ours), balanced(weights, plain)
+        a, b = (weights @ losses / weights.sum(axis=1) for losses in (ours, plain))
         return {"recipe": a, "baseline": b, "difference": b - a}
 
     verdict = _verdict(output, bootstrap(measure, patients, strata, draws=draws, seed=seed), on, len(targets))
@@ -79,8 +79,6 @@ def choose(
         verdict["auroc"] = {
             "recipe": _ranks(output, recipe_logits, targets), "baseline": _ranks(output, baseline_logits, targets)
         }  # fmt: skip
-        if verdict["auroc"]["recipe"] < verdict["auroc"]["baseline"]:
-            verdict["chosen"] = "baseline"
     return verdict
 
 
@@ -96,7 +94,7 @@ def _verdict(output: OutputSpec, figures: dict[str, Interval], on: str, n: int) 
         "chosen": "recipe" if low is not None and low > 0 else "baseline",
         "on": on,
         "n": n,
-        "metric": _METRIC.get(output.task, "balanced error"),
+        "metric": _METRIC.get(output.task, "log loss"),
         **figures,
     }
 
@@ -129,10 +127,52 @@ def _discordance(
     return measure
 
 
-def _losses(output: OutputSpec, logits: Array, targets: Array) -> Array:
-    """(N,) what each case costs; averaged within each class first."""
+def _losses(output: OutputSpec, logits: Array, targets: Array, patients: Array, seed: int) -> Array:
+    """(N,) what each case costs."""
     if output.task == "number":
         return (np.asarray(logits, np.float64)[:, 0] - (targets - output.mean) / output.sd) ** 2
-    if output.task == "multilabel":
-        return case_loss(output, logits, targets, 1.0)
-    return (probabilities(bare(output), logits).argmax(axis=1) != targets).astype(np.float64)
+    if output.task == "generate":
+        return -np.asarray(logits, np.float64)[:, 0]
+    if output.task != "multilabel":
+        logits = scaled(output, logits, targets, patients, seed)
+    return case_loss(output, logits, targets, 1.0)
+
+
+def scaled(output: OutputSpec, logits: Array, targets: Array, patients: Array, seed: int = 0) -> Array:
+    """(N, width) logits, times one slope and plus an offset each, that were fitted on the other folds of patients.
+
+    Both are held towards 1 and 0 with the weight of one case, as a temperature is (see `calibrate`). With fewer than
+    `FEWEST` cases the logits stay as they are.
+    """
+    from medserve.models.record.features import folds
+
+    logits = np.asarray(logits, np.float64)
+    if len(logits) < FEWEST:
+        return logits
+    fold, made = folds(len(logits), seed, patients), np.empty_like(logits)
+    for k in np.unique(fold):
+        inside = fold == k
+        slope, offset = _scale(output, logits[~inside], np.asarray(targets)[~inside])
+        made[inside] = slope * logits[inside] + offset
+    return made
+
+
+def _scale(output: OutputSpec, logits: Array, targets: Array) -> tuple[float, Array]:
+    """Slope, and offsets (width,), of least log loss."""
+    import torch
+
+    from medserve.models.heads import Head
+
+    head, x, y = Head(output), torch.from_numpy(logits), torch.from_numpy(targets.astype(np.int64))
+    steep, offset = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, x.shape[1]))
+    solver = torch.optim.LBFGS([steep, offset], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+
+    def cost() -> torch.Tensor:
+        solver.zero_grad()
+        held = (steep.square().sum() + offset.square().sum()) / (2 * len(x))
+        value: torch.Tensor = head.loss(x * steep.exp() + offset, y).double() + held
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(cost)  # type: ignore[no-untyped-call]
+    return float(steep.detach().exp()), offset.detach().numpy()

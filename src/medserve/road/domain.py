@@ -29,10 +29,10 @@ LOOK = 400  # validation molecules whose neighbours are looked at
 
 
 def molecule_block(spec: ModelSpec) -> Block | None:
-    """The first input that is a molecule."""
+    """The first input that is a molecule and whose fragments are counted (a model that writes reads letters alone)."""
     if not spec.is_record:
         return None
-    return next((b for b in Records.build(spec.transforms).blocks if b.kind == "molecule"), None)
+    return next((b for b in Records.build(spec.transforms).blocks if b.kind == "molecule" and b.facts["bits"]), None)
 
 
 def fit_domain(parts: Parts, plain: ModelSpec, folder: Path, *, seed: int) -> Domain | None:

@@ -170,9 +170,9 @@ def _relabel(cohort: Cohort, spec: ModelSpec) -> Cohort:
     """
     labels, task = tuple(spec.output.labels), spec.output.task
     alike = cohort.task == task or {cohort.task, task} <= _CLASSES
-    if not alike or (task not in ("number", "survival") and set(cohort.labels) - set(labels)):
+    if not alike or (task not in ("number", "survival", "generate") and set(cohort.labels) - set(labels)):
         raise _differ(cohort, labels)
-    if task in ("number", "survival") or cohort.labels == labels:
+    if task in ("number", "survival", "generate") or cohort.labels == labels:
         return replace(cohort, task=task, labels=labels)
     index = [labels.index(label) for label in cohort.labels]
     if task == "tags":

@@ -74,6 +74,8 @@ def _choose(model: LoadedModel, name: str | None) -> Method:
                 "No explanation is offered of marked words: no method has been audited for them.",
                 hint="Each entity's place and probability stand in the answer: medserve predict.",
             )
+        if not offered and model.spec.output.task == "generate":
+            raise Usage("explanation-none", "A likelihood is not explained: no method has been audited for it.")
         if not offered:
             raise Usage(
                 "explanation-none",

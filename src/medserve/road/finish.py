@@ -32,6 +32,7 @@ from medserve.models.package import (
     MODEL,
     SELFCHECK,
     SPLIT,
+    STEP,
     WEIGHTS,
     model_digest,
     seal,
@@ -92,12 +93,12 @@ def finish(
                 offered, other, prepared, test, ours, audit=options.audit, seed=options.seed
             )
         gallery = None
-        if mine and spec.output.task != "tags":
+        if mine and spec.output.task not in ("tags", "generate"):
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
             gallery = make_gallery(chosen, spec, test_scores, test, public=public, folder=where)
-        elif mine and prepared.cohort.source.get("public"):
+        elif mine and spec.output.task == "tags" and prepared.cohort.source.get("public"):
             gallery = text_gallery(spec, scores[chosen.candidate.role], test)
         write_record(target, chosen, chosen_spec, its_digest, result, prepared, verdict,
                      shortcuts if mine else None, gallery, settings, options)  # fmt: skip
@@ -174,7 +175,9 @@ def _proof(built: Built, settings: Settings, progress: Progress) -> dict[str, An
 def write_model(folder: Path, spec: ModelSpec, built: Built) -> str:
     """The files that the model's digest covers. Returns: the digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (GRAPH, WEIGHTS, SELFCHECK, *([DOMAIN] if spec.domain is not None else [])):
+    more = [DOMAIN] if spec.domain is not None else []
+    more += [STEP] if (built.folder / STEP).is_file() else []
+    for name in (GRAPH, WEIGHTS, SELFCHECK, *more):
         shutil.copyfile(built.folder / name, folder / name)
     write_bytes(folder / MODEL, spec.to_json())
     return model_digest(folder)

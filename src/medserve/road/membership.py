@@ -14,6 +14,7 @@ from typing import Any
 
 from medserve.data.cohort import Case
 from medserve.data.leaks import Removed
+from medserve.data.records import digest_of
 from medserve.data.split import Parts
 
 
@@ -36,6 +37,18 @@ def digest_hash(key: bytes, digest: bytes) -> str:
 def key_name(key: bytes) -> str:
     """What a record says of the key that it was made with."""
     return hashlib.sha256(b"split key\0" + key).hexdigest()[:16]
+
+
+def trained_on(record: Mapping[str, Any], key: bytes) -> frozenset[str] | None:
+    """`value_hash`es of the training part; None where the package was made at another installation."""
+    if record["key"] != key_name(key):
+        return None
+    return frozenset(record["trained_on"])
+
+
+def value_hash(key: bytes, values: dict[str, Any]) -> str:
+    """What `picture_hash` gives for a case of these parsed values, where they tell cases apart (a molecule, a text)."""
+    return digest_hash(key, digest_of(values))
 
 
 def split_record(parts: Parts, removed: Removed, key: bytes) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -
     """
     from medserve.explain.records import methods_of
 
-    if built.spec.output.task == "tags":  # which words spoke for one entity: no method has been tried on that
+    if built.spec.output.task in ("tags", "generate"):  # no method has been tried on one entity, or on a likelihood
         return []
 
     found = [_audit(name, built, prepared, quick, seed) for name in methods_of(blocks_of(built.spec))]
@@ -205,7 +205,7 @@ def _shuffled(served: Any, seed: int) -> Any:
 
 def record_checks(built: Built, prepared: Prepared, *, seed: int) -> list[dict[str, Any]]:
     """The dangers of records, on the training part (never the test part)."""
-    if built.spec.output.task == "tags":
+    if built.spec.output.task in ("tags", "generate"):
         return []
     part = prepared.parts.train
     rows = np.arange(len(part))

@@ -22,7 +22,7 @@ from medserve.data.fields.text import MOST_LENGTH, Text
 from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
-from medserve.data.records import encode, fit_fields
+from medserve.data.records import encode, fit_fields, same_values
 from medserve.data.split import Parts, TrainPart, check_parts, folds, split
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
@@ -48,6 +48,7 @@ MEDIA = {
     "volume": ["application/x-nifti", "application/dicom"],
     "text": ["text/plain"],
     "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile"],
+    "protein": ["chemical/seq-aa-fasta"],
     "timeline": ["application/fhir+json"],
     "waveform": ["application/dicom", "application/zip", "application/octet-stream"],
 }
@@ -348,11 +349,15 @@ def train_recipe(
     plan = Plan(**recipe.plan(len(train), seed=options.seed, epochs=epochs))
     mean, std = scale_of(prepared.normalise)
     learner: nn.Module = net
+    rows: Samples = train
+    held = val
     if isinstance(net, CaseNet) and any(net.frozen):
-        learner, train, val = net.top, net.views_of(train), net.views_of(val)  # type: ignore[assignment]
+        learner, rows, held = net.top, net.views_of(train), net.views_of(val)
+    together = same_values(train, recipe.together) if recipe.together else None
     history = fit(
-        learner, Head(plain.output), train, val, mean=mean, std=std, plan=plan, folder=folder, progress=progress
-    )
+        learner, Head(plain.output), rows, held, mean=mean, std=std, plan=plan, folder=folder, together=together,
+        progress=progress,
+    )  # fmt: skip
     told = msgspec.to_builtins(history) | {"plan_values": msgspec.to_builtins(plan)}
     return recipe.architecture, net, told | ({"weights": record} if record else {})
 
@@ -389,11 +394,15 @@ def _train_members(
 
 
 def train_baseline(
-    prepared: Prepared, train: TrainPart, val: Samples, seed: int
+    prepared: Prepared, train: TrainPart, val: Samples, seed: int, *, unseen: int | None = None
 ) -> tuple[Named, "nn.Module", dict[str, Any] | None]:
-    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told."""
+    """The simple model beside the recipe: its catalog entry, it, and how it was fitted where that is told.
+
+    Args:
+        unseen: see `fit_classical`.
+    """
     if prepared.plain.is_record:
-        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed)
+        return _fit_simple(prepared, prepared.recipe.baseline, train, val, seed, unseen)
     from medserve.training.baseline import fit_baseline
 
     mean, std = scale_of(prepared.normalise)
@@ -401,17 +410,22 @@ def train_baseline(
 
 
 def _fit_simple(
-    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int
+    prepared: Prepared, name: str, train: TrainPart, val: Samples, seed: int, unseen: int | None = None
 ) -> tuple[Named, "nn.Module", dict[str, Any]]:
-    """A linear, additive or boosted model of records, or a tagger of words."""
+    """A linear, additive or boosted model of records, a tagger of words, or shares of letters."""
     from medserve.training.classical import fit_classical
+    from medserve.training.letters import fit_ngram
     from medserve.training.tagging import fit_tagger
 
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
+    if prepared.plain.output.task == "generate":
+        return fit_ngram(architecture, train, val)
     if prepared.plain.output.task == "tags":
         return fit_tagger(architecture, train, val, prepared.plain.output, seed)
     patients, others = (None, None) if prepared.cohort.independent else (who(train), who(val))  # type: ignore[arg-type]
-    return fit_classical(architecture, train, val, prepared.plain.output, seed, patients=patients, others=others)
+    return fit_classical(
+        architecture, train, val, prepared.plain.output, seed, patients=patients, others=others, unseen=unseen
+    )
 
 
 def _choose_of(
@@ -483,7 +497,7 @@ def _cross_validate(
         progress.say(f"fold {index + 1} of {k}")
         folder = work / f"fold-{index}"
         _, net, _ = train_recipe(prepared, train, parts.val, folder, settings, options, progress)
-        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed)
+        _, plain, _ = train_baseline(prepared, train, parts.val, options.seed, unseen=1)
         scores["recipe"].append(predict_logits(net, held, mean, std))
         scores["baseline"].append(predict_logits(plain, held, mean, std))
         scores["targets"].append(held.targets)

@@ -59,7 +59,7 @@ def gate(
         groups: subgroup column -> (N,) values.
     """
     n = len(targets)
-    if spec.output.task == "tags":
+    if spec.output.task in ("tags", "generate"):
         return Gate(False, n, ["gate-no-rule"], {})
     if n < ENOUGH:
         return Gate(False, n, ["gate-few-cases"], {})

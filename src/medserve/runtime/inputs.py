@@ -17,6 +17,7 @@ from medserve.models.spec import InputSpec, ModelSpec
 
 JSON, FHIR, TEXT = "application/json", "application/fhir+json", "text/plain"
 MOLECULES = ("chemical/x-daylight-smiles", "chemical/x-mdl-molfile")
+PROTEINS = ("chemical/seq-aa-fasta",)
 MOST_PIECES = 700_000  # commas and brackets of a JSON body; 100,000 events of five make 600,000
 
 
@@ -32,9 +33,13 @@ def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "")
     looks_json = data.lstrip()[:1] == b"{"
     if media in (JSON, FHIR) or (not media and looks_json):
         return _from_json(spec, data, name)
-    if media in MOLECULES or (not media and any(i.kind == "molecule" for i in spec.inputs) and _is_text(data)):
+    kinds = {i.kind for i in spec.inputs}
+    fasta = "protein" in kinds and (data.lstrip()[:1] == b">" or "molecule" not in kinds)
+    if media in PROTEINS or (not media and fasta and _is_text(data)):
+        return {_only(spec, "protein").name: data.decode("utf-8", errors="replace")}
+    if media in MOLECULES or (not media and "molecule" in kinds and _is_text(data)):
         return {_only(spec, "molecule").name: data.decode("utf-8", errors="replace")}
-    if media == TEXT or (not media and any(i.kind == "text" for i in spec.inputs) and _is_text(data)):
+    if media == TEXT or (not media and "text" in kinds and _is_text(data)):
         return {_only(spec, "text").name: data.decode("utf-8", errors="replace")}
     return {_only(spec, "waveform").name: data}
 
@@ -151,6 +156,8 @@ def _property(want: InputSpec) -> dict[str, Any]:
         return {"type": ["string", "null"]}
     if want.kind == "molecule":
         return {"type": ["string", "null"], "description": "SMILES, InChI or a mol block"}
+    if want.kind == "protein":
+        return {"type": ["string", "null"], "description": "one-letter codes of amino acids, or FASTA of one sequence"}
     if want.kind == "waveform":
         rows = {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}}
         return {

@@ -23,6 +23,7 @@ import numpy as np
 
 from medserve.data import readers, transforms
 from medserve.data.fields import Records, absent_from
+from medserve.data.fields.protein import cut_off
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.cam import cam
 from medserve.explain.explainers import Target, explain, target_of
@@ -51,11 +52,15 @@ NOTE = "The map shows what moved this model's score; it does not outline disease
 
 
 class Scored(NamedTuple):
-    """One case of a batch. scores: of it alone (B == 1). probs: (K,) calibrated. absent: inputs that it lacks."""
+    """One case of a batch. scores: of it alone (B == 1). probs: (K,) calibrated. absent: inputs that it lacks.
+
+    cut: inputs of which only the beginning was read, with the number of residues left out.
+    """
 
     scores: Scores
     probs: Array
     absent: tuple[str, ...]
+    cut: tuple[tuple[str, int], ...] = ()
 
 
 class LoadedModel(KnownModel):
@@ -251,7 +256,15 @@ class LoadedModel(KnownModel):
         """What `answer` needs of each case of a batch, computed for all of them at once. cases: what was scored."""
         probs = probabilities(self.spec, scores.logits)
         absent = self._absent(cases)
-        return [Scored(scores[i : i + 1], probs[i], absent[i]) for i in range(len(cases))]
+        return [Scored(scores[i : i + 1], probs[i], absent[i], self._cut(cases[i])) for i in range(len(cases))]
+
+    def _cut(self, case: Array) -> tuple[tuple[str, int], ...]:
+        """The proteins of a record that were longer than the window, with the residues that were not read."""
+        if self._records is None or self._records.plain:
+            return ()
+        proteins = [b for b in self._records.blocks if b.kind == "protein"]
+        found = [(b.name, cut_off(case[b.start : b.start + b.size])) for b in proteins]
+        return tuple((name, count) for name, count in found if count)
 
     def _absent(self, cases: Array) -> list[tuple[str, ...]]:
         return [()] * len(cases) if self._records is None else absent_from(self._records.blocks, cases)
@@ -269,10 +282,11 @@ class LoadedModel(KnownModel):
         Raises: Refusal "out-of-distribution".
         """
         if isinstance(scores, Scored):
-            scores, probs, absent = scores
+            scores, probs, absent, cut = scores
         else:
             probs = probabilities(self.spec, scores.logits)[0]
             absent = () if case is None else self._absent(case[None])[0]
+            cut = () if case is None else self._cut(case)
         distance = None if scores.distance is None else float(scores.distance[0])
         found = answer_one(self.spec, probs, distance, absent=absent)
         domain = None if self.domain is None or case is None else self.domain.of(case)
@@ -284,7 +298,7 @@ class LoadedModel(KnownModel):
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
             "coverage": found.coverage,
             "decision": found.decision,
-            "reasons": [dict(reason) for reason in found.reasons] + self._not_given(absent) + at_the_edge(domain),
+            "reasons": [dict(r) for r in found.reasons] + self._not_given(absent) + _cut_off(cut) + at_the_edge(domain),
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "domain": domain,
@@ -375,7 +389,7 @@ class LoadedModel(KnownModel):
 
     def _outputs(self, found: Prediction) -> list[dict[str, Any]]:
         output = self.spec.output
-        if output.task == "number":
+        if output.task in ("number", "generate"):
             interval = None if found.interval is None else list(found.interval)
             return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
         return [
@@ -400,6 +414,12 @@ def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, 
         gap = float(np.abs(here - wanted).max())
         found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
     return found
+
+
+def _cut_off(cut: tuple[tuple[str, int], ...]) -> list[dict[str, str]]:
+    """A reason for each protein that was read in part."""
+    said = "Of {} the last {} residues lie beyond what the model reads, and were left out."
+    return [{"code": "protein-cut", "message": said.format(name, count)} for name, count in cut]
 
 
 def sizes(most: int) -> list[int]:

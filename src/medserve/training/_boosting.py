@@ -11,12 +11,14 @@ last case, go by the luck of the draw. Source of the drawn thresholds: Geurts et
 
 Where cases are few (`crosses`), a validation part is a luxury: size and number of trees are chosen by cross-validation
 over both parts, and the forests that are kept have seen both. What each case would have been told by forests that had
-not seen it is `crossed`, and stands in the place of validation scores from then on.
+not seen it is `crossed`, and stands in the place of validation scores from then on. They are means of several
+forests as the served ones are, so that choice and thresholds rest on the same kind of model.
 """
 
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ RATE = 0.03
 DEPTH = 8
 CROSSED = ("binary", "multiclass", "number")  # tasks of one question, whose cases are all known
 STEPS = (50, 100, 150, 200, 300, 400, 500, 600)  # numbers of trees to choose from by cross-validation
+UNSEEN = 3  # forests a fold that a case's crossed score is the mean of
 FORESTS, FEW = 5, 10_000  # averaged, and their thresholds drawn, below so many training cases
 WIDE = 150  # columns from which on each tree sees a fifth of them
 
@@ -81,14 +84,22 @@ def crosses(count: int, output: OutputSpec) -> bool:
 
 
 def boost_all(
-    x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec, seed: int, fold: Array
+    x: Array,
+    y: Array,
+    x_val: Array,
+    y_val: Array,
+    output: OutputSpec,
+    seed: int,
+    fold: Array,
+    unseen: int | None = None,
 ) -> tuple[list[list[Tree]], dict[str, Any], Array]:
     """
     Args:
         x, y, x_val, y_val: see `boost`.
         fold: (N + N_val,) of each training case, then of each validation case; whole patients together.
+        unseen: forests a fold that a crossed score is the mean of, None: `UNSEEN`.
 
-    Returns: as `boost`, and (N + N_val, outputs) logits of each case under forests that had not seen its fold.
+    Returns: as `boost`, and (N + N_val, outputs) mean logits of each case under forests that had not seen its fold.
     """
     ((x, y, x_val, y_val, objective, classes),) = questions(x, y, x_val, y_val, output)
     every, wanted = np.concatenate([x, x_val]), np.concatenate([y, y_val])
@@ -107,6 +118,12 @@ def boost_all(
         if losses[at] < best[0]:
             best = (losses[at], leaves, STEPS[at], logits[at])
     _, leaves, rounds, crossed = best
+    several = UNSEEN if unseen is None else unseen
+    for s, k in product(range(1, several), range(int(fold.max()) + 1)):
+        inside = fold == k
+        booster = _grow(every[~inside], wanted[~inside], objective, classes, leaves, seed + k + 1000 * s, rounds)
+        crossed[inside] += np.asarray(booster.predict(every[inside], raw_score=True)).reshape(-1, classes)
+    crossed /= several
     grown = [
         trees
         for s in range(FORESTS)

@@ -43,6 +43,7 @@ def fit_classical(
     *,
     patients: Array | None = None,
     others: Array | None = None,
+    unseen: int | None = None,
 ) -> tuple[Named, RecordNet, dict[str, Any]]:
     """Fit "record-linear", "record-trees", "record-forest" or "record-additive".
 
@@ -51,6 +52,7 @@ def fit_classical(
         train, val: `take` gives (B, F) float32 records.
         output: task survival takes targets (N, 2), time and event; its one logit is the log hazard ratio.
         patients: (len(train),) who each training case belongs to; others: (len(val),) of the validation cases.
+        unseen: see `_boosting.boost_all`; 1 where the crossed scores are not asked for, which costs less.
 
     Returns: the architecture with every parameter that the empty module needs, the fitted module in eval mode, and the
         history: learner, columns, what was tried, `train_loss`, `val_loss`, seconds. Plain JSON.
@@ -70,7 +72,7 @@ def fit_classical(
         raise BadData("no-target", "The training part holds no event.", hint="Check the column of events.")
     blocks = as_blocks(architecture.params["blocks"])
     everybody = None if patients is None or others is None else np.concatenate([patients, others])
-    rows = _Rows(blocks, train, val, output, seed, patients, everybody)
+    rows = _Rows(blocks, train, val, output, seed, patients, everybody, unseen)
     params, net, history = fits[architecture.name](rows)
     net = net.eval().requires_grad_(False)
     loss = loss_of(output)
@@ -95,7 +97,9 @@ class _Rows:
         seed: int,
         patients: Array | None,
         everybody: Array | None,
+        unseen: int | None = None,
     ) -> None:
+        self.unseen = unseen
         self.blocks, self.output, self.seed, self.patients = blocks, output, seed, patients
         self.y, self.y_val = np.asarray(train.targets), np.asarray(val.targets)
         self.net = RecordNet(blocks)
@@ -224,7 +228,7 @@ def _trees(rows: _Rows) -> Fitted:
     sides = rows.x, rows.y, rows.x_val, rows.y_val, rows.output, rows.seed
     crossed = None
     if _boosting.crosses(len(rows.x), rows.output) and _known(rows):
-        forests, history, crossed = _boosting.boost_all(*sides, rows.fold)
+        forests, history, crossed = _boosting.boost_all(*sides, rows.fold, rows.unseen)
     else:
         forests, history = _boosting.boost(*sides)
     params = trees.shape_of(forests)

@@ -87,6 +87,7 @@ def fit(
     plan: Plan,
     folder: Path | None = None,
     resume: bool = True,
+    together: Array | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Train `net` in place; it ends on the CPU in eval mode, holding the best validated weights.
@@ -95,12 +96,13 @@ def fit(
         mean, std: per channel, of the training part, pixels in [0, 1].
         folder: where checkpoint.safetensors and history.json go; None keeps nothing on disk.
         resume: continue from a checkpoint in `folder`; False starts over.
+        together: (N,) integers; training cases of one number stand side by side in an epoch (`epoch_rows`).
 
     Raises: BadData "part-empty". Usage "checkpoint-mismatch": the folder holds another run. Fault "loss-not-finite",
         "disk-full" (the previous checkpoint is intact; the same command continues).
     """
     _check(train, val)
-    run = _Run(net, head, train, val, mean, std, plan)
+    run = _Run(net, head, train, val, mean, std, plan, together)
     if folder is not None and resume:
         run.restore(folder)
     steps = plan.steps_per_epoch(len(train))
@@ -130,8 +132,10 @@ class _Run:
         mean: Sequence[float],
         std: Sequence[float],
         plan: Plan,
+        together: Array | None = None,
     ) -> None:
         self.net, self.head, self.train, self.val, self.plan = net, head, train, val, plan
+        self.together = together
         self.task: Task = head.output.task
         self.mean, self.std = tuple(mean), tuple(std)
         self.device = _device(plan)
@@ -162,6 +166,7 @@ class _Run:
             seed=plan.seed,
             epoch=number,
             balance=plan.balance,
+            together=self.together,
         )
         generator = torch.Generator().manual_seed(_mix(plan.seed, number))
         total, rate = 0.0, 0.0

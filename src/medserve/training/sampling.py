@@ -19,17 +19,23 @@ from medserve.types import Array, Samples, Task
 AHEAD = 4  # batches waiting, at most
 
 
-def epoch_rows(targets: Array, *, task: Task, count: int, seed: int, epoch: int, balance: bool = True) -> Array:
+def epoch_rows(
+    targets: Array, *, task: Task, count: int, seed: int, epoch: int, balance: bool = True,
+    together: Array | None = None,
+) -> Array:  # fmt: skip
     """Positions to draw in one epoch.
 
     Args:
         targets: as in `Samples`.
         balance: every class of the training part equally often (binary, multiclass, ordinal); a rare class repeats.
+        together: (N,) integers; rows of one number follow each other, so that a batch holds few different ones.
 
     Returns: (count,) int64. No image comes back before all others of its class have had their turn.
     """
     random = np.random.default_rng((seed, epoch))
-    if not balance or task in ("multilabel", "number", "survival", "tags"):
+    if together is not None:
+        return _in_groups(np.asarray(together), count, random)
+    if not balance or task in ("multilabel", "number", "survival", "tags", "generate"):
         return _cycle(np.arange(len(targets)), count, random)
     classes = [np.flatnonzero(targets == k) for k in np.unique(targets)]
     share, extra = divmod(count, len(classes))
@@ -40,7 +46,7 @@ def epoch_rows(targets: Array, *, task: Task, count: int, seed: int, epoch: int,
 
 def class_weights(targets: Array, task: Task) -> Array:
     """(N,) float32, mean 1: each class weighs the same in a loss; ones for tasks without classes."""
-    if task in ("multilabel", "number", "survival", "tags"):
+    if task in ("multilabel", "number", "survival", "tags", "generate"):
         return np.ones(len(targets), np.float32)
     _, which, counts = np.unique(targets, return_inverse=True, return_counts=True)
     return (len(targets) / (len(counts) * counts[which])).astype(np.float32)
@@ -78,6 +84,16 @@ def read_ahead(samples: Samples, order: Array, batch: int) -> Iterator[tuple[Arr
     finally:
         stop.set()
         thread.join()
+
+
+def _in_groups(together: Array, count: int, random: np.random.Generator) -> Array:
+    """Groups in random order, each whole and its rows in random order; another round where `count` asks for more."""
+    rounds = []
+    for _ in range(-(-count // max(1, len(together)))):
+        place = random.permutation(int(together.max(initial=0)) + 1)
+        rows = random.permutation(len(together))
+        rounds.append(rows[np.argsort(place[together[rows]], kind="stable")])
+    return np.concatenate(rounds)[:count].astype(np.int64)
 
 
 def _cycle(members: Array, count: int, random: np.random.Generator) -> Array:

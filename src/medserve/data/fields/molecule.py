@@ -13,6 +13,7 @@ explanation can draw what was asked. No training molecule travels in the field.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from medserve.types import Array, Named
 
 LEAST_LENGTH, MOST_LENGTH = 64, 512  # letters of a SMILES
 LETTERS = 127  # ASCII
+REMEMBERED = 512  # a table of pairs holds each molecule many times
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
 
@@ -36,7 +38,11 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 @dataclass(frozen=True)
 class Molecule:
     """length: letters kept, a quarter more than the longest training molecule has. names: of the descriptors. graph:
-    whether atoms and bonds are kept too; atoms: how many, a quarter more than the largest training molecule has."""
+    whether atoms and bonds are kept too; atoms: how many, a quarter more than the largest training molecule has.
+
+    letters: the record holds the letters alone, for models that write molecules; `alphabet` are those of the training
+    part, in order.
+    """
 
     kind: ClassVar[str] = "molecule"
     name: str
@@ -45,6 +51,8 @@ class Molecule:
     names: tuple[str, ...] = field(default=(), repr=False)
     graph: bool = False
     atoms: int = 0
+    letters: bool = False
+    alphabet: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -65,18 +73,22 @@ class Molecule:
             )
         if raw.strip().lower() in MISSING:
             return None
-        return standardise(raw, tautomer=self.tautomer, name=self.name).smiles
+        return _standard(raw, self.tautomer, self.name)
 
     def restore(self, stored: Any) -> Any:
         return stored
 
     def fit(self, values: Iterable[Any]) -> "Molecule":
         longest = largest = 0
+        seen: set[str] = set()
         for smiles in values:
             if smiles is not None:
+                seen.update(smiles)
                 longest = max(longest, len(smiles))
                 largest = max(largest, len(atom_spans(smiles))) if self.graph else 0
         length = min(max(longest + longest // 4 + 1, LEAST_LENGTH), MOST_LENGTH)  # a full row is one that was cut
+        if self.letters:
+            return replace(self, length=length, alphabet="".join(sorted(seen)))
         atoms = min(max(largest + largest // 4, LEAST_ATOMS), MOST_ATOMS) if self.graph else 0
         return replace(self, length=length, names=descriptor_names(), atoms=atoms)
 
@@ -99,12 +111,17 @@ class Molecule:
     @property
     def _letters(self) -> int:
         """Where the letters begin."""
+        if self.letters:
+            return 0
         return BITS + len(self.names) + (graph_size(self.atoms) if self.atoms else 0)
 
     @property
     def facts(self) -> dict[str, Any]:
         """bits: places of fragments; then the descriptors by name; then the graph of up to `atoms`; then `length`
         letters, by their ASCII code."""
+        if self.letters:
+            told = {"bits": 0, "descriptors": [], "length": max(self.length, LEAST_LENGTH)}
+            return told | {"alphabet": self.alphabet}
         facts = {"bits": BITS, "descriptors": list(self.names), "length": max(self.length, LEAST_LENGTH)}
         return facts | ({"atoms": self.atoms} if self.atoms else {})
 
@@ -112,8 +129,8 @@ class Molecule:
         out = np.full(self.shape, math.nan, np.float32)
         if value is None:
             return out
-        row, start = describe(value), self._letters
-        if self.names != descriptor_names():
+        row, start = np.empty(0, np.float32) if self.letters else _described(value), self._letters
+        if not self.letters and self.names != descriptor_names():
             raise BadPackage(
                 "chemistry-version", "The installed RDKit computes other descriptors than the package was made with.",
                 hint="Install the version of constraints.txt, or train again here.",
@@ -144,9 +161,10 @@ class Molecule:
     def example(self, random: np.random.Generator) -> Array:
         """Counts, descriptors, graph and letters of no molecule."""
         out = np.full(self.shape, math.nan, np.float32)
-        out[:BITS] = random.poisson(0.02, BITS)
         start = BITS + len(self.names)
-        out[BITS:start] = np.abs(random.normal(0, 10, len(self.names)))
+        if not self.letters:
+            out[:BITS] = random.poisson(0.02, BITS)
+            out[BITS:start] = np.abs(random.normal(0, 10, len(self.names)))
         if self.atoms:
             out[start : self._letters] = drawn_graph(random, self.atoms)
         start = self._letters
@@ -156,8 +174,21 @@ class Molecule:
 
     def named(self) -> Named:
         given: dict[str, Any] = {"length": self.length, "names": list(self.names)}
+        if self.letters:
+            given = {"length": self.length, "letters": True, "alphabet": self.alphabet}
         given |= {"graph": True, "atoms": self.atoms} if self.graph else {}
         return Named("molecule", {"name": self.name, **given} | ({"tautomer": True} if self.tautomer else {}))
+
+
+@lru_cache(REMEMBERED)
+def _standard(raw: str, tautomer: bool, name: str) -> str:
+    return standardise(raw, tautomer=tautomer, name=name).smiles
+
+
+@lru_cache(REMEMBERED)
+def _described(smiles: str) -> Array:
+    """Shared by everyone who asks: not to be written to."""
+    return describe(smiles)
 
 
 def written(block_values: Array, length: int) -> str | None:

@@ -62,6 +62,19 @@ class Survival:
         return (value, happened)
 
 
+@dataclass(frozen=True, slots=True)
+class Itself:
+    """No column: what is learned is the input itself, for models that write more of its kind."""
+
+    columns: tuple[str, ...] = ()
+    unit: str | None = None
+    task: str = "generate"
+    classes: tuple[str, ...] = ("log-likelihood a letter",)
+
+    def label(self, row: int) -> Label:
+        return 0.0
+
+
 _EVENT = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 
 

@@ -18,7 +18,7 @@ from medserve.data.declaration import Dataset, Input
 from medserve.data.forms import table as tb
 from medserve.data.forms.conll import Tags
 from medserve.data.forms.files import relative, walk
-from medserve.data.forms.labels import Labels, Survival, Unlabelled
+from medserve.data.forms.labels import Itself, Labels, Survival, Unlabelled
 from medserve.data.forms.listing import Listing, class_task, is_number, order_classes, warn_positive
 from medserve.data.forms.match import DirectIndex, FileIndex
 from medserve.data.forms.tables import (
@@ -32,6 +32,7 @@ from medserve.data.forms.tables import (
     target_columns,
 )
 from medserve.data.molecules.files import STRUCTURE
+from medserve.data.proteins.sequence import FASTA_SUFFIXES
 from medserve.data.readers.waves.ucr import read_ucr
 from medserve.errors import BadData, Refusal
 from medserve.types import Part, Wave
@@ -39,9 +40,11 @@ from medserve.types import Part, Wave
 GUESSED_CATEGORIES = 0.5  # of the rows: a column of words with more different ones than this names its rows
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column is text
 MOLECULES = ("smiles", "smile", "canonicalsmiles", "isomericsmiles", "inchi", "molblock", "drug", "structure")
+PROTEINS = ("protein", "proteinsequence", "targetsequence", "aminoacids", "fasta")
 FEW_NUMBERS = 2  # different numbers, at most, that are read as two categories
 _PICTURE_FILES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".bmp")
 _FILE_KINDS = ("waveform", "image")
+_TEXT_FILES = {"text": (".txt",), "protein": FASTA_SUFFIXES}
 
 
 @dataclass
@@ -63,7 +66,7 @@ class RawTable:
             cell: Any = self.table.columns[column][row] if column in self.table.columns else self._once(column, row)
             if cell and said.kind in _FILE_KINDS:
                 cell = self._file(cell, said.kind, column, row)
-            elif cell and said.kind == "text" and len(cell) < 256 and cell.lower().endswith(".txt"):
+            elif cell and len(cell) < 256 and cell.lower().endswith(_TEXT_FILES.get(said.kind, ())):
                 cell = self._path(cell, column, row).read_text(encoding="utf-8", errors="replace")
             found[name] = cell if cell != "" else None
         return found
@@ -169,10 +172,12 @@ def list_records(
     )
 
 
-def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags:
+def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags | Itself:
     target = declared.target if declared else None
     if target is not None and declared is not None and declared.tagged is not None:
         return Tags.of(table, target, declared.tagged)
+    if target is not None and target.kind == "generate":
+        return Itself()
     if target is not None and target.kind == "survival":
         return Survival.of(table, target)
     return Labels.of(table, target_columns(table, roles, declared), target)
@@ -181,7 +186,7 @@ def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) ->
 def _items(
     table: tb.Table,
     file: Path,
-    labels: Labels | Survival | Tags,
+    labels: Labels | Survival | Tags | Itself,
     patients: Sequence[str | None],
     parts: Sequence[Part | None],
     groups: Sequence[Mapping[str, str]],
@@ -236,6 +241,9 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         if name == STRUCTURE or (tb.plain(name) in MOLECULES and words < 2):
             inputs[name] = Input(kind="molecule")
             continue
+        if tb.plain(name) in PROTEINS and words < 2 and not numbers:
+            inputs[name] = Input(kind="protein")
+            continue
         if numbers == len(known) and different > FEW_NUMBERS:
             inputs[name] = Input(kind="number")
         elif words >= WORDS_OF_TEXT:
@@ -245,7 +253,8 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         else:
             inputs[name] = Input(kind="category")
     kinds = ", ".join(
-        f"{sum(i.kind == k for i in inputs.values())} {k}" for k in ("number", "category", "text", "molecule")
+        f"{sum(i.kind == k for i in inputs.values())} {k}"
+        for k in ("number", "category", "text", "molecule", "protein")
     )
     notes = [f"Inputs were guessed ({kinds}); see --write-yaml, and declare units and ranges."]
     if left_out:

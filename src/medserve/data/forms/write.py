@@ -21,7 +21,7 @@ def write_yaml(listing: Listing) -> str:
     elif columns.get("label"):
         names = columns["label"].split(", ")
         target["column"] = names if len(names) > 1 else names[0]
-    if listing.task not in ("number", "survival") and listing.labels:  # of tags, the names of the entities
+    if listing.task not in ("number", "survival", "generate") and listing.labels:  # of tags, the names of the entities
         target["classes"] = list(listing.labels)
     if listing.unit:
         target["unit"] = listing.unit

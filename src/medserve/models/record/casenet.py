@@ -5,10 +5,14 @@
 
 Late fusion: an input that is missing gives an all-NaN block, whose view is replaced by a learned constant with an
 indicator beside it. While training, whole inputs are hidden at random, so that the network learns to do without.
+
+Where an answer depends on how inputs fit each other (a drug and its target), `joint` layers stand between the views and
+the head; and where few values of an input make many cases, `once` encodes equal ones of a batch once.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +24,21 @@ from medserve.models.nets import MODELS, Features
 from medserve.models.record import DEFAULT_ENCODER, ENCODERS, as_blocks, fit_rows, take_block
 from medserve.types import ArraySamples, Samples
 
+_NAN = 3e5  # stands for NaN where rows are compared
+
 
 class CaseNet(nn.Module):
     """views: (blocks, encoder) in order; the scalar inputs are one view together."""
 
     def __init__(
-        self, blocks: Sequence[Block], outputs: int, encoders: Mapping[str, Any], dropout: float, hide: float
+        self,
+        blocks: Sequence[Block],
+        outputs: int,
+        encoders: Mapping[str, Any],
+        dropout: float,
+        hide: float,
+        joint: Sequence[int] = (),
+        once: bool = False,
     ) -> None:
         super().__init__()
         scalars = [b for b in blocks if b.kind in SCALARS]  # all of them share one encoder, "columns"
@@ -45,8 +58,12 @@ class CaseNet(nn.Module):
         width = sum(e.width for e in made)
         self.absent = nn.ParameterList([nn.Parameter(torch.zeros(e.width)) for e in made])
         self.hide = hide if len(made) > 1 else 0.0
+        self.once = once
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width + (len(made) if len(made) > 1 else 0), outputs)
+        widths = [width + (len(made) if len(made) > 1 else 0), *joint]
+        steps = [[nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)] for a, b in itertools.pairwise(widths)]
+        self.joint = nn.Sequential(*itertools.chain(*steps)) if joint else self.dropout
+        self.head = nn.Linear(widths[-1], outputs)
 
     def fit(self, train: Samples) -> None:
         """Scaling of every encoder, on the training part."""
@@ -90,7 +107,7 @@ class CaseNet(nn.Module):
     def forward(self, record: Tensor) -> Features:
         """record: (B, F) float32 with NaN."""
         joined = self.view(record)
-        return Features(self.head(self.dropout(joined)), self._known(joined), None)
+        return Features(self.head(self.joint(joined)), self._known(joined), None)
 
     def _known(self, joined: Tensor) -> Tensor:
         """The views alone, NaN where an input is missing: what was not sent is not unlike the training data."""
@@ -117,12 +134,13 @@ class Top(nn.Module):
         self.encoders = nn.ModuleList(
             nn.Identity() if seen else e for e, seen in zip(whole.encoders, self.seen, strict=True)
         )
-        self.absent, self.dropout, self.head, self.hide = whole.absent, whole.dropout, whole.head, whole.hide
+        self.absent, self.joint, self.head = whole.absent, whole.joint, whole.head
+        self.hide, self.once = whole.hide, whole.once
 
     def forward(self, record: Tensor) -> Features:
         parts = record.split([math.prod(shape) for shape in self.shapes], 1)
         view = _joined(self, [x.reshape(-1, *s) for x, s in zip(parts, self.shapes, strict=True)], self.seen)
-        return Features(self.head(self.dropout(view)), view, None)
+        return Features(self.head(self.joint(view)), view, None)
 
 
 def _joined(net: "CaseNet | Top", inputs: Sequence[Tensor], seen: Sequence[bool]) -> Tensor:
@@ -132,9 +150,32 @@ def _joined(net: "CaseNet | Top", inputs: Sequence[Tensor], seen: Sequence[bool]
         known = torch.isfinite(x.flatten(1)).any(1, keepdim=True)
         if net.training and net.hide:
             known = known & (torch.rand(len(x), 1, device=x.device) >= net.hide)
-        views.append(torch.where(known, x if done else encoder(x), absent))
+        seen_as = x if done else each_once(x, encoder) if net.once else encoder(x)
+        views.append(torch.where(known, seen_as, absent))
         there.append(known.to(x.dtype))
     return torch.cat([*views, *there] if len(views) > 1 else views, 1)
+
+
+def each_once(x: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+    """`encoder` of a batch (B, ...) with NaN, in which equal rows are encoded once.
+
+    Rows are told apart by a sum with fixed weights, which is checked: should two different rows share theirs, every
+    row is encoded. In an exported graph all are.
+    """
+    if torch.compiler.is_exporting() or len(x) < 2:
+        return encoder(x)
+    flat = torch.nan_to_num(x.flatten(1), nan=-_NAN)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(flat.shape[1], dtype=torch.float64, generator=generator).to(x.device)
+    keys, which = torch.unique(flat.double() @ weights, return_inverse=True)
+    if 2 * len(keys) > len(x):
+        return encoder(x)
+    first = torch.full((len(keys),), len(x), device=x.device).scatter_reduce(
+        0, which, torch.arange(len(x), device=x.device), "amin"
+    )
+    if not torch.equal(flat[first][which], flat):
+        return encoder(x)
+    return encoder(x[first])[which]
 
 
 def _input(record: Tensor, group: Sequence[Block]) -> Tensor:
@@ -151,11 +192,14 @@ def case_net(
     encoders: Mapping[str, Any] | None = None,
     dropout: float = 0.2,
     hide: float = 0.1,
+    joint: Sequence[int] = (),
+    once: bool = False,
 ) -> nn.Module:
     """
     Args:
         channels: length of the record.
-        encoders: kind ("columns", "timeline", "waveform", "text", "image") -> {"name": ..., parameters}.
+        encoders: kind ("columns", "timeline", "waveform", "text", "image" ...) -> {"name": ..., parameters}.
         hide: share of the cases from which one whole view is hidden while training, where there are several.
+        joint: widths of the layers between the views and the head. once: encode equal inputs of a batch once.
     """
-    return CaseNet(as_blocks(blocks), outputs, encoders or {}, dropout, hide)
+    return CaseNet(as_blocks(blocks), outputs, encoders or {}, dropout, hide, joint, once)

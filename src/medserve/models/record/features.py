@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
+from medserve.data.pseudonym import numbered
 from medserve.models.nets import Features
 from medserve.models.record import FEATURES, Standardise, rows_to_fit, take_block
 from medserve.models.record import columns as _columns  # noqa: F401 - registers numbers and categories
@@ -177,15 +178,18 @@ class RecordNet(nn.Module):
 
 
 def folds(count: int, seed: int, patients: Array | None = None, most: int = FOLDS) -> Array:
-    """(N,) the fold of each case, 0 to K - 1; whole patients, about as many in each fold."""
+    """(N,) the fold of each case, 0 to K - 1; whole patients, about as many in each fold.
+
+    It depends on the seed and on the order of the rows, not on what the patients are called.
+    """
     if patients is None:
         groups, who = count, np.arange(count)
     else:
-        _, who = np.unique(np.asarray(patients), return_inverse=True)
+        who = numbered(patients)
         groups = int(who.max(initial=-1)) + 1
     k = min(most, groups)
     drawn = np.random.default_rng(seed).permutation(groups) % max(1, k)
-    return drawn[who.ravel()] if count else np.zeros(0, np.int64)
+    return drawn[who] if count else np.zeros(0, np.int64)
 
 
 def take(records: Source, rows: Array) -> Tensor:

@@ -35,7 +35,7 @@ def inputs_of(spec: ModelSpec) -> list[TensorShape]:
 
 def outputs_of(spec: ModelSpec) -> list[TensorShape]:
     out = [TensorShape("status", "BYTES", [-1]), TensorShape("answer", "BYTES", [-1])]
-    if spec.output.task == "number":
+    if spec.output.task in ("number", "generate"):
         return [TensorShape("value", "FP64", [-1, 1]), TensorShape("interval", "FP64", [-1, 2]), *out]
     return out if spec.output.task == "tags" else [TensorShape("probability", "FP64", [-1, -1]), *out]
 
@@ -123,7 +123,7 @@ def columns(
     good = [None if isinstance(one, MedServeError) else one for one in answers]
     width = max((len(one["outputs"]) for one in good if one is not None), default=1)
     found: dict[str, tuple[str, Values]] = {}
-    if spec.output.task == "number":
+    if spec.output.task in ("number", "generate"):
         nan = (math.nan, math.nan)
         firsts = [one["outputs"][0] if one is not None else {} for one in good]
         found["value"] = "FP64", np.array([[_number(first.get("value"))] for first in firsts], np.float64)
