@@ -6,6 +6,7 @@ import torch
 from medserve.data.fields import Block
 from medserve.data.fields.protein import Protein
 from medserve.models.record import ENCODERS, FEATURES
+from medserve.models.record import protein as _protein  # noqa: F401 - registers
 from medserve.models.record.casenet import each_once
 
 FIELD = Protein("t", 90, True)
