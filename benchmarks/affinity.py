@@ -57,7 +57,7 @@ def write_davis(source: Path, folder: Path, split: str, intervals: str) -> Path:
                 out.writerow([drug, kinase, sequences[sequence], smiles, sequence, f"{pkd:.6f}", part])
     (folder / "dataset.yaml").write_text(
         "name: davis\ntable: davis.csv\nindependent: true\npublic: true\n"
-        + (f"intervals: {'protein' if intervals == 'target' else 'drug'}\n" if intervals else "")
+        + f"intervals: {'protein' if intervals == 'target' else 'drug'}\n"
         + SPLITS[split]
         + "inputs:\n  smiles: {kind: molecule}\n  sequence: {kind: protein, residues: 1200}\n"
         + "target: {column: pkd, kind: number}\n"
@@ -90,7 +90,8 @@ def main() -> None:
             "recipe": result["recipe"], "split": result["split"], "parts": result["parts"], "seed": arguments.seed,
             "left_training_side": result["left_training_side"],
             **{name: result["metrics"][name] for name in SHOWN if name in result["metrics"]},
-            "difference": result["decision"]["difference"],
+            "intervals": f"95 %, drawing whole {arguments.intervals}s",
+            "against_boosting": {k: result["decision"]["difference"][k] for k in ("value", "low", "high")},
             "cpu_minutes": round((time.process_time() - began) / 60, 1),
             "wall_minutes": round((time.monotonic() - clock) / 60, 1),
             "processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),

@@ -32,6 +32,8 @@ class Item:
     patient: str | None = None  # pseudonymous key (see `pseudonym`), None: not declared
     part: Part | None = None  # official part, when the data has one
     groups: Mapping[str, str] = field(default_factory=dict)  # subgroup columns: sex, site ...
+    drawn: str | None = None  # what a bootstrap draws whole, where it is not the patient
+    family: str = ""  # the value of the column by which the parts are dealt
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Case:
     blank: bool
     shape: tuple[int, ...]
     header: Mapping[str, str]
+    drawn: str | None = None  # see `Item`
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Cohort:
     troubles: tuple[Any, ...] = ()  # data.records.Trouble
     families: tuple[str, ...] = ()  # of each case, where the split is by families: `family` says which
     family: str = ""
+    drawn: str = ""  # the column whose values a bootstrap draws whole, where it is not the patient
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -78,16 +78,23 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
 
 class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A rule; `time` and `site` name columns of the table, `scaffold` and `cluster` families of molecules."""
+    """A rule; `time` and `site` name columns of the table, `scaffold` and `cluster` families of molecules.
 
-    by: Literal["patient", "random", "site", "time", "scaffold", "cluster"] = "patient"
+    `column` deals the rows of one value of a column together: no drug, or no target, stands in two parts.
+    """
+
+    by: Literal["patient", "random", "site", "time", "scaffold", "cluster", "column"] = "patient"
     test: float = 0.2
     seed: int = 7
     column: str | None = None
 
 
 class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The whole file. `files` is a glob, or the name of an .npz; without `table` and `files` the form is guessed."""
+    """The whole file. `files` is a glob, or the name of an .npz; without `table` and `files` the form is guessed.
+
+    intervals: of independent cases in a table, the column whose values a bootstrap draws whole: pairs with one drug are
+        no independent evidence.
+    """
 
     name: str | None = None
     source: str | None = None
@@ -98,6 +105,7 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     files: str | None = None
     patient: str | None = None
     independent: bool = False
+    intervals: str | None = None
     split: str | Split | None = None
     prediction_time: str | float | None = None
     inputs: dict[str, Input] = {}
@@ -208,6 +216,12 @@ def _check(declared: Dataset, name: str) -> Dataset:
         )  # fmt: skip
     if target is not None and target.kind is not None and target.kind not in TASKS:
         raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TASKS)}).")
+    if declared.intervals is not None and not (declared.independent and declared.records):
+        raise BadData(
+            "declaration-value",
+            f"{name}: `intervals` is for independent cases in a table; of patients, whole patients are drawn.",
+            hint="Write `independent: true`, or leave `intervals` out.",
+        )
     families = isinstance(declared.split, Split) and declared.split.by in ("scaffold", "cluster")
     if families and not any(said.kind == "molecule" for said in declared.inputs.values()):
         raise BadData(
@@ -248,7 +262,9 @@ def _check(declared: Dataset, name: str) -> Dataset:
     if isinstance(split, Split):
         if not 0 < split.test < 1:
             raise BadData("declaration-value", f"{name}: `split.test` is a fraction between 0 and 1.")
-        if split.by in ("site", "time") and split.column is None:
+        if split.by == "column" and not declared.records:
+            raise BadData("declaration-value", f"{name}: a split by a column is for tables whose rows are cases.")
+        if split.by in ("site", "time", "column") and split.column is None:
             raise BadData(
                 "declaration-key",
                 f"{name}: a split by {split.by} needs `column`.",

@@ -109,6 +109,7 @@ def prepare_records(
     thumbs = None if pictures is None else Shelf(folder / "thumbs.shelf", THUMB, write=True)
     blobs = Blobs(folder / "values.blobs")
     cases: list[Case] = []
+    named: list[str] = []
     refused = list(listing.refused)
     troubles: dict[tuple[str, str], Trouble] = {}
     for item in progress.track(listing.items, "Reading"):
@@ -129,6 +130,7 @@ def prepare_records(
             v is not None and f.kind not in SCALARS for f, v in zip(fields, values.values(), strict=True)
         )
         same = digest if telling else hashlib.sha256(digest + item.id.encode()).digest()
+        named.append(item.family or item.id)
         cases.append(
             Case(
                 id=item.id,
@@ -147,11 +149,14 @@ def prepare_records(
                 blank=False,
                 shape=(known,),
                 header={"format": listing.form},
+                drawn=item.drawn,
             )
         )
     declared = any(item.patient for item in listing.items)
-    family = str((listing.split or {}).get("by", ""))
-    family = family if family in FAMILIES else ""
+    rule = listing.split or {}
+    family = str(rule.get("by", ""))
+    column = str(rule["column"]) if family == "column" else ""
+    family = family if family in FAMILIES else column
     warnings = list(listing.source.get("warnings", ()))
     if not declared and not (listing.declaration and listing.declaration.independent):
         warnings.append("No patient key is declared or found: each row counts as its own patient.")
@@ -170,8 +175,9 @@ def prepare_records(
         fields=fields,
         values=blobs,
         troubles=tuple(troubles.values()),
-        families=_families(fields, blobs, cases, family),
+        families=tuple(named) if column else _families(fields, blobs, cases, family),
         family=family,
+        drawn=(listing.declaration.intervals or "") if listing.declaration else "",
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from medserve.data.cohort import Case, Cohort
 from medserve.data.duplicates import find_duplicates, texts_of
+from medserve.data.molecules.families import FAMILIES
 from medserve.errors import BadData
 from medserve.types import PARTS, Array, Part
 
@@ -152,13 +153,14 @@ def split(cohort: Cohort, *, seed: int = 7, fractions: Sequence[float] = FRACTIO
         elif not dealt["val"]:
             _carve(cohort, dealt, "train", ("train", "val"), (1 - share["val"], share["val"]), seed)
             rule += ", val carved from train"
-    elif cohort.families:
+    elif cohort.family in FAMILIES:
         dealt = _by_family(cohort, loose, fractions)
         rule = cohort.family
     else:
         dealt["train"] = loose
         _carve(cohort, dealt, "train", PARTS, tuple(fractions), seed)
         rule = "random" if cohort.independent else "patient"
+        rule = f"whole values of {cohort.family}" if cohort.family else rule
     by = cohort.family or ("case" if cohort.independent else "patient")
     parts = Parts(
         TrainPart("train", cohort, _rows(dealt["train"])),
@@ -297,6 +299,10 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
     first: dict[str, int] = {}
     for row in rows:
         join(first.setdefault(cohort.cases[row].patient, row), row)
+    if cohort.families and cohort.family not in FAMILIES:  # the values of a column stay whole
+        whole: dict[str, int] = {}
+        for row in rows:
+            join(whole.setdefault(cohort.families[row], row), row)
     cases = [cohort.cases[row] for row in rows]
     pairs = find_duplicates(cases, cohort.thumbs, texts=texts_of(cohort, rows))
     for pair in sorted(pairs, key=lambda p: (-p.similarity, sorted((cases[p.a].id, cases[p.b].id)))):

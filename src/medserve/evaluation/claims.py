@@ -55,7 +55,7 @@ def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim("amber", "few-cases", f"Only {smallest} {what}: read the intervals, not the values.")
     else:
         yield _claim("green", "enough-cases", f"At least {smallest} {what.replace('one', 'each')}.")
-    if not r["patients_declared"]:
+    if not r["patients_declared"] and "whole values" not in r.get("intervals", {}).get("method", ""):
         yield _claim("amber", "patients-not-declared",
                      "No patient key: each case counts as its own patient; intervals may be too narrow.")  # fmt: skip
 

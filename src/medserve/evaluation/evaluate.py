@@ -44,6 +44,7 @@ def evaluate(
     *,
     part: str,
     patients: Array | None = None,
+    drawn: str = "",
     groups: Mapping[str, Array] | None = None,
     baseline: Scores | None = None,
     baseline_spec: ModelSpec | None = None,
@@ -66,6 +67,7 @@ def evaluate(
             (survival: (N, 2), NaN; tags: see `entities`).
         part: "train" | "val" | "calibration" | "test" | "all" (foreign data).
         patients: (N,) keys; None: each case counts as its own patient, and a claim says so.
+        drawn: the column that the keys are values of, where they are no patients.
         groups: subgroup column -> (N,) values.
         baseline, baseline_spec: the other candidate's scores of the same rows and its own signature: the simple
             baseline beside a recipe, or the recipe's network beside a baseline (see `role`).
@@ -159,11 +161,11 @@ def evaluate(
         "part": part,
         "n": len(judged),
         "n_patients": len(np.unique(who)),
-        "patients_declared": patients is not None,
+        "patients_declared": patients is not None and not drawn,
         "unlabelled": len(scores) - len(rows),
         "counts": sections.counts(judged),
         "openings": openings,
-        "intervals": {"level": LEVEL, "method": _method(judged.task), "draws": draws, "seed": seed},
+        "intervals": {"level": LEVEL, "method": _method(judged.task, drawn), "draws": draws, "seed": seed},
         "metrics": metrics,
         "lower_is_better": sorted(LOWER_IS_BETTER & metrics.keys()),
         "cross_check": sections.cross_check(judged),
@@ -195,8 +197,9 @@ def evaluate(
     return result
 
 
-def _method(task: str) -> str:
-    return "bootstrap of patients" if task in ("number", "survival") else "stratified bootstrap of patients"
+def _method(task: str, drawn: str) -> str:
+    said = f"bootstrap of whole values of {drawn}" if drawn else "bootstrap of patients"
+    return said if task in ("number", "survival") else f"stratified {said}"
 
 
 def _rows(groups: Mapping[str, Array] | None, rows: Array) -> dict[str, Array]:

@@ -182,7 +182,7 @@ _network(
     "affinity",
     "the default for a molecule and a protein: convolutions over the letters of both, then joint layers (DeepDTA)",
     ("protein",),
-    images=2_000_000,
+    images=1_200_000,
     rate=9_000,
     minimum=2_000,
     together="protein",

@@ -168,8 +168,13 @@ def score(engine: Engine, samples: Samples, progress: Progress, *, cam: bool = F
 
 
 def who(part: PartView) -> Array:
-    """(N,) patient keys of a part's cases."""
-    return np.asarray([case.patient for case in part.cases], dtype=str)
+    """(N,) keys of what a bootstrap draws whole: the patients of a part's cases, or the declared column's values."""
+    return np.asarray([case.drawn or case.patient for case in part.cases], dtype=str)
+
+
+def drawn(part: PartView) -> Array | None:
+    """The same; None where every case stands for itself."""
+    return None if part.cohort.independent and not part.cohort.drawn else who(part)
 
 
 def scale_of(normalise: Normalise | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -29,7 +29,7 @@ from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
 from medserve.road.absent import lacking
-from medserve.road.build import score, who
+from medserve.road.build import drawn, score
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
 from medserve.road.membership import case_hash, parts_by_hash, picture_hash
@@ -80,7 +80,8 @@ def evaluate_package(
             scores,
             view.targets,
             part=part,
-            patients=None if cohort.independent else who(view),
+            patients=drawn(view),
+            drawn=cohort.drawn,
             groups=groups_of(view),
             openings=openings,
             refused=refused,

@@ -43,7 +43,7 @@ from medserve.progress import Progress
 from medserve.questions.answers import check_facts
 from medserve.road.absent import judge_hidden, lacking
 from medserve.road.beside import beside
-from medserve.road.build import Built, score, who
+from medserve.road.build import Built, drawn, score
 from medserve.road.domain import audit_neighbours, likeness_groups, molecule_block, read_known
 from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
@@ -202,7 +202,8 @@ def judge_test(
         scores[built.candidate.role],
         test.targets,
         part="test",
-        patients=None if parts.cohort.independent else who(test),
+        patients=drawn(test),
+        drawn=parts.cohort.drawn,
         groups=groups_of(test) | alike_groups(built, test),
         baseline=scores[other.candidate.role],
         baseline_spec=other.spec,

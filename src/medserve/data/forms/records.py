@@ -144,7 +144,16 @@ def list_records(
     for column, name in told_once.items():
         if all(raw._once(column, row) is None for row in range(min(len(table), 200))):
             table.column(column, f"`inputs.{name}`")  # raises, with the neighbours
-    items, refused = _items(table, tables[0][0], labels, pseudonyms(table, roles, key), parts, facts_of(table, groups))
+    whole = declared.intervals if declared else None
+    rule = rule_of(declared)
+    family = rule["column"] if rule and rule["by"] == "column" else None
+    if whole:
+        table.column(whole, "`intervals`")
+    drawn = pseudonyms(table, {"patient": whole} if whole else {}, key)
+    items, refused = _items(
+        table, tables[0][0], labels, pseudonyms(table, roles, key), parts, facts_of(table, groups),
+        drawn, table.column(family, "`split`") if family else [""] * len(table),
+    )  # fmt: skip
     warnings = [*notes, *account, *(labels.notes if isinstance(labels, Tags | Labels) else [])]
     if labels.task == "binary" and not (declared and declared.target and declared.target.classes):
         warnings += warn_positive(labels.classes)
@@ -163,7 +172,7 @@ def list_records(
         inputs=dict(inputs),
         raw=raw,
         unit=labels.unit,
-        split=rule_of(declared),
+        split=rule,
         subgroups=tuple(groups),
         tables=tuple(t.name for t, _ in tables),
         columns=roles | {"label": ", ".join(labels.columns)},
@@ -190,6 +199,8 @@ def _items(
     patients: Sequence[str | None],
     parts: Sequence[Part | None],
     groups: Sequence[Mapping[str, str]],
+    drawn: Sequence[str | None],
+    family: Sequence[str],
 ) -> tuple[list[Item], list[Refused]]:
     items, refused = [], []
     for row in range(len(table)):
@@ -199,7 +210,8 @@ def _items(
         except Unlabelled as error:
             refused.append(Refused(f"{table.name} {id}", error.code, error.message))
             continue
-        items.append(Item(id, file, ("rows", row), label, patients[row], parts[row], groups[row]))
+        more = (patients[row], parts[row], groups[row], drawn[row], family[row])
+        items.append(Item(id, file, ("rows", row), label, *more))
     return items, refused
 
 
