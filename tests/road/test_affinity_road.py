@@ -1,11 +1,14 @@
 """The road from pairs of a molecule and a protein to a package that answers: the same road as for every other case."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from made_pairs import DRUGS, proteins, write_pairs
+from made_pairs import DRUGS, MOTIF, proteins, write_pairs
+from sklearn.metrics import roc_auc_score
 
 from medserve.errors import Refusal
 from medserve.models.signing import Trust
@@ -25,7 +28,7 @@ PLAIN = next(s for s in DRUGS if "n" not in s)
 def made(tmp_path_factory) -> tuple[Settings, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("pairs")
     settings = Settings(home=folder / "home")
-    data = write_pairs(folder / "data", residues=", residues: 62")
+    data = write_pairs(folder / "data", more="intervals: drug\n", residues=", residues: 62")
     options = Options(audit="quick", keep="recipe", recipe="affinity", epochs=40)
     result = train_package(data, folder / "package", settings=settings, options=options, progress=SILENT)
     return settings, result
@@ -51,6 +54,32 @@ def test_a_pair_is_told_by_both_of_its_members(made, model):
     assert result["metrics"]["r2"]["value"] > 0.8
     both = value(ask(model, BINDS, WITH))
     assert both - value(ask(model, PLAIN, WITH)) > 1 and both - value(ask(model, BINDS, WITHOUT)) > 1
+
+
+def test_the_planted_motif_is_what_the_residues_point_at(model):
+    """`?explain=residues`, after its audit: of the stretches of a protein that binds, those that hold the motif weigh
+    most; of a drug that does not bind they weigh less."""
+    told = ask(model, BINDS, WITH, explain="residues")["explanation"]
+    assert told["verdict"] in ("PASS", "CAUTION") and base64.b64decode(told["png"])[:4] == b"\x89PNG"
+    assert told["map"]["shape"] == [1, len(WITH)]
+    heat = np.frombuffer(base64.b64decode(told["map"]["data"]), "<f4")
+    hit = np.arange(len(WITH))
+    hit = (hit >= PLACE) & (hit < PLACE + len(MOTIF))
+    assert roc_auc_score(hit, heat) > 0.9
+    assert told["values"][0]["value"] in WITH and told["values"][0]["part"].startswith("residues ")
+    other = ask(model, PLAIN, WITH, explain="residues")["explanation"]
+    assert max(v["weight"] for v in other["values"]) < max(v["weight"] for v in told["values"]) / 2
+
+
+def test_the_figures_say_how_they_were_drawn(made):
+    """`intervals: drug`: the method of the intervals names the column, the count is that of the drugs, and no claim
+    says that patients are missing."""
+    folder = Path(made[1]["package"])
+    found = json.loads((folder / "evaluation" / "test.json").read_text())
+    assert found["intervals"]["method"] == "bootstrap of whole values of drug" and found["n_patients"] <= len(DRUGS)
+    assert "patients-not-declared" not in {c["code"] for c in found["claims"]}
+    assert {"concordance", "mse", "rm2"} <= set(found["metrics"])
+    assert "whole values of drug" in (folder / "evaluation" / "report.html").read_text()
 
 
 def test_a_longer_protein_is_cut_as_declared_and_the_answer_says_so(model):

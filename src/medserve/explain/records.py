@@ -8,8 +8,9 @@
 logit. An input is "unknown" by what takes its place: numbers and categories take the values of summaries of the
 training part, everything else is left out, as if it had not been sent. "events" weighs the events of a history one by
 one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
-text, "occlusion" the places of a picture, "atoms" the atoms of a molecule, one at a time; their weights are falls of
-the logit, and sum to nothing. "neighbours" shows training molecules of public data; their weights are similarities.
+text, "occlusion" the places of a picture, "atoms" the atoms of a molecule, one at a time, "residues" stretches
+of a protein; their weights are falls of the logit, and sum to nothing. "neighbours" shows training molecules of public
+data; their weights are similarities.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 
 from medserve.data.fields import SCALARS, Block
 from medserve.data.fields.molecule import Molecule, written
+from medserve.data.fields.protein import residues as letters_of
 from medserve.data.molecules.tokens import atom_spans
 from medserve.errors import Refusal
 from medserve.explain.atoms import draw
@@ -27,13 +29,17 @@ from medserve.explain.events import events, happenings, render_times
 from medserve.explain.films import film_cells, film_heat, film_levels
 from medserve.explain.neighbours import draw_beside
 from medserve.explain.overlay import render
+from medserve.explain.residues import render_sequence, residues, stretches
 from medserve.explain.segments import render_strip, segments, windows
 from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, spots, weigh_spots
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms", "neighbours")
-BY_KIND = {"timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion", "molecule": "atoms"}
+RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms", "residues", "neighbours")
+BY_KIND = {
+    "timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion", "molecule": "atoms",
+    "protein": "residues",
+}  # fmt: skip
 ADDITIVE = ("shapley", "events")  # methods whose weights and base sum to the logit
 MOST_ITEMS = 150  # of an answer; the picture shows all
 PERMUTATIONS, FEW_PERMUTATIONS, MANY = 16, 4, 50  # fewer where there are many groups
@@ -125,6 +131,8 @@ def explain_record(
         return _places(score, record, blocks, column)
     if method == "atoms":
         return _atoms(score, record, blocks, column)
+    if method == "residues":
+        return _residues(score, record, blocks, column)
     if method == "words":
         return _words(score, record, blocks, column, label)
     return _shapley(score, record, background, blocks, column, permutations, seed)
@@ -252,6 +260,26 @@ def _too_long() -> Refusal:
         "molecule-too-long", "The molecule is longer than those the model was trained on.",
         hint="Ask for the prediction without an explanation.",
     )  # fmt: skip
+
+
+def _residues(score: Score, record: Array, blocks: Sequence[Block], column: int) -> Evidence:
+    """Stretches of the first protein that is there; `heat` (1, residues) gives each residue its stretch's weight."""
+    block = _first(record, blocks, "protein")
+    letters = letters_of(record[block.start : block.start + block.size])
+    weights, cut = residues(score, record, block, column), stretches(len(letters))
+    items: list[dict[str, Any]] = [
+        {
+            "input": block.name,
+            "part": f"residues {low + 1} to {high}",
+            "value": letters[low:high],
+            "weight": float(weight),
+        }
+        for (low, high), weight in zip(cut, weights, strict=True)
+    ]
+    each = np.repeat(weights, [high - low for low, high in cut])
+    places = [np.arange(block.start + 1 + low, block.start + 1 + high) for low, high in cut]
+    total = float(score(record[None])[0, column])
+    return replace(_ordered(items, places, None, total, 0.0, render_sequence(letters, each)), heat=each[None])
 
 
 def _first(record: Array, blocks: Sequence[Block], kind: str) -> Block:

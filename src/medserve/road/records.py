@@ -154,6 +154,8 @@ def _away(name: str, record: Array, background: Array, blocks: tuple[Block, ...]
         here = slice(block.start, block.start + block.size)
         if block.kind == "timeline":
             away[:, here] = np.nan
+        elif block.kind == "protein":
+            away[:, block.start + 1 : block.start + block.size] = 0
         elif block.kind == "text":
             away[:, here] = float(block.facts.get("unknown", 0))
         elif block.kind == "waveform":
