@@ -168,16 +168,17 @@ class Client:
         return self._call(JobInfo, "DELETE", f"/v1/jobs/{quote(job, safe='')}")
 
     def start_batch(
-        self, manifest: Path | str | Iterable[bytes], *, model: str, version: str | None = None, key: str = ""
-    ) -> BatchStored:
+        self, manifest: Path | str | Iterable[bytes], *, model: str, version: str | None = None, key: str = "",
+        media: str = "application/x-ndjson",
+    ) -> BatchStored:  # fmt: skip
         """Many inputs, answered in the background.
 
         Args:
-            manifest: a file of NDJSON, or its lines.
+            manifest: a file of NDJSON, or its lines; with `media` of SMILES or SDF, a library of molecules.
             key: the same key gives the same batch, however often it is sent.
         """
         which = "" if version is None else f"/versions/{quote(version, safe='')}"
-        headers = {"content-type": "application/x-ndjson"} | ({"idempotency-key": key} if key else {})
+        headers = {"content-type": media} | ({"idempotency-key": key} if key else {})
         with contextlib.ExitStack() as stack:
             if isinstance(manifest, (Path, str)):
                 manifest = stack.enter_context(open(manifest, "rb"))

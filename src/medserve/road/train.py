@@ -47,7 +47,7 @@ MEDIA = {
     "image": ["image/png", "image/jpeg", "application/dicom"],
     "volume": ["application/x-nifti", "application/dicom"],
     "text": ["text/plain"],
-    "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile"],
+    "molecule": ["chemical/x-daylight-smiles", "chemical/x-mdl-molfile", "chemical/x-mdl-sdfile"],
     "protein": ["chemical/seq-aa-fasta"],
     "timeline": ["application/fhir+json"],
     "waveform": ["application/dicom", "application/zip", "application/octet-stream"],

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
+from medserve.data.molecules.files import STRUCTURE, read_block
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
 
 JSON, FHIR, TEXT = "application/json", "application/fhir+json", "text/plain"
-MOLECULES = ("chemical/x-daylight-smiles", "chemical/x-mdl-molfile")
+SMILES, SDF = "chemical/x-daylight-smiles", "chemical/x-mdl-sdfile"
+MOLECULES = (SMILES, "chemical/x-mdl-molfile", SDF)
 PROTEINS = ("chemical/seq-aa-fasta",)
 MOST_PIECES = 700_000  # commas and brackets of a JSON body; 100,000 events of five make 600,000
 
@@ -38,10 +40,32 @@ def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "")
     if media in PROTEINS or (not media and fasta and _is_text(data)):
         return {_only(spec, "protein").name: data.decode("utf-8", errors="replace")}
     if media in MOLECULES or (not media and "molecule" in kinds and _is_text(data)):
-        return {_only(spec, "molecule").name: data.decode("utf-8", errors="replace")}
+        return {_only(spec, "molecule").name: _one_molecule(data.decode("utf-8", errors="replace"), media)}
     if media == TEXT or (not media and "text" in kinds and _is_text(data)):
         return {_only(spec, "text").name: data.decode("utf-8", errors="replace")}
     return {_only(spec, "waveform").name: data}
+
+
+def _one_molecule(text: str, media: str) -> str:
+    """Of a file of molecules, the one. Raises: Refusal "several-molecules"."""
+    if media == SMILES or (not media and "\n" in text.strip() and not _is_block(text)):
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        found = [line.split(None, 1)[0] for line in lines] if len(lines) > 1 or media == SMILES else [text]
+    elif media == SDF or "$$$$" in text:
+        found = [record for record in text.replace("\r", "").split("$$$$") if record.strip()]
+        found = [record.removeprefix("\n") if at else record for at, record in enumerate(found)]
+    else:
+        return text
+    if len(found) > 1:
+        raise Refusal(
+            "several-molecules", f"The file holds {len(found)} molecules; one was expected.",
+            hint="Send a library to POST /v1/models/NAME/batch, or to `medserve screen`.",
+        )  # fmt: skip
+    return read_block(found[0])[STRUCTURE] if found and _is_block(found[0]) else "".join(found)
+
+
+def _is_block(text: str) -> bool:
+    return "M  END" in text or "V2000" in text or "V3000" in text or text.lstrip().startswith("@<TRIPOS>")
 
 
 def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:

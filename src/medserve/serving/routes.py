@@ -61,6 +61,7 @@ ROUTES = (
     Route("GET", "/v1/batches", "batches.read"),
     Route("GET", "/v1/batches/{batch}", "batches.read"),
     Route("GET", "/v1/batches/{batch}/results", "batches.read"),
+    Route("GET", "/v1/batches/{batch}/ranking", "batches.read"),
     Route("GET", "/v1/batches/{batch}/events", "batches.read"),
     Route("DELETE", "/v1/batches/{batch}", "batches.delete"),
     Route("POST", "/v1/cases", "cases.create"),

@@ -355,5 +355,26 @@ class BatchInfo(msgspec.Struct):
     error: dict[str, str] | None = None
 
 
+class Ranked(msgspec.Struct):
+    """One item of a ranking. item: its number in the batch, from 1; id: its own. abstained: the model is not sure."""
+
+    rank: int
+    item: int
+    id: str | None
+    score: float
+    abstained: bool
+
+
+class Ranking(msgspec.Struct):
+    """The best of a batch, by its answers so far. of: how many were ranked; errors: how many have no score."""
+
+    batch: str
+    label: str
+    seek: Literal["high", "low"]
+    of: int
+    errors: int
+    hits: list[Ranked]
+
+
 class BatchList(msgspec.Struct):
     batches: list[BatchInfo]

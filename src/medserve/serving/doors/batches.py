@@ -1,8 +1,10 @@
 """Batches: a manifest of inputs for one model, answered in the background with what is left of its time.
 
     POST   /v1/models/{name}/batch          application/x-ndjson         202 {"batch": "b-...", "items": 1000}
+                                            chemical/x-daylight-smiles, chemical/x-mdl-sdfile: a library
     GET    /v1/batches, /v1/batches/{batch}                                state, counts, seconds left
     GET    /v1/batches/{batch}/results?from=0                              NDJSON in the order of the manifest
+    GET    /v1/batches/{batch}/ranking?top=100                             the best of what is answered so far
     GET    /v1/batches/{batch}/events                                      progress as server-sent events
     DELETE /v1/batches/{batch}                                             ends it, and destroys what it holds
 
@@ -31,9 +33,11 @@ from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts, caller, effect, event, note
 from medserve.serving.doors.cases import MOST_PATIENT, Room, step
 from medserve.serving.doors.events import Streams
+from medserve.serving.doors.ranking import RANKING, asked_ranking, ranked
 from medserve.serving.gate import Quota
+from medserve.serving.libraries import LIBRARIES, items_of, molecule_input
 from medserve.serving.openapi import reply
-from medserve.serving.schema import BatchInfo, BatchList, BatchStored
+from medserve.serving.schema import BatchInfo, BatchList, BatchStored, Ranking
 from medserve.serving.wire import SAFE, Receive, TooLarge, WrongMedia
 from medserve.store.batches import ENDED, Batches, BatchRow, Chunk, Item
 from medserve.store.keyring import PatientKey
@@ -43,7 +47,7 @@ MOST_ITEMS, MOST_LIVE, MOST_UPLOADS, MOST_ID = 100_000, 20, 4, 256
 CHUNK_ITEMS, CHUNK_BYTES = 64, 2**20
 RECEIVE_LEASE_S = 60.0
 _ID = re.compile(r"b-[0-9a-f]{16}")
-_BODY: dict[str, Any] = {"required": True, "content": {NDJSON: {"schema": {}}}}
+_BODY: dict[str, Any] = {"required": True, "content": {media: {"schema": {}} for media in (NDJSON, *LIBRARIES)}}
 _KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -85,8 +89,13 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
 
     async def received(request: Request, name: str, version: str | None) -> Response:
         model = parts.registry.find(name, version).model
-        if bodies.declared_media(request.scope) != NDJSON:
-            raise WrongMedia("media-type", f"A batch is {NDJSON}.", hint=f"Say it: -H 'Content-Type: {NDJSON}'")
+        media = bodies.declared_media(request.scope)
+        if media not in (NDJSON, *LIBRARIES):
+            raise WrongMedia(
+                "media-type", f"A batch is {NDJSON}; of molecules also {' or '.join(LIBRARIES)}.",
+                hint=f"Say it: -H 'Content-Type: {NDJSON}'",
+            )  # fmt: skip
+        want = "" if media == NDJSON else molecule_input(model.spec)
         bodies.expected_bytes(request.scope, limit)
         who, id = caller(request), f"b-{secrets.token_hex(8)}"
         row = BatchRow(
@@ -101,7 +110,7 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
                 note(request, resource=known.id)
                 return _stored(known)
             try:
-                count = await receive(request.receive, row)
+                count = await receive(request.receive, row, media, want)
                 await step(lambda: kept(request, row, count))
             except BaseException:
                 note(request, resource="")
@@ -123,8 +132,8 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             return None
         raise Busy("batch-receiving", "This batch is coming in by another request.", retry_after_s=5)
 
-    async def receive(stream: Receive, row: BatchRow) -> int:
-        """Every line, a chunk at a time. Returns: how many items."""
+    async def receive(stream: Receive, row: BatchRow, media: str, want: str) -> int:
+        """Every line, a chunk at a time. want: the input that a molecule of a library is. Returns: how many items."""
         seen: set[str] = set()
         keys: dict[str, PatientKey] = {}
         chunk: list[tuple[int, bytes]] = []
@@ -135,7 +144,8 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             batches.put(row, Chunk(n, chunk[0][0] - 1, len(chunk)), items, lease_s=RECEIVE_LEASE_S)
 
         longest = bodies.body_limit(bodies.JSON_TYPE, parts.settings.max_upload_bytes) + 1024
-        async for line in _lines(bodies.parts_of(stream, limit, timing), longest):
+        lines = _lines(bodies.parts_of(stream, limit, timing), longest, blank=media != NDJSON)
+        async for line in lines if media == NDJSON else items_of(lines, media, want):
             count += 1
             if count > MOST_ITEMS:
                 raise TooLarge("batch-too-long", f"A batch has at most {MOST_ITEMS} items.", hint="Send several.")
@@ -210,6 +220,18 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
         return StreamingResponse(stream(), headers=_safe(), media_type=NDJSON)
 
     @routes.get(
+        "/v1/batches/{batch}/ranking",
+        summary="The items with the largest (or smallest) score for a label, of what is answered so far.",
+        responses=reply(200, Ranking),
+        openapi_extra={"parameters": RANKING},
+    )
+    async def ranking(request: Request, batch: str) -> Response:
+        top, label, high = asked_ranking(request.query_params.multi_items())
+        row = await find(request, batch)
+        note(request, digest=row.digest, count=row.done)
+        return WireResponse(await asyncio.to_thread(ranked, row.id, batches.results(row), top, label, high))
+
+    @routes.get(
         "/v1/batches/{batch}/events",
         summary="Progress as server-sent events, until the batch has ended.",
         responses={200: {"description": "text/event-stream", "content": {"text/event-stream": {"schema": {}}}}},
@@ -270,14 +292,14 @@ def next_lines(lines: Any, most: int = CHUNK_ITEMS) -> Any:
         yield line
 
 
-async def _lines(parts: AsyncGenerator[bytes, None], longest: int) -> AsyncIterator[bytes]:
-    """Lines that hold anything. Raises: TooLarge "batch-line-too-large"."""
+async def _lines(parts: AsyncGenerator[bytes, None], longest: int, *, blank: bool = False) -> AsyncIterator[bytes]:
+    """Lines that hold anything; with `blank`, the others too. Raises: TooLarge "batch-line-too-large"."""
     rest = bytearray()
     async for part in parts:
         first, *more = part.split(b"\n")
         rest += first
         for line in more:
-            if rest.strip():
+            if blank or rest.strip():
                 yield bytes(rest)
             rest = bytearray(line)
         if len(rest) > longest:
