@@ -21,6 +21,7 @@ from medserve.road.admet.shipped import NAMES, Shipped
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # the library's own loop, and torch once
     pytest.mark.skipif(importlib.util.find_spec("admet_ai") is None, reason="ADMET-AI is not installed"),
 ]
 DRUGS = (
@@ -73,7 +74,7 @@ def test_the_tensors_are_made_once_and_kept_whole(home, both, monkeypatch):
     """A second start converts nothing; a tensor that was touched is made again rather than used."""
     kept = next((home / "admet").glob("*.safetensors"))
     made = []
-    monkeypatch.setattr("medserve.road.admet.shipped.convert", lambda *given, **more: made.append(given) or 1 / 0)
+    monkeypatch.setattr("medserve.road.admet.shipped.convert_all", lambda *given, **more: made.append(given) or 1 / 0)
     Shipped.open(home, SILENT)
     assert not made
     data = kept.read_bytes()

@@ -10,6 +10,7 @@ hard limits on memory, time, open files and what it may write. Out comes a flat 
 """
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +27,8 @@ CPU_S = 120
 WALL_S = 300
 
 _CHILD = """
-import hashlib, io, resource, sys
-source, out, wanted, memory, cpu, size, *inert = sys.argv[1:]
+import hashlib, io, json, resource, sys
+jobs, memory, cpu, size, *inert = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_CPU, (int(cpu), int(cpu)))
 resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
@@ -35,10 +36,6 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
 import torch
 from safetensors.torch import save_file
 resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
-with open(source, "rb") as file:
-    data = file.read(int(size) + 1)
-if hashlib.sha256(data).hexdigest() != wanted:
-    sys.exit(3)
 class Inert:  # in the place of a class that is named beside the tensors: takes what it is given, does nothing
     def __init__(self, *_, **__):
         pass
@@ -47,14 +44,19 @@ class Inert:  # in the place of a class that is named beside the tensors: takes 
 torch.serialization.add_safe_globals([
     (dict if name.endswith("=dict") else type("Inert", (Inert,), {}), name.removesuffix("=dict")) for name in inert
 ])
-state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-    state = state["state_dict"]
-if not isinstance(state, dict) or not state:
-    sys.exit(4)
-if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
-    sys.exit(4)
-save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, out)
+for source, out, wanted in json.loads(jobs):
+    with open(source, "rb") as file:
+        data = file.read(int(size) + 1)
+    if hashlib.sha256(data).hexdigest() != wanted:
+        sys.exit(3)
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state:
+        sys.exit(4)
+    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
+        sys.exit(4)
+    save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, out)
 """
 
 
@@ -71,6 +73,35 @@ def convert(checkpoint: Path, out: Path, *, sha256: str, inert: Sequence[str] = 
     Raises: BadData "checkpoint-missing". Refusal "checksum-mismatch", "checkpoint-too-large", "checkpoint-unsafe":
         it holds more than tensors, or reading it broke a limit. Fault "file-unwritable".
     """
+    convert_all([(checkpoint, out, sha256)], inert=inert)
+    return out
+
+
+def convert_all(given: Sequence[tuple[Path, Path, str]], *, inert: Sequence[str] = ()) -> None:
+    """`convert` for several (checkpoint, out, sha256) of one origin, in one process: all of them or none."""
+    for checkpoint, _, sha256 in given:
+        _check(checkpoint, sha256)
+    with tempfile.TemporaryDirectory(prefix="medserve-convert-") as scratch:
+        results = [Path(scratch) / f"{number}.safetensors" for number in range(len(given))]
+        jobs = [
+            (str(one[0].resolve()), str(result), one[2].lower()) for one, result in zip(given, results, strict=True)
+        ]
+        code = _run(jobs, Path(scratch), inert)
+        for (checkpoint, _, sha256), result in zip(given, results, strict=True):
+            if result.exists() and (code == 0 or result != results[-1]):
+                continue
+            if code == 3:  # changed between our reading and the child's
+                raise _mismatch(checkpoint, sha256, "another")
+            raise Refusal(
+                "checkpoint-unsafe",
+                f"{checkpoint.name} is not a plain set of tensors, or reading it took more than is allowed.",
+                hint="Ask its author for safetensors.",
+            )
+        for (_, out, _), result in zip(given, results, strict=True):
+            write_bytes(out, result.read_bytes())
+
+
+def _check(checkpoint: Path, sha256: str) -> None:
     try:
         size = checkpoint.stat().st_size
         if size > MAX_BYTES:
@@ -81,24 +112,11 @@ def convert(checkpoint: Path, out: Path, *, sha256: str, inert: Sequence[str] = 
         raise BadData("checkpoint-missing", f"Cannot read {checkpoint.name}: {error.strerror}.") from error
     if found != sha256.lower():
         raise _mismatch(checkpoint, sha256, found)
-    with tempfile.TemporaryDirectory(prefix="medserve-convert-") as scratch:
-        result = Path(scratch) / "out.safetensors"
-        code = _run(checkpoint.resolve(), result, sha256.lower(), Path(scratch), inert)
-        if code == 3:  # changed between our reading and the child's
-            raise _mismatch(checkpoint, sha256, "another")
-        if code != 0 or not result.exists():
-            raise Refusal(
-                "checkpoint-unsafe",
-                f"{checkpoint.name} is not a plain set of tensors, or reading it took more than is allowed.",
-                hint="Ask its author for safetensors.",
-            )
-        write_bytes(out, result.read_bytes())
-    return out
 
 
-def _run(checkpoint: Path, result: Path, sha256: str, scratch: Path, inert: Sequence[str]) -> int:
+def _run(jobs: Sequence[tuple[str, str, str]], scratch: Path, inert: Sequence[str]) -> int:
     limits = [str(MEMORY_BYTES), str(CPU_S), str(MAX_BYTES)]
-    command = [sys.executable, "-I", "-c", _CHILD, str(checkpoint), str(result), sha256, *limits, *inert]
+    command = [sys.executable, "-I", "-c", _CHILD, json.dumps(jobs), *limits, *inert]
     quiet = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", "HOME": str(scratch), "TMPDIR": str(scratch)}
     try:
         done = subprocess.run(command, cwd=scratch, env=quiet, capture_output=True, timeout=WALL_S, check=False)

@@ -19,18 +19,16 @@ ALERTS = ("PAINS", "BRENK", "NIH")
 
 def properties(mol: Any) -> Array:
     """mol: RDKit's, sanitised."""
-    from rdkit.Chem import QED, Crippen, Descriptors
+    from rdkit.Chem import QED, Descriptors
     from rdkit.Chem.rdMolDescriptors import CalcNumAtomStereoCenters, CalcNumHBA, CalcNumHBD, CalcTPSA
 
     ask: Any = Descriptors
-    fatty: Any = Crippen
-    weight, fat, takes, gives = ask.MolWt(mol), fatty.MolLogP(mol), CalcNumHBA(mol), CalcNumHBD(mol)
+    known = QED.properties(mol)  # among them logP, which is not computed twice
+    weight, fat, takes, gives = ask.MolWt(mol), known.ALOGP, CalcNumHBA(mol), CalcNumHBD(mol)
     holds = (weight <= 500) + (fat <= 5) + (takes <= 10) + (gives <= 5)
+    like, centres = QED.qed(mol, qedProperties=known), CalcNumAtomStereoCenters(mol)
     alerts = [len(catalogue.GetMatches(mol)) for catalogue in _catalogues()]
-    return np.array(
-        [weight, fat, takes, gives, holds, QED.qed(mol), CalcNumAtomStereoCenters(mol), CalcTPSA(mol), *alerts],
-        np.float64,
-    )
+    return np.array([weight, fat, takes, gives, holds, like, centres, CalcTPSA(mol), *alerts], np.float64)
 
 
 @cache

@@ -1,6 +1,6 @@
 """ADMET-AI's shipped models as plain tensors: found beside the installed library, known by hash, turned over once.
 
-    shipped = Shipped.open(home, progress)      # the first time half a minute, then a file of 13 MB
+    shipped = Shipped.open(home, progress)      # the first time ten seconds, then a file of 13 MB
     answers = shipped.run(graphs)               # Answers(values=(N, 41), spread=(N, 41))
 
 The library is never imported and its checkpoints are never opened in this process: `models.convert` reads each of them
@@ -21,7 +21,7 @@ import numpy as np
 
 from medserve.data.molecules.kinds import Graph, Letters
 from medserve.errors import BadData, Usage
-from medserve.models.convert import convert
+from medserve.models.convert import convert_all
 from medserve.models.passing import Ensemble
 from medserve.models.strict import check_tensors
 from medserve.progress import Progress
@@ -179,21 +179,22 @@ def _digest(tensors: Mapping[str, Array]) -> str:
 
 
 def _turn_over(folder: Path, place: Path, progress: Progress) -> None:
-    """Each checkpoint in a child of its own, then all of them as one file."""
+    """All checkpoints in one child process, then their tensors as one file."""
     from safetensors.numpy import load_file, save
 
     stacked: dict[str, list[Array]] = {}
-    jobs = [(kind, number) for kind, hashes in CHECKPOINTS.items() for number in range(len(hashes))]
+    progress.say("The models of ADMET-AI become plain tensors, once ...")
     with tempfile.TemporaryDirectory(prefix="medserve-admet-") as scratch:
-        for kind, number in progress.track(jobs, "ADMET-AI's models, once"):
-            source = folder / "models" / kind / f"model_{number}.pt"
-            made = convert(
-                source, Path(scratch) / f"{kind}-{number}.safetensors", sha256=CHECKPOINTS[kind][number], inert=_INERT
-            )
-            state = load_file(made)
+        jobs = [
+            (folder / "models" / kind / f"model_{number}.pt", Path(scratch) / f"{kind}-{number}.safetensors", sha256)
+            for kind, hashes in CHECKPOINTS.items()
+            for number, sha256 in enumerate(hashes)
+        ]
+        convert_all(jobs, inert=_INERT)
+        for _, made, _ in jobs:
+            state, kind = load_file(made), made.name.partition("-")[0]
             for ours, theirs in (_TENSORS | (_SCALING if kind == REGRESSION else {})).items():
-                stacked.setdefault(f"{kind}.{ours}", []).append(
-                    state[theirs].reshape(-1) if ours in _SCALING else state[theirs]
-                )
+                value = state[theirs].reshape(-1) if ours in _SCALING else state[theirs]
+                stacked.setdefault(f"{kind}.{ours}", []).append(value)
     tensors = {name: np.stack(parts).astype(np.float32) for name, parts in stacked.items()}
     write_bytes(place, save(tensors, {MADE: _digest(tensors)}), mode=0o600)
