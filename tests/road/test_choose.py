@@ -48,6 +48,15 @@ def test_neither_scale_nor_prior_decides(change):
     assert choose(BINARY, logits, change(logits), y, np.arange(800), on="val", draws=200)["chosen"] == "baseline"
 
 
+def test_networks_of_one_cross_validation_have_units_of_their_own():
+    """One of three is far surer of the same order: pooled, that says nothing against the recipe."""
+    y, logits = risks(90)
+    nets = np.arange(90) % 3
+    sure = logits * np.array([1.0, 40.0, 0.2])[nets][:, None]
+    found = choose(BINARY, sure, logits, y, np.arange(90), on="3-fold cross-validation", folds=nets, draws=200)
+    assert abs(found["difference"]["value"]) < 1e-6
+
+
 def test_several_classes_are_brought_to_scale_too():
     """One offset a class: what a training with equal classes adds is taken away again."""
     random = np.random.default_rng(2)

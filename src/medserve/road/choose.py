@@ -51,8 +51,8 @@ def choose(
 
     Args:
         on: what the cases are ("val and calibration", "5-fold cross-validation"), for the record.
-        folds: (N,) for scores of several networks, as cross-validation gives them: survival compares pairs of one fold
-            only, since a log hazard ratio has no zero of its own.
+        folds: (N,) for scores of several networks, as cross-validation gives them: each has a unit of its own, and
+            survival compares pairs of one fold only, since a log hazard ratio has no zero of its own either.
 
     Returns: {"chosen": "recipe" | "baseline", "on", "n", "metric", "recipe", "baseline", "difference": {value, low,
         high}}; a positive difference favours the recipe.
@@ -68,7 +68,9 @@ def choose(
         return _verdict(
             output, bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed), on, len(targets)
         )
-    ours, plain = (_losses(output, logits, targets, patients, seed) for logits in (recipe_logits, baseline_logits))
+    ours, plain = (
+        _losses(output, logits, targets, patients, folds, seed) for logits in (recipe_logits, baseline_logits)
+    )
 
     def measure(weights: Array) -> dict[str, Array]:
         a, b = (weights @ losses / weights.sum(axis=1) for losses in (ours, plain))
@@ -127,28 +129,36 @@ def _discordance(
     return measure
 
 
-def _losses(output: OutputSpec, logits: Array, targets: Array, patients: Array, seed: int) -> Array:
+def _losses(output: OutputSpec, logits: Array, targets: Array, patients: Array, nets: Array | None, seed: int) -> Array:
     """(N,) what each case costs."""
     if output.task == "number":
         return (np.asarray(logits, np.float64)[:, 0] - (targets - output.mean) / output.sd) ** 2
     if output.task == "generate":
         return -np.asarray(logits, np.float64)[:, 0]
     if output.task != "multilabel":
-        logits = scaled(output, logits, targets, patients, seed)
+        logits = scaled(output, logits, targets, patients, nets, seed)
     return case_loss(output, logits, targets, 1.0)
 
 
-def scaled(output: OutputSpec, logits: Array, targets: Array, patients: Array, seed: int = 0) -> Array:
+def scaled(
+    output: OutputSpec, logits: Array, targets: Array, patients: Array, nets: Array | None = None, seed: int = 0
+) -> Array:
     """(N, width) logits, times one slope and plus an offset each, that were fitted on the other folds of patients.
 
-    Both are held towards 1 and 0 with the weight of one case, as a temperature is (see `calibrate`). With fewer than
-    `FEWEST` cases the logits stay as they are.
+    Both are held towards 1 and 0 with the weight of one case, as a temperature is (see `calibrate`); 1 is what the
+    logits of a network have for a standard deviation. With fewer than `FEWEST` cases nothing is fitted.
+
+    Args:
+        nets: (N,) the network that each row is from; one network's logits may be many times another's.
     """
     from medserve.models.record.features import folds
 
-    logits = np.asarray(logits, np.float64)
+    logits = np.array(logits, np.float64)
     if len(logits) < FEWEST:
         return logits
+    for k in np.unique(np.zeros(len(logits)) if nets is None else nets):
+        mine = slice(None) if nets is None else np.asarray(nets) == k
+        logits[mine] /= float((logits[mine] - logits[mine].mean(axis=0)).std()) or 1.0
     fold, made = folds(len(logits), seed, patients), np.empty_like(logits)
     for k in np.unique(fold):
         inside = fold == k
