@@ -26,6 +26,7 @@ def generate(
     steps: int | None = None,
     seed: int = 0,
     bar: Path | None = None,
+    reference: Path | None = None,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -63,6 +64,8 @@ def generate(
         The same seed gives the same molecules on the same machine.
     bar
         A file of SMILES, one a line, of which no close analogue is written either.
+    reference
+        A file of SMILES that were not learned from, for the Frechet ChemNet distance (pip install fcd).
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -70,29 +73,33 @@ def generate(
     """
     settings = Settings.from_environment(home)
     aimed = bool(objective) or like is not None
-    for name, value, of in (("n", n, False), ("temperature", temperature, False), ("judge", judge, True),
-                            ("budget", budget, True), ("steps", steps, True)):  # fmt: skip
-        if value is not None and aimed != of:
-            raise Usage("bad-arguments", f"--{name} goes {'with' if of else 'without'} an objective.",
+    plain = {"n": n, "temperature": temperature, "reference": reference}
+    with_objective = {"judge": judge, "budget": budget, "steps": steps}
+    for name, value in (with_objective if not aimed else plain).items():
+        if value is not None:
+            raise Usage("bad-arguments", f"--{name} goes {'without' if aimed else 'with'} an objective.",
                         hint="See: medserve generate --help")  # fmt: skip
     with Progress(quiet=json) as progress:
         if not aimed:
             from medserve.road.generate import write_molecules
 
-            found = write_molecules(model, out, count=n or 10_000, settings=settings, temperature=temperature or 1.0,
-                                    seed=seed, bar=bar, progress=progress)  # fmt: skip
+            found = write_molecules(model, out, count=10_000 if n is None else n, settings=settings,
+                                    temperature=1.0 if temperature is None else temperature, seed=seed, bar=bar,
+                                    reference=reference, progress=progress)  # fmt: skip
             return Answer(found, _written(found))
         from medserve.road.optimise import optimise
 
-        found = optimise(model, out, objectives=objective or [], judge=judge, like=like, budget=budget or 4000,
-                         steps=steps, seed=seed, bar=bar, settings=settings, progress=progress)  # fmt: skip
+        found = optimise(model, out, objectives=objective or [], judge=judge, like=like,
+                         budget=4000 if budget is None else budget, steps=steps, seed=seed, bar=bar,
+                         settings=settings, progress=progress)  # fmt: skip
         return Answer(found, _searched(found))
 
 
 def _written(found: dict[str, Any]) -> Table:
     names = ("valid", "unique", "novel", "diversity", "qed", "sa_score", "pains")
     rows = [(name.replace("_", " "), "-" if found[name] is None else f"{found[name]:.3f}") for name in names]
-    rows += [("FCD", found["fcd_note"]), ("controlled, left out", str(found["barred"]["molecules"]))]
+    fcd = "" if found["fcd"] is None else f"{found['fcd']:.3f} "
+    rows += [("FCD", fcd + found["fcd_note"]), ("controlled, left out", str(found["barred"]["molecules"]))]
     shown = table(f"{found['model']['name']}: {found['drawn']:,} drawn", "", "", rows=rows)
     shown.caption = f"{found['written']:,} molecules: {found['files'][0]}; page: {found['files'][2]}"
     shown.caption_justify = "left"

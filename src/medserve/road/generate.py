@@ -26,6 +26,7 @@ from medserve.errors import BadData, Refusal, Usage
 from medserve.models.package import Package, open_package
 from medserve.models.signing import Trust
 from medserve.progress import SILENT, Progress
+from medserve.road.frechet import frechet
 from medserve.road.generate_page import write_page
 from medserve.road.membership import trained_on, value_hash
 from medserve.runtime.writer import Writer
@@ -34,7 +35,6 @@ from medserve.store.files import append_line, write_bytes
 
 BATCH = 500
 COLUMNS = ("smiles", "valid", "drawn", "novel", "qed", "sa_score", "weight", "logp", "pains")
-FCD = "not available: no package that computes the Frechet ChemNet distance is used by this version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,19 @@ def write_molecules(
     temperature: float = 1.0,
     seed: int = 0,
     bar: Path | None = None,
+    reference: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Draw `count` texts; write the molecules as CSV at `out`, a page and the figures (JSON) beside it.
 
     Args:
         bar: a file of SMILES, one a line, of which no close analogue is written either.
+        reference: such a file of molecules that were not learned from, for the Frechet ChemNet distance.
 
     Returns: {"drawn", "valid", "unique", "novel", "diversity", "fcd", "qed", "sa_score", "pains", "barred", "files",
         ...}; unique is a share of the valid ones, novel of the different ones.
-    Raises: Usage "out-exists", "count-range", "not-a-writer", "temperature-range"; BadData "bar-unreadable".
+    Raises: Usage "out-exists", "count-range", "not-a-writer", "temperature-range"; BadData "bar-unreadable",
+        "reference-unreadable".
     """
     if not 1 <= count <= 1_000_000:
         raise Usage("count-range", f"{count} molecules were asked for.", hint="Between 1 and 1,000,000.")
@@ -103,10 +106,12 @@ def write_molecules(
     package = open_package(model, Trust.load(settings))
     writer = Writer(package)
     screenings = Screenings(package, settings, barred_by(bar))
+    beside = None if reference is None else smiles_of(reference, "reference")
     asked = {"model": package.digest, "count": count, "temperature": temperature, "seed": seed}
     texts = _drawn(out.with_name(f".{out.name}.drawn"), asked, count, progress, lambda i, n: writer.write(
         n, np.random.default_rng((seed, i)), temperature=temperature))  # fmt: skip
     rows, figures = judge(texts, screenings, progress=progress)
+    figures["fcd"], figures["fcd_note"] = frechet([r.smiles for r in rows if r.valid], beside)
     result = {"model": {"name": package.spec.name, "digest": package.digest}, "temperature": temperature, "seed": seed}
     result |= figures | {"files": [str(out), str(out.with_suffix(".json")), str(out.with_suffix(".html"))]}
     write_bytes(out.with_suffix(".json"), json.dumps(result, indent=1).encode())
@@ -149,7 +154,7 @@ def judge(
         "novelty": "against the training part" if known else "not available: trained at another installation",
         "diversity": diversity([r.smiles for r in good]),
         "fcd": None,
-        "fcd_note": FCD,
+        "fcd_note": "",
         "qed": _mean([q.qed for q in told]),
         "sa_score": _mean([q.sa for q in told]),
         "pains": _mean([float(bool(q.pains)) for q in told]),
@@ -161,12 +166,15 @@ def judge(
 
 def barred_by(path: Path | None) -> list[str]:
     """Standard forms of a site's own list. Raises: BadData "bar-unreadable"."""
-    if path is None:
-        return []
+    return [] if path is None else smiles_of(path, "bar")
+
+
+def smiles_of(path: Path, what: str) -> list[str]:
+    """Raises: BadData "bar-unreadable", "reference-unreadable"."""
     try:
         return [standardise(line.split()[0]).smiles for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError, Refusal) as error:
-        raise BadData("bar-unreadable", f"{path.name} is no list of SMILES.", hint="One SMILES a line.") from error
+        raise BadData(f"{what}-unreadable", f"{path.name} is no list of SMILES.", hint="One SMILES a line.") from error
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
