@@ -15,6 +15,8 @@ from made_records import STAY, bundle, write_ndjson, write_omop
 from medserve.data.readers.records import Account, _spill, read_timelines, sniff_records
 from medserve.data.readers.records._time import iso_hours
 from medserve.errors import BadData, NotFound
+from medserve.road.collect import list_data
+from medserve.settings import Settings
 from medserve.types import Event
 
 COLUMNS = {"patient": "who", "time": "t", "code": "item", "value": "x", "unit": "u"}
@@ -90,6 +92,24 @@ def test_physionet_2012(tmp_path):
     assert events == [Event(0, "HR", 70), Event(7 / 60, "GCS", 15), Event(12.5, "Weight", 81),
                       Event(47 + 37 / 60, "HR", 86)]  # fmt: skip
     assert account.skipped == {("event", "unknown-value"): 2, ("event", "no-time"): 2} and account.ignored["file"] == 1
+
+
+def test_what_a_stay_says_once_is_an_input_as_a_number(tmp_path):
+    """An age that stands in no column of the table comes from the stay's file, and is no path of a text."""
+    with zipfile.ZipFile(tmp_path / "stays.zip", "w") as archive:
+        archive.writestr("set-a/132539.txt", STAY)
+    (tmp_path / "cases.csv").write_text("RecordID,died\n132539,0\n")
+    (tmp_path / "dataset.yaml").write_text("""
+table: cases.csv
+patient: RecordID
+prediction_time: 48
+inputs:
+  Age: {kind: number, unit: a}
+  stay: {kind: timeline, form: physionet2012, table: stays.zip, window: 48}
+target: {column: died, kind: binary, classes: ["0", "1"]}
+""")
+    listing = list_data(tmp_path, Settings(home=tmp_path / "home"))
+    assert listing.raw(listing.items[0])["Age"] == 54.0
 
 
 def _table(tmp_path, rows):

@@ -66,7 +66,9 @@ class RawTable:
             cell: Any = self.table.columns[column][row] if column in self.table.columns else self._once(column, row)
             if cell and said.kind in _FILE_KINDS:
                 cell = self._file(cell, said.kind, column, row)
-            elif cell and len(cell) < 256 and cell.lower().endswith(_TEXT_FILES.get(said.kind, ())):
+            elif (
+                said.kind in _TEXT_FILES and cell and len(cell) < 256 and cell.lower().endswith(_TEXT_FILES[said.kind])
+            ):
                 cell = self._path(cell, column, row).read_text(encoding="utf-8", errors="replace")
             found[name] = cell if cell != "" else None
         return found
