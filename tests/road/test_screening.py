@@ -165,6 +165,28 @@ def test_a_killed_screen_goes_on_and_gives_the_same(tmp_path, monkeypatch, capsy
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_a_public_package_brings_its_own_actives(made, tmp_path, capsys):
+    """Without actives: its toxic training molecules; what it was trained on is marked, and out of the figures."""
+    settings, result = made
+    model = LoadedModel.open(Path(result["package"]), Trust.load(settings))
+    trained = dict(zip(model.domain.smiles, model.domain.labels, strict=True))
+    rows = [smiles for smiles, _ in molecules(819, seed=2)[:60]] + list(trained)[:10]
+    (tmp_path / "lib.csv").write_text("smiles,y\n" + "".join(f"{s},{int('[N+]' in s)}\n" for s in rows))
+    words = ["screen", "--library", str(tmp_path / "lib.csv"), "--model", result["package"], "--label", "y", "--home",
+             str(settings.home), "--workers", "1", "--json"]  # fmt: skip
+    assert command([*words, "--out", str(tmp_path / "a")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["known"] == sum(label == "toxic" for label in trained.values()) and "trained on" in told["known_from"]
+    table = pl.read_parquet(tmp_path / "a" / "scores.parquet")
+    assert table["seen"].to_list() == [one in trained for one in table["smiles"].to_list()]
+    assert told["seen"] == table["seen"].sum() >= 10 and "consensus" in told["figures"]
+    assert command([*words, "--by", "model", "--out", str(tmp_path / "b")]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["ranked_by"] == "model 1" and set(alone["figures"]) == {"model 1", "nearest"}
+    scores = [hit["score"] for hit in alone["top"]]
+    assert scores == sorted(scores, reverse=True)
+
+
 @pytest.mark.parametrize(("words", "code"), [
     (["--query", "CC(=O"], "molecule-invalid"), ([], "screen-nothing"),
     (["--query", "CCO", "--label", "hit"], "screen-label"),

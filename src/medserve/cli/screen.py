@@ -19,6 +19,7 @@ def screen(
     model: tuple[Path, ...] = (),
     query: tuple[str, ...] = (),
     actives: Path | None = None,
+    by: Literal["consensus", "model"] = "consensus",
     target: tuple[str, ...] = (),
     seek: tuple[Literal["high", "low"], ...] = (),
     given: tuple[str, ...] = (),
@@ -53,7 +54,10 @@ def screen(
     query
         A SMILES, or a file of molecules, to be alike.
     actives
-        A file of known actives: the baseline, and a part of the consensus.
+        A file of known actives: the baseline, and a part of the consensus. Left out, those that a package of public
+        data was trained on.
+    by
+        Whether likeness to them is a part of the rank, or the packages alone rank.
     target
         Which label of the model ranks, where it has several; one for all packages, or one for each.
     seek
@@ -93,7 +97,7 @@ def screen(
     opened = Library.open(library, column=column, name=name, label=label)
     plan = make_plan(
         opened, settings=settings, packages=model, targets=target, seek=seek, given=_given(given), queries=query,
-        actives=actives, top=top, diverse=diverse, pick=pick, explain=explain,
+        actives=actives, by=by, top=top, diverse=diverse, pick=pick, explain=explain,
     )  # fmt: skip
     with Progress(quiet=json) as progress:
         result = run(opened, out, plan, settings=settings, workers=workers, progress=progress)

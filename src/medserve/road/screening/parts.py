@@ -31,10 +31,10 @@ ACTIVE = dict.fromkeys(("1", "1.0", "true", "yes", "y", "active", "actives", "po
 
 
 class Parts:
-    """folder: of this screen alone. labelled: whether the library says which are active."""
+    """folder: of this screen alone. seen: molecules that a package was trained on, or that are known actives."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self._plan = folder, plan
+    def __init__(self, folder: Path, plan: Plan, seen: frozenset[str]) -> None:
+        self.folder, self._plan, self._seen = folder, plan, seen
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(folder / "lock", "wb")  # noqa: SIM115 held until `__exit__`
@@ -77,11 +77,7 @@ class Parts:
         if self._plan.known:
             columns["alike"] = pl.Series(told.alike, dtype=pl.Float64)
             columns["nearest"] = pl.Series(told.nearest, dtype=pl.Int64)
-            same = [
-                at is not None and self._plan.known[at][1] == one
-                for at, one in zip(told.nearest, told.smiles, strict=True)
-            ]
-            columns["known"] = pl.Series(same, dtype=pl.Boolean)
+        columns["seen"] = pl.Series([one in self._seen for one in told.smiles], dtype=pl.Boolean)
         out = io.BytesIO()
         pl.DataFrame(columns).write_parquet(out)
         write_bytes(self.path(number), out.getvalue())

@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
+from medserve.data.fields import Records
 from medserve.data.molecules.library import Library
 from medserve.data.molecules.nearest import MOST_KNOWN
 from medserve.data.molecules.standard import standardise
 from medserve.errors import Refusal, Usage
-from medserve.models.package import open_package
+from medserve.models.package import Package, open_package
 from medserve.models.signing import Trust
 from medserve.road.screening.scorer import Asked, Job, column_of
+from medserve.runtime.domain import open_domain
 from medserve.runtime.known import KnownModel
 from medserve.settings import Settings
 
@@ -39,7 +41,8 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """library: name, bytes and time of change of the file. known: (name, standard form) of actives or queries.
+    """library: name, bytes and time of change of the file. known: (name, standard form) of actives or queries;
+    known_from: where they are from. by: whether likeness to them counts, or the packages alone.
 
     top: how many are listed. diverse: how many of them are picked to be unlike, by `pick`.
     """
@@ -49,6 +52,8 @@ class Plan(msgspec.Struct, frozen=True):
     models: list[Model]
     asked: list[Asked]
     known: list[tuple[str, str]]
+    known_from: str
+    by: str
     top: int
     diverse: int
     pick: str
@@ -73,6 +78,7 @@ def make_plan(
     given: Mapping[str, str],
     queries: Sequence[str],
     actives: Path | None,
+    by: str,
     top: int,
     diverse: int,
     pick: str,
@@ -102,11 +108,14 @@ def make_plan(
         label, atoms = output.labels[column], "atoms" in model.offered
         models.append(Model(model.name, model.version, model.digest, label, output.unit, output.task, high, atoms))
         asked.append(Asked(str(folder.absolute()), model.digest, target, high, inputs))
-    known = _known(queries, actives)
+    known, source = _known(queries, actives), "as given"
+    if not known:
+        known, source = _training_actives([open_package(folder, trust) for folder in packages], models)
     stat = library.path.stat()
     return Plan(
         library=(library.path.name, stat.st_size, stat.st_mtime_ns),
-        columns=(library.column, library.name, library.label), models=models, asked=asked, known=known, top=top,
+        columns=(library.column, library.name, library.label), models=models, asked=asked, known=known,
+        known_from=source, by=by if packages and known else "consensus", top=top,
         diverse=min(diverse, top), pick=pick, explain=explain, chunk=CHUNK,
     )  # fmt: skip
 
@@ -139,6 +148,32 @@ def _known(queries: Sequence[str], actives: Path | None) -> list[tuple[str, str]
     if (queries or actives) and not found:
         raise Usage("screen-actives", "None of the known molecules can be read.", hint="Check --query and --actives.")
     return [(name, smiles) for smiles, name in found.items()]
+
+
+def _training_actives(packages: Sequence[Package], models: Sequence[Model]) -> tuple[list[tuple[str, str]], str]:
+    """Of the first package of public data with two classes: the training molecules of the class that is sought."""
+    for package, model in zip(packages, models, strict=True):
+        labels = package.spec.output.labels
+        if model.task != "binary":
+            continue
+        sought = model.label if model.high else next(label for label in labels if label != model.label)
+        found = [smiles for smiles, label in _told(package) if label == sought]
+        if found:
+            return [(smiles, smiles) for smiles in found], f"{sought} molecules that {model.name} was trained on"
+    return [], ""
+
+
+def trained_on(plan: Plan, settings: Settings) -> frozenset[str]:
+    """Standard forms of the molecules that packages of public data name as theirs."""
+    trust = Trust.load(settings)
+    packages = [open_package(Path(one.package), trust) for one in plan.asked]
+    return frozenset(smiles for package in packages for smiles, _ in _told(package))
+
+
+def _told(package: Package) -> list[tuple[str, str]]:
+    """Training molecules with their labels; none of data that is not public."""
+    domain = open_domain(package, Records.build(package.spec.transforms).blocks) if package.spec.domain else None
+    return [] if domain is None else list(zip(domain.smiles, domain.labels, strict=True))
 
 
 def _from_file(path: Path, found: dict[str, str]) -> None:

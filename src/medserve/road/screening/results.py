@@ -67,8 +67,8 @@ def _columns(plan: Plan) -> dict[str, str]:
         found |= {"score" + after: f"value_{k}", "status" + after: f"status_{k}"}
         if plan.models[k].task == "number":
             found |= {"low" + after: f"low_{k}", "high" + after: f"high_{k}"}
-    found |= {"similarity": "alike", "nearest": "nearest", "known": "known"} if plan.known else {}
-    return found | {"consensus": "consensus"}
+    found |= {"similarity": "alike", "nearest": "nearest"} if plan.known else {}
+    return found | {"seen": "seen", "consensus": "consensus"}
 
 
 def _after(plan: Plan) -> list[str]:

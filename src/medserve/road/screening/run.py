@@ -21,7 +21,7 @@ from medserve.errors import BadData
 from medserve.evaluation.enrichment import enrichment
 from medserve.progress import Progress
 from medserve.road.screening.parts import Parts
-from medserve.road.screening.plan import Plan
+from medserve.road.screening.plan import Plan, trained_on
 from medserve.road.screening.ranking import Best, Places
 from medserve.road.screening.results import write_results
 from medserve.road.screening.worker import Crew
@@ -49,7 +49,8 @@ def screen(
     """
     started = time.monotonic()
     with new_folder(out) as work:
-        parts = Parts(out.with_name(out.name + ".screen"), plan)
+        seen = trained_on(plan, settings) | {smiles for _, smiles in plan.known}
+        parts = Parts(out.with_name(out.name + ".screen"), plan, seen)
         with parts:
             _score(library, parts, plan, settings, workers or processes(), progress)
             summary = _ranked(parts, work, plan, settings, progress)
@@ -108,34 +109,35 @@ def _ranked(parts: Parts, work: Path, plan: Plan, settings: Settings, progress: 
     rows = same = 0
     for frame in progress.track(parts.frames(), "Ranking", len(parts.done)):
         rows += len(frame)
-        same += int(frame["known"].sum()) if plan.known else 0
+        same += int(frame["seen"].sum())
         codes.update(code for code in frame["code"].to_list() if code)
         scored = frame.filter(pl.col("code") == "")
         for column, one in places.items():
             one.add(scored[column].to_numpy(), _sides(scored))
     best, both = Best(plan.top), Places(labelled)
+    ranking = {c: one for c, one in places.items() if plan.by == "consensus" or c != "alike"}
     ranked = work / "scores.parts"
     ranked.mkdir()
     for number, frame in enumerate(progress.track(parts.frames(), "Writing", len(parts.done))):
-        frame = _with_ranks(frame, places)
+        frame = _with_ranks(frame, ranking)
         scored = frame.filter(pl.col("code") == "")
         both.add(-scored["consensus"].to_numpy(), _sides(scored))
         for row in scored.filter(pl.col("consensus") <= best.limit).iter_rows(named=True):
-            order = (row["consensus"], *(-row[column] for column in columns), row["row"])
+            order = (row["consensus"], *(-row[column] for column in ranking), row["row"])
             best.offer(order, row["smiles"], row)
         frame.write_parquet(ranked / f"part-{number:07d}.parquet")
     figures: dict[str, Any] = {}
     if labelled:
         names = dict(zip(columns, [*(f"model {k + 1}" for k in range(len(plan.models))), "nearest"], strict=False))
         figures = {names[column]: enrichment(one.counts()) for column, one in places.items()}
-        if len(columns) > 1:
+        if len(ranking) > 1:
             figures["consensus"] = enrichment(both.counts())
     scored_rows = rows - sum(codes.values())
-    by = "consensus" if len(columns) > 1 else "model 1" if plan.models else "nearest"
+    by = "consensus" if len(ranking) > 1 else "model 1" if plan.models else "nearest"
     summary = {
         "library": plan.library[0], "molecules": rows, "scored": scored_rows, "refused": rows - scored_rows,
         "codes": dict(sorted(codes.items())), "models": [_said(model) for model in plan.models],
-        "known": len(plan.known), "known_in_library": same, "ranked_by": by,
+        "known": len(plan.known), "known_from": plan.known_from, "seen": same, "ranked_by": by,
         "figures": figures, "warnings": _warnings(plan, rows, scored_rows),
     }  # fmt: skip
     return write_results(work, ranked, best.sorted(), summary, plan, settings, progress)
@@ -153,12 +155,12 @@ def _with_ranks(frame: pl.DataFrame, places: Mapping[str, Places]) -> pl.DataFra
 
 
 def _sides(frame: pl.DataFrame) -> Array | None:
-    """(n,) 1 active, 0 inactive, -1 unknown; None without labels. What is one of the known molecules itself proves
-    nothing about likeness to them, and counts as unknown."""
+    """(n,) 1 active, 0 inactive, -1 unknown; None without labels. What a package was trained on, or is one of the known
+    actives itself, proves nothing and counts as unknown."""
     if "active" not in frame.columns:
         return None
     sides = frame["active"].cast(pl.Int8).fill_null(-1).to_numpy()
-    return np.where(frame["known"].to_numpy(), -1, sides) if "known" in frame.columns else sides
+    return np.where(frame["seen"].to_numpy(), -1, sides)
 
 
 def _said(model: Any) -> dict[str, Any]:
