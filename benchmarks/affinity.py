@@ -8,6 +8,10 @@ DeepDTA's training folds train, the fifth is halved into validation and calibrat
 `--split drug` and `--split target` keep whole drugs, or whole sequences, out of training instead: other questions, with
 other figures. Intervals are bootstraps that draw whole drugs (`--intervals target`: whole sequences).
 
+Variants of a kinase share a sequence, so that one pair of molecule and sequence may stand in two folds. The road takes
+such pairs off the training side (`--leaks drop`), which makes the task harder than the published one; `--leaks keep` is
+theirs.
+
 Prints one JSON object. Targets on `folds`: CI 0.87 within 40 minutes of CPU; on a GPU CI 0.89 and MSE 0.23 (recipe
 affinity-full). Published on the same folds: DeepDTA .878 / .261, GraphDTA .893 / .229, KronRLS .871 / .379.
 """
@@ -73,6 +77,7 @@ def main() -> None:
     parser.add_argument("--intervals", choices=["drug", "target"], default="drug")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--leaks", choices=["drop", "keep"], default="drop", help="pairs that stand in two parts")
     parser.add_argument("--audit", choices=["full", "quick", "none"], default="none")
     parser.add_argument("--out", type=Path, help="keep the package here")
     arguments = parser.parse_args()
@@ -84,11 +89,11 @@ def main() -> None:
         result = train_package(
             data, arguments.out or root / "package", settings=Settings(home=root / "home"),
             options=Options(recipe=arguments.recipe, seed=arguments.seed, keep="recipe", audit=arguments.audit,
-                            epochs=arguments.epochs), progress=SILENT,
+                            epochs=arguments.epochs, leaks=arguments.leaks), progress=SILENT,
         )  # fmt: skip
         found: dict[str, Any] = {
             "recipe": result["recipe"], "split": result["split"], "parts": result["parts"], "seed": arguments.seed,
-            "left_training_side": result["left_training_side"],
+            "leaks": arguments.leaks, "left_training_side": result["left_training_side"],
             **{name: result["metrics"][name] for name in SHOWN if name in result["metrics"]},
             "intervals": f"95 %, drawing whole {arguments.intervals}s",
             "against_boosting": {k: result["decision"]["difference"][k] for k in ("value", "low", "high")},

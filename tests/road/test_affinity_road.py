@@ -78,6 +78,8 @@ def test_the_figures_say_how_they_were_drawn(made):
     found = json.loads((folder / "evaluation" / "test.json").read_text())
     assert found["intervals"]["method"] == "bootstrap of whole values of drug" and found["n_patients"] <= len(DRUGS)
     assert "patients-not-declared" not in {c["code"] for c in found["claims"]}
+    limits = json.loads((folder / "card.json").read_text())["limits"]
+    assert "first 62 residues" in next(one["message"] for one in limits if one["code"] == "protein-cut")
     assert {"concordance", "mse", "rm2"} <= set(found["metrics"])
     assert "whole values of drug" in (folder / "evaluation" / "report.html").read_text()
 

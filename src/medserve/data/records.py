@@ -110,6 +110,7 @@ def prepare_records(
     blobs = Blobs(folder / "values.blobs")
     cases: list[Case] = []
     named: list[str] = []
+    cut: Counter[str] = Counter()  # of inputs that are read in part
     refused = list(listing.refused)
     troubles: dict[tuple[str, str], Trouble] = {}
     for item in progress.track(listing.items, "Reading"):
@@ -131,6 +132,7 @@ def prepare_records(
         )
         same = digest if telling else hashlib.sha256(digest + item.id.encode()).digest()
         named.append(item.family or item.id)
+        cut.update(f.name for f in fields if f.kind == "protein" and f.cuts(values[f.name]))  # type: ignore[attr-defined]
         cases.append(
             Case(
                 id=item.id,
@@ -158,6 +160,7 @@ def prepare_records(
     column = str(rule["column"]) if family == "column" else ""
     family = family if family in FAMILIES else column
     warnings = list(listing.source.get("warnings", ()))
+    warnings += [f"{n} sequences of {name} are longer than what is read, and are cut." for name, n in cut.items()]
     if not declared and not (listing.declaration and listing.declaration.independent):
         warnings.append("No patient key is declared or found: each row counts as its own patient.")
     return Cohort(

@@ -176,6 +176,12 @@ def limits(
                 " alarms on the calibration part; not everything unlike is caught.",
             )
         )
+    for step in spec.transforms:
+        if step.name == "protein" and step.params.get("cut"):
+            said = (
+                f"Of {step.params['name']} the first {step.params['window']} residues are read, whatever lies beyond."
+            )
+            out.append(("protein-cut", said))
     if leaks and leaks.get("found") and leaks.get("policy") == "keep":
         out.append(("leaks-kept", "Leaks between parts were found and kept on request: figures are too good."))
     for check in shortcuts or []:

@@ -214,7 +214,10 @@ def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) ->
     smiles = written(record[block.start : block.start + block.size], int(facts["length"]))
     if smiles is None:
         raise _too_long()
-    field = Molecule(block.name, length=int(facts["length"]), names=tuple(facts["descriptors"]))
+    atoms = int(facts.get("atoms", 0))
+    field = Molecule(
+        block.name, length=int(facts["length"]), names=tuple(facts["descriptors"]), graph=atoms > 0, atoms=atoms
+    )
 
     def hidden(sets: Sequence[Sequence[int]] | None) -> Array:
         found = field.hidden(smiles, sets)

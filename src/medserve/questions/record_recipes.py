@@ -178,6 +178,8 @@ _network(
     minimum=100_000,
     params={"encoders": {"molecule": {"name": "smiles-gru"}}},
 )
+_PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
+_PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 2048, "warm_up": 0.05}
 _network(
     "affinity",
     "the default for a molecule and a protein: convolutions over the letters of both, then joint layers (DeepDTA)",
@@ -186,14 +188,49 @@ _network(
     rate=9_000,
     minimum=2_000,
     together="protein",
+    params=_PAIR | {"encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}}},
+    settings=_PAIRS,
+)
+_network(
+    "affinity-graph",
+    "the same with the molecule as a graph: messages along bonds (as GraphDTA, here a D-MPNN)",
+    ("protein",),
+    images=1_200_000,
+    rate=8_000,
+    minimum=100_000,
+    together="protein",
+    params=_PAIR
+    | {"encoders": {"molecule": {"name": "molecule-graph", "hidden": 128}, "protein": {"name": "protein-cnn"}}},
+    settings=_PAIRS,
+)
+_network(
+    "affinity-full",
+    "a molecule and a protein by wider networks and ten times the schedule; for a GPU",
+    ("protein",),
+    images=12_000_000,
+    rate=1_500,
+    minimum=100_000,
+    together="protein",
     params={
-        "encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}},
-        "joint": [512, 512, 256],
+        "encoders": {
+            "molecule": {"name": "molecule-graph", "hidden": 256, "depth": 4},
+            "protein": {"name": "protein-cnn", "embedding": 64, "channels": 192, "kernel": 9, "hide": 0.1},
+        },
+        "joint": [1024, 1024, 512],
         "once": True,
-        "dropout": 0.1,
+        "dropout": 0.2,
         "hide": 0.02,
     },
-    settings={"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 2048, "warm_up": 0.05},
+    settings=_PAIRS | {"batch": 1024, "rate_peak": 5e-4, "ema": 0.999},
+)
+_add(
+    average_of(
+        "affinity-mean",
+        [RECIPES["affinity"], RECIPES["affinity-graph"]],
+        title="the mean of affinity and affinity-graph, for twice the work",
+        baseline="record-trees",
+        minimum=100_000,
+    )
 )
 _simple(
     "boosting",

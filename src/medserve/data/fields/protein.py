@@ -65,6 +65,10 @@ class Protein:
         if value is not None and not self.cut and len(value) > self.shape[0] - 1:
             raise too_long(self.name, self.shape[0] - 1)
 
+    def cuts(self, value: str | None) -> bool:
+        """Whether only its beginning is read, as declared."""
+        return self.cut and value is not None and len(value) > self.window
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (1 + max(self.window, LEAST_WINDOW),)
