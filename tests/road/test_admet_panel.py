@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from made_admet import ASPIRIN, made_shipped
-from made_molecules import molecules, write_cohort
+from made_molecules import molecules
 
 from medserve.cli import run as command
 from medserve.errors import Usage
@@ -207,20 +207,13 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     assert told.value.code == "admet-missing" and "medserve[admet]" in told.value.hint
 
 
-@pytest.mark.slow
-def test_an_own_package_answers_beside_or_alone(home, tmp_path):
+def test_an_own_package_answers_beside_or_alone(home, made, tmp_path):
     """With its set, and whether it was trained on the molecule: known for this installation's own cohort."""
-    from medserve.road.run import Options
-    from medserve.road.train import train_package
-
-    settings, data = Settings(home=home), write_cohort(tmp_path / "data")
-    train_package(
-        data, tmp_path / "package", settings=settings, options=Options(audit="none", keep="recipe"), progress=SILENT
-    )
+    settings, trained = made
     known = [smiles for smiles, _ in molecules(240)]
     path = tmp_path / "ask.smi"
     path.write_text("\n".join([*known, "CCCCCCCCO", "CC("]) + "\n")
-    asked = Asked(models=[tmp_path / "package"], shipped=False, workers=1)
+    asked = Asked(models=[Path(trained["package"])], shipped=False, workers=1)
     told = run_panel(path, asked, out=tmp_path / "panel", settings=settings, progress=SILENT)
     assert told["answered"] == 241 and told["endpoints"] == [] and told["models"][0]["training"].startswith("known")
     rows = rows_of(tmp_path / "panel" / "panel.csv")
@@ -231,3 +224,18 @@ def test_an_own_package_answers_beside_or_alone(home, tmp_path):
     assert first["prediction_set"] and {o["label"] for o in first["outputs"]} == {"clean", "toxic"}
     assert first["domain"]["similarity"] == float(rows[0][f"{name}_similarity"])
     assert float(rows[0][f"{name}_toxic"]) == pytest.approx(first["outputs"][1]["probability"], rel=1e-4)
+
+
+def test_an_own_answer_is_that_of_the_service(home, made, tmp_path):
+    """Beside the shipped models, in one row: the same probability and set as `medserve predict` gives."""
+    from medserve.models.signing import Trust
+    from medserve.runtime.model import LoadedModel
+
+    settings, trained = made
+    (tmp_path / "a.smi").write_text("[Cl-].c1(C[NH3+])ccc2ccccc2c1 amine\n")
+    asked = Asked(models=[Path(trained["package"])], workers=1)
+    told = run_panel(tmp_path / "a.smi", asked, out=None, settings=settings, progress=SILENT)["molecules"][0]
+    wanted = LoadedModel.open(Path(trained["package"]), Trust.load(settings)).predict(b"NCc1ccc2ccccc2c1", name="a.smi")
+    for name in ("outputs", "prediction_set", "coverage", "domain", "status"):
+        assert told["own"][0][name] == wanted[name]
+    assert len(told["endpoints"]) == 52

@@ -19,10 +19,10 @@ def admet(
     /,
     *,
     out: Path | None = None,
-    model: list[Path] | None = None,
+    model: tuple[Path, ...] = (),
     only_own: Annotated[bool, Parameter(negative=())] = False,
     column: str = "",
-    seen: list[Path] | None = None,
+    seen: tuple[Path, ...] = (),
     workers: int = 0,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
@@ -59,7 +59,7 @@ def admet(
     """
     from medserve.road.admet.run import Asked, run_panel
 
-    asked = Asked(column=column, models=model or [], shipped=not only_own, seen=seen or [], workers=workers)
+    asked = Asked(column=column, models=model, shipped=not only_own, seen=seen, workers=workers)
     with Progress(quiet=json) as progress:
         result = run_panel(file, asked, out=out, settings=Settings.from_environment(home), progress=progress)
         if result["warning"]:

@@ -4,18 +4,17 @@ package = Own.open(folder, settings)
 package(["CCO", "c1ccccc1O"])           # [{"model": ..., "outputs": [...], "seen": False, ...}, {"code": ...}]
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from medserve.data.pseudonym import pseudonym_key
 from medserve.errors import MedServeError, Usage
 from medserve.models.signing import Trust
-from medserve.road.membership import digest_hash, key_name
+from medserve.road.membership import trained_on, value_hash
+from medserve.road.screening.scorer import TASKS
 from medserve.runtime.inputs import MOLECULES
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
@@ -28,21 +27,19 @@ class Own:
         self._model = model
         spec = model.spec
         taken = [want.name for want in spec.inputs if want.kind == "molecule"]
-        if len(taken) != 1:
+        if len(taken) != 1 or spec.output.task not in TASKS:
             raise Usage(
-                "inputs-mismatch", f"{model.name} does not take one molecule.",
+                "inputs-mismatch", f"{model.name} does not answer about one molecule.",
                 hint="Name a package trained on molecules.",
             )  # fmt: skip
-        split = model.package.split
-        alone = len(spec.inputs) == 1 and split.get("key") == key_name(key)
         self._input, self._key = taken[0], key
-        self._trained_on = frozenset(split.get("trained_on") or ()) if alone else None
+        self._trained_on = trained_on(model.package.split, key) if len(spec.inputs) == 1 else None
         conformal = spec.calibration.conformal
         self.about: dict[str, Any] = {
             "name": model.name, "version": model.version, "digest": model.digest, "labels": list(spec.output.labels),
             "task": spec.output.task, "unit": spec.output.unit, "licence": "as its trainer says",
             "intervals": "none" if conformal is None else f"conformal, {1 - conformal.alpha:.0%}",
-            "training": "known to this installation" if alone else "not known to this installation",
+            "training": "not known to this installation" if self._trained_on is None else "known to this installation",
         }  # fmt: skip
 
     @classmethod
@@ -79,5 +76,4 @@ class Own:
         """Whether it was trained on this standard form; None where this installation cannot know."""
         if self._trained_on is None:
             return None
-        digest = hashlib.sha256(msgspec.msgpack.encode({self._input: smiles}, order="deterministic")).digest()
-        return digest_hash(self._key, digest) in self._trained_on
+        return value_hash(self._key, {self._input: smiles}) in self._trained_on

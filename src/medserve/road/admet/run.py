@@ -6,6 +6,7 @@ With `out`, each part of 200 rows is kept beside it (OUT.admet) as soon as it is
 there. Several processes share the work, and none of them outlives this one.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import itertools
@@ -120,9 +121,12 @@ def _answers(
                 progress.step(bar, len(part))
             return
         waiting: deque[tuple[int, list[Entry], Future[bytes]]] = deque()
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _begin, (msgspec.msgpack.encode(job),)
-        ) as pool:
+        with (
+            _one_thread_each(),
+            ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), _begin, (msgspec.msgpack.encode(job),)
+            ) as pool,
+        ):
             left = _left(library, done, progress, bar)
             for number, part in left:
                 waiting.append((number, part, pool.submit(_work, [entry.text for entry in part])))
@@ -166,6 +170,22 @@ def _named(part: Sequence[Entry], told: list[Told]) -> list[Told]:
     return told
 
 
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes that are started within; here the libraries have read it long ago."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 _panel: Panel | None = None
 
 
@@ -173,7 +193,6 @@ def _begin(job: bytes) -> None:
     """In a process of the pool."""
     global _panel
     guard.install(between=True)
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     _panel = Panel(msgspec.msgpack.decode(job, type=Job), SILENT)
 
 
