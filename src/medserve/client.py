@@ -315,11 +315,9 @@ def _foreign(response: httpx2.Response) -> Fault:
 
 
 def _media_type(data: bytes) -> str:
-    """Enough to label what the service takes; the service looks again."""
+    """What the bytes show; what shows nothing is sent as DICOM, and the service says what is wrong with it."""
     if data.lstrip()[:1] == b"{":
         return "application/json"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "image/png"
-    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0"):
-        return "application/x-nifti"
-    return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else "application/dicom"
+    from medserve.data.readers.formats import HEAD_BYTES, sniff  # with what reads pictures, which few clients need
+
+    return sniff(data[:HEAD_BYTES]) or "application/dicom"

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_package import live_server, noise, png, ramp, spec, write_package
 
-from medserve.access.audit import Ledger
+from medserve.access.audit import Event, Ledger
 from medserve.cli import run
 from medserve.models.spec import Calibration
 from medserve.settings import Settings
@@ -92,6 +92,14 @@ def test_another_file_is_said(capsys, asked, tmp_path):
 def test_what_cannot_be_run_again_has_a_code(capsys, asked, trace, code):
     status, told = _replay(capsys, asked, trace)
     assert (status, told["error"]["code"]) == (2, code)
+
+
+def test_a_batch_says_that_its_inputs_are_gone(capsys, asked):
+    Ledger.open(Settings(home=asked[0])).write(
+        [Event(action="batches.predict", outcome="allow", trace="b-1", status=200, answer="vault:x", input="vault:y")]
+    )
+    status, told = _replay(capsys, asked, "b-1")
+    assert (status, told["error"]["code"]) == (2, "trace-is-a-batch")
 
 
 def test_without_a_flag_a_person_reads_it(capsys, asked):

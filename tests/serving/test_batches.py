@@ -22,6 +22,7 @@ from medserve.serving.doors.events import MOST_STREAMS, Streams
 from medserve.serving.gate import Quota
 from medserve.serving.service import Service
 from medserve.settings import Settings
+from medserve.store.database import database, key_grants
 from medserve.store.vault import Vault
 
 POLICY = Path(__file__).parents[2] / "src" / "medserve" / "access" / "policy.yaml"
@@ -158,12 +159,16 @@ def test_what_is_no_manifest_is_refused_whole_and_leaves_nothing(door, monkeypat
 
 
 def test_the_same_key_gives_the_same_batch(door):
-    """Of the same principal; another's key is his own."""
+    """Of the same principal; another's key is his own. Another body or address under the same key is refused."""
     said = {"idempotency-key": "import-7"}
     first = door.send(lines(item("a")), headers=said).json()
     assert door.send(lines(item("a")), headers=said).json() == first
     door.ended(first["batch"])
-    assert door.send(b"", headers=said).json() == first
+    assert door.send(lines(item("a")), headers=said).json() == first
+    for reused in (door.send(b"", headers=said), door.send(lines(item("b")), headers=said),
+                   door.ask("POST", "/v1/models/tiny/versions/1/batch", content=lines(item("a")),
+                            headers=said | {"content-type": "application/x-ndjson"})):  # fmt: skip
+        assert (reused.status_code, reused.json()["error"]["code"]) == (422, "idempotency-key-reused")
     assert door.send(lines(item("a")), headers=said, who="b").json()["batch"] != first["batch"]
     assert door.ask("DELETE", f"/v1/batches/{first['batch']}").status_code == 204
     assert door.send(lines(item("a")), headers=said).json()["batch"] != first["batch"]
@@ -242,7 +247,7 @@ def test_progress_is_told_as_events_and_ends(door):
 
 def test_streams_are_counted_before_they_are_looked_at():
     """Many that come at once are no way past the number that one principal may have open; who left is not counted."""
-    streams, gate = Streams(), asyncio.Event()
+    streams, gate = Streams(lambda id: False), asyncio.Event()
 
     async def look():
         await gate.wait()
@@ -274,6 +279,22 @@ def test_streams_are_counted_before_they_are_looked_at():
         assert not streams._open
 
     asyncio.run(main())
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(door):
+    """Revoked while it is read: nothing more is told, though the batch goes on; who asks again is refused."""
+    ring = KeyRing.open(door.settings)
+    made = ring.create("reader", role="clinician", tenant="a")
+    batch = door.send(lines(*(item(f"{i}") for i in range(6000)))).json()["batch"]
+    with httpx2.stream("GET", f"{door.url}/v1/batches/{batch}/events", timeout=60,
+                       headers={"authorization": f"Bearer {made.key}"}) as answer:  # fmt: skip
+        ring.revoke(made.row.id)
+        told = "".join(answer.iter_text())
+    assert "event: progress" in told and "event: end" not in told
+    door.keys["reader"] = made.key
+    assert door.ask("GET", f"/v1/batches/{batch}/events", who="reader").status_code == 401
+    assert door.ask("DELETE", f"/v1/batches/{batch}").status_code == 204
+    ring.close()
 
 
 def test_results_are_deleted_after_their_days(tmp_path):
@@ -348,6 +369,22 @@ def test_a_batch_ends_with_the_key_that_created_it(door):
     ring.revoke(made.row.id)
     page = door.ended(batch)
     assert (page["state"], page["error"]["code"]) == ("failed", "batch-creator-gone")
+    assert len(door.results(batch)) == page["done"] < 3000
+    ring.close()
+
+
+def test_a_role_that_was_narrowed_ends_its_batches(door):
+    """Before the next chunk; what was answered stays."""
+    ring = KeyRing.open(door.settings)
+    made = ring.create("moved", role="clinician", tenant="a")
+    door.keys["moved"] = made.key
+    batch = door.send(lines(*(item(f"{i}") for i in range(3000))), who="moved").json()["batch"]
+    while door.ask("GET", f"/v1/batches/{batch}").json()["done"] == 0:
+        time.sleep(0.02)
+    with database(door.settings).begin() as db:
+        db.execute(key_grants.update().where(key_grants.c.key_id == made.row.id).values(models=["another"]))
+    page = door.ended(batch)
+    assert (page["state"], page["error"]["code"]) == ("failed", "batch-not-allowed")
     assert len(door.results(batch)) == page["done"] < 3000
     ring.close()
 

@@ -1,10 +1,16 @@
 """Blobs in an S3-compatible bucket. The bucket is a stand-in (moto's server): our side of the talk is tested."""
 
+import contextlib
 import datetime
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+import obstore
 import pytest
+from obstore.store import S3Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -34,6 +40,57 @@ def test_an_address_that_is_none_or_can_be_read_on_the_way(tmp_path, blobs, endp
     with pytest.raises(Usage) as caught:
         Bucket.open(Settings(home=tmp_path, blobs=blobs), {"AWS_ENDPOINT_URL": endpoint})
     assert caught.value.code == code
+
+
+class Plain(BaseHTTPRequestHandler):
+    """A machine that listens to who speaks without TLS."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.heard.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_endpoint", "AWS_Endpoint_Url"]
+)
+def test_no_variable_leads_around_tls(tmp_path, monkeypatch, name):
+    """Every name that the client reads an endpoint by is checked, whatever AWS_ALLOW_HTTP says."""
+    monkeypatch.setenv(name, "http://s3.clinic")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    with pytest.raises(Usage) as caught:
+        Bucket.open(Settings(home=tmp_path, blobs="s3://bucket"))
+    assert caught.value.code == "blobs-without-tls"
+
+
+def test_allow_http_of_the_environment_does_not_count(tmp_path, monkeypatch):
+    """An https endpoint is spoken to with TLS alone; the client's own variables would let it speak plainly."""
+    server = HTTPServer(("127.0.0.1", 0), Plain)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for said in ("AWS_ALLOW_HTTP", "AWS_ALLOW_INVALID_CERTIFICATES"):
+        monkeypatch.setenv(said, "true")
+    for said in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(said, "no-secret")
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("AWS_ENDPOINT", url)
+    plain = S3Store("bucket", region="us-east-1", virtual_hosted_style_request=False)
+    with contextlib.suppress(FileNotFoundError):
+        obstore.get(plain, "x")
+    assert Plain.heard  # so it would be
+    Plain.heard.clear()
+    monkeypatch.setenv("AWS_ENDPOINT", url.replace("http:", "https:"))
+    bucket = Bucket.open(Settings(home=tmp_path, blobs="s3://bucket"))
+    monkeypatch.setattr(bucket_module, "_named", lambda env: "")  # as where no endpoint is named
+    unnamed = Bucket.open(Settings(home=tmp_path, blobs="s3://bucket"))
+    for found in (bucket, unnamed):
+        assert found._store.client_options["allow_http"] in (False, "false")
+        assert found._store.client_options["allow_invalid_certificates"] in (False, "false")
+    server.shutdown()
+    server.server_close()
 
 
 def test_without_an_address_there_is_no_bucket(tmp_path):
@@ -142,8 +199,6 @@ def test_what_was_changed_in_the_bucket_does_not_open(home):
 def test_a_bucket_that_is_away_is_said_to_be_and_no_secret_with_it(home, monkeypatch):
     """Nothing half stored; the code says what to look at."""
     vault = Vault.open(home)
-    from obstore.store import S3Store
-
     gone = S3Store("bucket", endpoint="http://127.0.0.1:9", virtual_hosted_style_request=False,
                    client_options={"allow_http": True}, retry_config={"max_retries": 0,
                    "retry_timeout": datetime.timedelta(seconds=1)})  # fmt: skip

@@ -47,3 +47,7 @@ class Identity:
         """Whether whoever has this id may ask for nothing any more: his key is revoked or expired, his account
         disabled. A token that has run out ends nobody. Reads the database."""
         return self.keys.ended(principal)
+
+    def standing(self, principal: str) -> dict[str, tuple[str, ...] | str] | None:
+        """Role, duties and models as they are now, of who is kept here. Reads the database."""
+        return self.keys.standing(principal)

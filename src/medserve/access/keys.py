@@ -169,6 +169,15 @@ class KeyRing:
         expired = key is not None and key.expires_at is not None and key.expires_at <= time.time()
         return off is not None or expired or (key is not None and key.revoked_at is not None)
 
+    def standing(self, principal: str) -> dict[str, tuple[str, ...] | str] | None:
+        """Role, duties and models of a key or an account as they are now; None: of neither, so it is not kept here."""
+        with self._engine.connect() as db:
+            for table, id in ((key_grants, key_grants.c.key_id), (accounts, accounts.c.id)):
+                wanted = sa.select(table.c.role, table.c.duties, table.c.models).where(id == principal)
+                if (found := db.execute(wanted).one_or_none()) is not None:
+                    return {"role": found.role, "duties": tuple(found.duties), "models": tuple(found.models)}
+        return None
+
     def revoke(self, id: str) -> KeyRow:
         """End a key now; revoking twice keeps the first time."""
         rows = {row.id: row for row in self.rows()}

@@ -89,10 +89,17 @@ def replay(
 
 
 def _asked(events: "Iterable[Event]", trace: str) -> "Event":
-    """The event of a prediction that was answered. Raises: NotFound "unknown-trace"; Usage "trace-not-answered"."""
+    """The event of a prediction that was answered. Raises: NotFound "unknown-trace"; Usage "trace-not-answered",
+    "trace-is-a-batch"."""
     event = next((event for event in events if event.trace == trace), None)
     if event is None:
         raise NotFound("trace", trace[:64], None, hint="`medserve audit list --json` shows the traces of the log.")
+    if event.action == "batches.predict":
+        raise Usage(
+            "trace-is-a-batch",
+            "This is a batch: what it asked was destroyed when it had ended, so it is not run again as a whole.",
+            hint="Send its manifest again; the answers of then are at GET /v1/batches/BATCH/results.",
+        )
     if event.action not in ("models.predict", "models.explain") or event.status != 200 or not event.answer:
         raise Usage(
             "trace-not-answered",

@@ -13,6 +13,7 @@ import numpy as np
 from medserve.data.cohort import Item
 from medserve.data.forms.listing import Listing, is_number
 from medserve.data.forms.npz import NpzFile
+from medserve.data.readers import HEAD_BYTES, sniff
 from medserve.errors import BadData
 from medserve.road.collect import list_data
 from medserve.settings import Settings
@@ -71,7 +72,7 @@ def bodies(listing: Listing, ids: Collection[str], most: int) -> list[tuple[byte
             found.append((_png(item.file, item.row), "image/png"))
         else:
             content = item.file.read_bytes()
-            found.append((content, media_type(content)))
+            found.append((content, sniff(content[:HEAD_BYTES]) or "application/dicom"))
     return found
 
 
@@ -103,12 +104,3 @@ def _png(file: Path, row: tuple[str, int]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.squeeze(values).astype(np.uint8)).save(out, "PNG")
     return out.getvalue()
-
-
-def media_type(data: bytes) -> str:
-    """Enough to label what the service takes; the service looks again."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "image/png"
-    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0"):
-        return "application/x-nifti"
-    return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else "application/dicom"

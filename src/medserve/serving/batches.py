@@ -35,6 +35,7 @@ from medserve.store.cases import Cases
 
 LEASE_S, LOOK_S, TURN_S, SWEEP_S = 5.0, 2.0, 10.0, 60.0
 IN_FLIGHT = 8  # items of one process that are asked about at once
+_FINAL = {"batch-model-gone", "batch-creator-gone", "batch-not-allowed", "batch-damaged", "object-damaged"}
 ITEM_S = 300.0  # longest wait for one of them; being last, it may be long
 
 
@@ -116,14 +117,14 @@ class Runner:
                 await asyncio.to_thread(self._batches.end, row, "failed", known.as_dict()["error"])
 
     async def _work(self, row: BatchRow) -> None:
-        """Raises: Lost, Stopped; Fault "batch-model-gone", "batch-creator-gone"."""
+        """Raises: Lost, Stopped; Fault "batch-model-gone", "batch-creator-gone", "batch-not-allowed"."""
         service, until = self._service(row), time.monotonic() + self._turn_s
         saving: asyncio.Future[None] | None = None
         left = await asyncio.to_thread(self._batches.todo, row)
         try:
             for at, chunk in enumerate(left):
-                await asyncio.to_thread(self._check_creator, row)
-                outcomes = await self._answered(service, row, chunk)
+                who = await asyncio.to_thread(self._creator, row)
+                outcomes = await self._answered(service, who, row, chunk)
                 if saving is not None:
                     await saving
                 saving = asyncio.ensure_future(asyncio.to_thread(self._settle, row, chunk, outcomes))
@@ -149,18 +150,29 @@ class Runner:
             hint="What was answered so far stays. Create a new batch for the version that is served now.",
         )  # fmt: skip
 
-    def _check_creator(self, row: BatchRow) -> None:
-        """Before each chunk. Raises: Fault "batch-creator-gone"."""
+    def _creator(self, row: BatchRow) -> Principal:
+        """Whoever created it, with what he may do now; before each chunk.
+
+        Raises: Fault "batch-creator-gone", "batch-not-allowed".
+        """
         if self._identity.ended(row.created_by):
             raise Fault(
                 "batch-creator-gone", "The key or account that created this batch is no longer valid.",
                 hint="What was answered so far stays. Create the rest anew with a valid key.",
             )  # fmt: skip
+        said = {name: _tuple(value) for name, value in row.who.items()}
+        who = Principal(row.created_by, "", row.tenant, **(said | (self._identity.standing(row.created_by) or {})))
+        if not self._policy.decide(who, "batches.create", Resource("model", row.model), row.purpose).allowed:
+            raise Fault(
+                "batch-not-allowed", "Who created this batch may no longer ask this model for batches.",
+                hint="What was answered so far stays. Ask whoever keeps the policy of this service.",
+            )  # fmt: skip
+        return who
 
-    async def _answered(self, service: Service, row: BatchRow, chunk: Chunk) -> list[Outcome]:
+    async def _answered(self, service: Service, who: Principal, row: BatchRow, chunk: Chunk) -> list[Outcome]:
         """All items of a chunk, in their order; the lease is renewed meanwhile."""
         items = await asyncio.to_thread(self._batches.items, row, chunk)
-        tasks = [asyncio.ensure_future(self._outcome(service, row, item)) for item in items]
+        tasks = [asyncio.ensure_future(self._outcome(service, who, row, item)) for item in items]
         renewed = time.monotonic()
         try:
             waiting: set[asyncio.Future[Outcome]] = set(tasks)
@@ -180,14 +192,13 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _outcome(self, service: Service, row: BatchRow, item: Item) -> Outcome:
+    async def _outcome(self, service: Service, who: Principal, row: BatchRow, item: Item) -> Outcome:
         if item.error is not None:
             return _failed(item, item.error)
-        principal = Principal(row.created_by, "", row.tenant, **{k: _tuple(v) for k, v in row.who.items()})
         async with self._free:
             while True:
                 try:
-                    answer = await self._ask(service, principal, row, item)
+                    answer = await self._ask(service, who, row, item)
                     return Outcome(item.line, item.id, encode({"answer": answer}), False, item.owner, _case(item))
                 except Busy as busy:
                     if busy.code == "service-stopping":
@@ -252,7 +263,7 @@ class Runner:
 
 
 def who_of(principal: Principal) -> dict[str, Any]:
-    """What a batch keeps of whoever created it: it may do later what he might then."""
+    """What a batch keeps of whoever created it: it may do later what he might then, and may still."""
     return {"role": principal.role, "duties": list(principal.duties), "models": list(principal.models),
             "actions": list(principal.actions)}  # fmt: skip
 
@@ -272,4 +283,4 @@ def _failed(item: Item, error: dict[str, str]) -> Outcome:
 
 def _final(error: MedServeError) -> bool:
     """Trying again changes nothing."""
-    return error.code in ("batch-model-gone", "batch-creator-gone", "batch-damaged", "object-damaged")
+    return error.code in _FINAL

@@ -397,13 +397,15 @@ class Service:
                 size=spent.size,
             )
 
-    async def aside(self, data: bytes, *, media: str, deadline: float, priority: int) -> dict[str, Any]:
-        """An answer that nobody waits for: decoded on one thread beside those of the requests.
+    async def aside(self, data: bytes | Array, *, media: str, deadline: float, priority: int) -> dict[str, Any]:
+        """An answer that nobody waits for: decoded on one thread beside those of the requests. data: a body, or what
+        `predict_prepared` takes.
 
         Raises: what `predict` raises.
         """
         async with self.use(deadline) as live:
-            tensor = await self._pools.aside(functools.partial(live.model.load, media=media), data)
+            load = functools.partial(live.model.load, media=media)
+            tensor = await self._pools.aside(load, data) if isinstance(data, bytes) else data
             scores = await live.batcher.submit(Wanted(tensor), deadline=deadline, priority=priority)
             return live.model.answer(scores, case=tensor)
 

@@ -19,6 +19,7 @@ from medserve.runtime.batcher import BATCH
 from medserve.serving.admission import Admission
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry, Service
+from medserve.types import Array
 
 MOST = 8  # comparisons that wait or run
 MOST_BYTES = 64 * 2**20  # of their inputs
@@ -34,20 +35,22 @@ class Shadows:
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
 
-    def after(self, answered: Service, data: bytes, media: str, answer: dict[str, Any], trace: str) -> None:
-        """Compare, if there is nothing better to do."""
+    def after(self, answered: Service, data: bytes | Array, media: str, answer: dict[str, Any], trace: str) -> None:
+        """Compare, if there is nothing better to do. data: a body, or a picture prepared for the version that answered:
+        a shadow is shown that only where it prepares its own in the same way."""
+        size = len(data) if isinstance(data, bytes) else data.nbytes
         name = answered.model.name
         split = self._registry.split_of(name)
         for version in () if split is None else split.shadow:
             with contextlib.suppress(MedServeError):  # it is not served here any more
                 shadow = self._registry.find(name, version)
-                if shadow is answered:
+                if shadow is answered or (not isinstance(data, bytes) and not _alike(shadow, answered)):
                     continue
-                if self._busy(shadow, len(data)):
+                if self._busy(shadow, size):
                     self._count(shadow, "dropped")
                     continue
-                self._bytes += len(data)
-                task = asyncio.ensure_future(self._compare(shadow, data, media, answer, trace))
+                self._bytes += size
+                task = asyncio.ensure_future(self._compare(shadow, data, media, answer, trace, size))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -57,7 +60,9 @@ class Shadows:
         crowded = self._admission.requests * BUSY_SHARE > self._admission.max_requests
         return full or others or crowded or self._admission.draining or not shadow.resident
 
-    async def _compare(self, shadow: Service, data: bytes, media: str, answer: dict[str, Any], trace: str) -> None:
+    async def _compare(
+        self, shadow: Service, data: bytes | Array, media: str, answer: dict[str, Any], trace: str, size: int
+    ) -> None:
         try:
             with shadow.claimed():
                 other = await shadow.aside(data, media=media, deadline=time.monotonic() + WAIT_S, priority=BATCH)
@@ -76,7 +81,7 @@ class Shadows:
                 found.most_difference = max(found.most_difference, apart)
                 self._metrics.shadow_difference(shadow.model.name, shadow.model.version, apart)
         finally:
-            self._bytes -= len(data)
+            self._bytes -= size
         self._count(shadow, outcome)
         self._log(
             "shadow", trace=trace, model=shadow.model.name, version=answer["model"]["version"],
@@ -93,6 +98,12 @@ class Shadows:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _alike(one: Service, other: Service) -> bool:
+    """Whether a picture that was prepared for one is prepared for the other."""
+    mine, theirs = one.model.spec, other.model.spec
+    return mine.transforms == theirs.transforms and mine.inputs == theirs.inputs
 
 
 def label_of(answer: dict[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ batch_rows = sa.Table(
     sa.Column("turn_at", sa.Float, nullable=False),  # the one that waited longest is next
     sa.Column("began_at", sa.Float, nullable=False),  # of the present turn, with what was done by then
     sa.Column("began_done", sa.Integer, nullable=False),
+    sa.Column("asked", sa.LargeBinary),  # SHA-256 of address and body; NULL until all of it has come
     sa.UniqueConstraint("tenant", "asked_key"),
 )
 

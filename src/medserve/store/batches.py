@@ -95,6 +95,7 @@ class BatchRow:
     turn_at: float = 0.0
     began_at: float = 0.0
     began_done: int = 0
+    asked: bytes | None = None
 
     @property
     def left_s(self) -> float | None:
@@ -165,10 +166,12 @@ class Batches:
         with self._cases.vault.write(row.tenant, NOBODY, within=within) as out:
             out.write(msgspec.msgpack.encode(list(items)))
 
-    def queue(self, db: sa.Connection, row: BatchRow, *, items: int) -> None:
-        """Within a transaction: all of it has come. Raises: Lost."""
+    def queue(self, db: sa.Connection, row: BatchRow, *, items: int, asked: bytes = b"") -> None:
+        """Within a transaction: all of it has come. asked: digest of the request. Raises: Lost."""
         mine = batch_rows.update().where(batch_rows.c.id == row.id, batch_rows.c.state == "receiving")
-        values = {"state": "queued", "items": items, "leased_until": 0.0, "turn_at": time.time()}
+        values = {
+            "state": "queued", "items": items, "leased_until": 0.0, "turn_at": time.time(), "asked": asked or None
+        }  # fmt: skip
         if not db.execute(mine.values(**values)).rowcount:
             raise Lost
 

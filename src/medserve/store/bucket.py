@@ -50,7 +50,7 @@ class Bucket:
             raise Usage("blobs-address", "MEDSERVE_BLOBS is no address of a bucket.",
                         hint="For instance s3://medserve/ward; without it blobs stay under MEDSERVE_HOME.")  # fmt: skip
         env = os.environ if environ is None else environ
-        more = _endpoint(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or "")
+        more = _endpoint(_named(env))
         try:
             from obstore.store import S3Store
         except ModuleNotFoundError as error:
@@ -196,17 +196,25 @@ def _place(name: str) -> str:
     return f"objects/{name[:2]}/{name}"
 
 
+def _named(env: Mapping[str, str]) -> str:
+    """The endpoint, by any name by which the client would take one; it reads `AWS_` in capitals and the rest as it
+    comes."""
+    said = {name.upper(): value for name, value in env.items() if name.startswith("AWS_") and value}
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return next((said[name] for name in names if name in said), "")
+
+
 def _endpoint(url: str) -> dict[str, Any]:
     """Raises: Usage "blobs-without-tls": another machine, and the way to it can be read."""
-    if not url:
-        return {}
     parts = urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+    if url and parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise Usage("blobs-without-tls", "The bucket's endpoint is on another machine, and its address is no https.",
                     hint="Set AWS_ENDPOINT_URL to an address that begins with https://")  # fmt: skip
-    options = {"allow_http": True} if parts.scheme == "http" else {}
-    return {"endpoint": url, "virtual_hosted_style_request": False, "client_options": options}
+    # Said in any case: else AWS_ALLOW_HTTP and AWS_ALLOW_INVALID_CERTIFICATES of the environment would count.
+    options = {"allow_http": parts.scheme == "http", "allow_invalid_certificates": False}
+    found: dict[str, Any] = {"client_options": options}
+    return found | {"endpoint": url, "virtual_hosted_style_request": False} if url else found
 
 
 def _read(file: Any, count: int) -> bytes:

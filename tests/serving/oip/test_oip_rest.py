@@ -262,6 +262,33 @@ def test_a_shadow_is_asked_what_was_asked_in_files(http, running):
     assert found.agreed and not found.differed and not found.refused
 
 
+def test_a_shadow_is_shown_a_prepared_picture_that_it_would_have_prepared_alike(http, running):
+    """Both versions of the tiny model read the same bytes; one that does not is not asked."""
+    registry = running.application.registry
+    split = SplitRow(name="tiny", tenant="", versions={"2": 100}, shadow=["1"], salt=b"0" * 16)
+    found = registry.compared("tiny", "1")
+    found.agreed = found.dropped = 0
+    body, headers = binary({"image": ramp()[None, None]})
+    for _ in range(20):
+        registry.set_splits([split])
+        assert http.post(TINY, content=body, headers=headers).status_code == 200
+        time.sleep(0.2)
+        if found.agreed:
+            break
+    assert found.agreed
+    other = registry.find("tiny", "1").model.spec
+    other.transforms.append(other.transforms[-1])
+    try:
+        told = (found.agreed, found.dropped)
+        registry.set_splits([split])
+        http.post(TINY, content=body, headers=headers)
+        time.sleep(0.2)
+        assert (found.agreed, found.dropped) == told
+    finally:
+        other.transforms.pop()
+        registry.set_splits([])
+
+
 def test_each_case_counts_as_a_request(running):
     """Of a role that may make 40 at once, 60 cases in one request use up what the next would need."""
     body, headers = binary({"image": [png(ramp())] * 60})

@@ -10,7 +10,8 @@
 
 A line is the body of a prediction with a name: `{"id": "a", "inputs": {...}}`, or `{"id": "b", "case": ID}`; with
 `"patient"`, a pseudonym, it is sealed under that patient's key. A line that is wrong becomes a result with an error,
-and the others are answered. With `Idempotency-Key`, the same request again gives the same batch.
+and the others are answered. With `Idempotency-Key`, the same request again gives the same batch; another one
+under the same key is refused.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from medserve.serving.gate import Quota
 from medserve.serving.libraries import LIBRARIES, items_of, molecule_input
 from medserve.serving.openapi import reply
 from medserve.serving.schema import BatchInfo, BatchList, BatchStored, Ranking
-from medserve.serving.wire import SAFE, Receive, TooLarge, WrongMedia
+from medserve.serving.wire import SAFE, TooLarge, WrongMedia
 from medserve.store.batches import ENDED, Batches, BatchRow, Chunk, Item
 from medserve.store.keyring import PatientKey
 
@@ -71,8 +72,8 @@ _line = msgspec.json.Decoder(Line)
 
 
 def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
-    routes, timing, uploads, streams = APIRouter(tags=["batches"]), bodies.BodyTiming(), Room(MOST_UPLOADS), Streams()
-    limit = parts.settings.max_batch_bytes
+    routes, timing, uploads = APIRouter(tags=["batches"]), bodies.BodyTiming(), Room(MOST_UPLOADS)
+    limit, streams = parts.settings.max_batch_bytes, Streams(parts.identity.ended)
     created: dict[str, Any] = {
         "status_code": 202,
         "responses": reply(202, BatchStored),
@@ -105,13 +106,21 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             leased_until=time.time() + RECEIVE_LEASE_S,
         )  # fmt: skip
         with uploads:
-            known = await step(lambda: enter(row))
+            known, digest = await step(lambda: enter(row)), hashlib.sha256(request.scope["path"].encode() + b"\0")
+            came = _digested(bodies.parts_of(request.receive, limit, timing), digest)
             if known is not None:
                 note(request, resource=known.id)
+                async for _ in came:
+                    pass
+                if known.asked not in (None, digest.digest()):
+                    raise Refusal(
+                        "idempotency-key-reused", "Another request was sent with this Idempotency-Key before.",
+                        hint="Give every batch a key of its own; the same key repeats the same address and body.",
+                    )  # fmt: skip
                 return _stored(known)
             try:
-                count = await receive(request.receive, row, media, want)
-                await step(lambda: kept(request, row, count))
+                count = await receive(came, row, media, want)
+                await step(lambda: kept(request, row, count, digest.digest()))
             except BaseException:
                 note(request, resource="")
                 await step(lambda: batches.drop(row))
@@ -132,7 +141,7 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             return None
         raise Busy("batch-receiving", "This batch is coming in by another request.", retry_after_s=5)
 
-    async def receive(stream: Receive, row: BatchRow, media: str, want: str) -> int:
+    async def receive(came: AsyncGenerator[bytes, None], row: BatchRow, media: str, want: str) -> int:
         """Every line, a chunk at a time. want: the input that a molecule of a library is. Returns: how many items."""
         seen: set[str] = set()
         keys: dict[str, PatientKey] = {}
@@ -144,7 +153,7 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             batches.put(row, Chunk(n, chunk[0][0] - 1, len(chunk)), items, lease_s=RECEIVE_LEASE_S)
 
         longest = bodies.body_limit(bodies.JSON_TYPE, parts.settings.max_upload_bytes) + 1024
-        lines = _lines(bodies.parts_of(stream, limit, timing), longest, blank=media != NDJSON)
+        lines = _lines(came, longest, blank=media != NDJSON)
         async for line in lines if media == NDJSON else items_of(lines, media, want):
             count += 1
             if count > MOST_ITEMS:
@@ -183,11 +192,11 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
         except Usage as error:
             return Item(number, id, error=error.as_dict()["error"])
 
-    def kept(request: Request, row: BatchRow, count: int) -> None:
+    def kept(request: Request, row: BatchRow, count: int, asked: bytes) -> None:
         note(request, resource=row.id, digest=row.digest)
         made = msgspec.structs.replace(event(request, 202), count=count)
         with effect(parts, made) as db:
-            batches.queue(db, row, items=count)
+            batches.queue(db, row, items=count, asked=asked)
 
     @routes.get("/v1/batches", summary="The newest batches of the own tenant.", responses=reply(200, BatchList))
     async def listed(request: Request) -> Response:
@@ -290,6 +299,13 @@ def next_lines(lines: Any, most: int = CHUNK_ITEMS) -> Any:
         if line is None:
             return
         yield line
+
+
+async def _digested(parts: AsyncGenerator[bytes, None], digest: Any) -> AsyncGenerator[bytes, None]:
+    """The same parts; `digest` has taken them in."""
+    async for part in parts:
+        digest.update(part)
+        yield part
 
 
 async def _lines(parts: AsyncGenerator[bytes, None], longest: int, *, blank: bool = False) -> AsyncIterator[bytes]:

@@ -1,11 +1,12 @@
 """Progress as server-sent events: what a browser reads with `EventSource`.
 
-    streams = Streams()
+    streams = Streams(identity.ended)
     return await streams.answer(request, look)        # look() -> (mark, what stands now, whether that is the end)
 
 A stream tells how things stand at once, again whenever that has changed, and ends with `event: end`; between, a comment
 shows that it lives. Who reconnects with `Last-Event-ID` is not told again what he knows. What is sent is always the
-newest: a slow reader misses steps, never the end. Source: WHATWG HTML, section 9.2 (server-sent events).
+newest: a slow reader misses steps, never the end. A stream does not outlive its caller's key or account.
+Source: WHATWG HTML, section 9.2 (server-sent events).
 """
 
 import asyncio
@@ -24,13 +25,14 @@ from medserve.serving.wire import SAFE, header
 
 Look = Callable[[], Awaitable[tuple[str, dict[str, Any], bool]]]
 MOST_STREAMS = 8  # of one principal
-LOOK_S, BEAT_S, LONGEST_S = 0.5, 15.0, 3600.0
+LOOK_S, CHECK_S, BEAT_S, LONGEST_S = 0.5, 1.0, 15.0, 3600.0
 
 
 class Streams:
-    """Those that are open; of one event loop."""
+    """Those that are open; of one event loop. gone: whether whoever has this id may ask for nothing any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, gone: Callable[[str], bool]) -> None:
+        self._gone = gone
         self._open: dict[str, int] = {}
 
     async def answer(self, request: Request, look: Look) -> Response:
@@ -49,7 +51,7 @@ class Streams:
             self._left(who)
             return Response(status_code=204, headers=safe)  # tells an EventSource to stop asking
         draining = lambda: bool(request.app.state.admission.draining)  # noqa: E731
-        told = self._told(known, look, draining)
+        told = self._told(who, known, look, draining)
         return _Stream(told, lambda: self._left(who), headers=safe, media_type="text/event-stream")
 
     def _left(self, who: str) -> None:
@@ -57,10 +59,14 @@ class Streams:
         if not self._open[who]:
             del self._open[who]
 
-    async def _told(self, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
-        began = said = time.monotonic()
+    async def _told(self, who: str, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
+        began = said = checked = time.monotonic()
         yield b"retry: 2000\n\n"
         while time.monotonic() - began < LONGEST_S and not draining():
+            if time.monotonic() - checked > CHECK_S:
+                checked = time.monotonic()
+                if await asyncio.to_thread(self._gone, who):
+                    return  # who asks again is told why
             mark, now, ended = await look()
             if mark != known:
                 known, said = mark, time.monotonic()

@@ -72,7 +72,7 @@ async def infer(
 
     Args:
         note: what the audit event says; its `count` is the number of cases where it is above 1.
-        free: the request names no version: its shadows are asked too, about what they can read.
+        free: the request names no version: its shadows are asked too, about what they read alike.
     """
     if scope.get("query_string"):
         raise Usage("query-invalid", "This address takes no parameters.", hint="They stand in the body.")
@@ -133,8 +133,9 @@ async def infer(
     timing = house.metrics.answered(read, stages, time.perf_counter() - began)
     await _send(send, out, behind, trace, timing)
     for case, answer in zip(cases, answers, strict=True) if free else ():
-        if isinstance(case, bytes) and not isinstance(answer, MedServeError):
-            house.shadows.after(service, case, _media(service, case), answer, trace)
+        if not isinstance(case, MedServeError) and not isinstance(answer, MedServeError):
+            media = _media(service, case) if isinstance(case, bytes) else ""
+            house.shadows.after(service, case, media, answer, trace)
 
 
 async def _all(
