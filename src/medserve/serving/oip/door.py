@@ -36,6 +36,7 @@ SERVICE = "inference.GRPCInferenceService"
 HEADERS = ("authorization", "x-purpose", "x-priority", "x-request-deadline-ms", "traceparent", "tracestate")
 MOST_CALLS = 512
 IDLE_S = 300
+HOLD_S = 0.2  # of answers, when the service stops
 WAIT_S = 5.0  # for room, with the message unread
 MORE_BYTES = 2**16  # of a message around its file
 COPIES = 2  # of a message: as it came, and as it was read
@@ -91,9 +92,18 @@ class GrpcDoor:
         self._server, self.url = server, f"{host}:{port}"
 
     async def close(self, grace_s: float) -> None:
-        """Take no more calls, and finish those that were taken."""
+        """Take no more calls, and finish those that were taken.
+
+        From the moment at which it stops until its clients have heard so, gRPC cancels what they send. So answers are
+        held back for a moment: whoever has one under way hears first that he is to go elsewhere, and then his answer.
+        """
         if self._server is not None:
-            await self._server.stop(grace_s)
+            self._door.leaving = released = asyncio.Event()
+            await asyncio.sleep(HOLD_S)
+            stopping = asyncio.ensure_future(self._server.stop(grace_s))
+            await asyncio.sleep(HOLD_S / 4)
+            released.set()
+            await stopping
             await self._door.ended()
 
 
@@ -137,6 +147,11 @@ class _Door:
         limits = application.limits
         self.room = Room(limits.max_inflight_bytes, COPIES * (limits.max_upload_bytes + MORE_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
+        self.leaving: asyncio.Event | None = None  # answers wait for it
+
+    async def _let_go(self) -> None:
+        if self.leaving is not None:
+            await self.leaving.wait()
 
     async def ended(self) -> None:
         """Also those whose callers left have been written down."""
@@ -167,7 +182,9 @@ class _Door:
                 if caller is None:
                     await self._good(context, await self._ask(context, method, path))  # written down; it raises 401
                     raise Ended(grpc.StatusCode.UNAUTHENTICATED, "The key was refused.")
-                return await self._answered(work, read, caller.id, context)
+                answer = await self._answered(work, read, caller.id, context)
+                await self._let_go()
+                return answer
             except Ended as error:
                 code, said = error.code, error.said
             except DecodeError:
