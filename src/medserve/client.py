@@ -174,10 +174,13 @@ class Client:
         """Many inputs, answered in the background.
 
         Args:
-            manifest: a file of NDJSON, or its lines; with `media` of SMILES or SDF, a library of molecules.
+            manifest: a file of NDJSON or a ZIP of inputs (by its suffix), or lines; with `media` of SMILES or SDF, a
+                library of molecules.
             key: the same key gives the same batch, however often it is sent.
         """
         which = "" if version is None else f"/versions/{quote(version, safe='')}"
+        if isinstance(manifest, (Path, str)) and Path(manifest).suffix.lower() == ".zip":
+            media = "application/zip"
         headers = {"content-type": media} | ({"idempotency-key": key} if key else {})
         with contextlib.ExitStack() as stack:
             if isinstance(manifest, (Path, str)):

@@ -14,6 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from medserve.errors import BadPackage
@@ -98,14 +99,19 @@ def _checked(source: zipfile.ZipFile, size: int, max_bytes: int) -> list[zipfile
                          hint="Pack the files of the package, not the folder around them.")  # fmt: skip
     if sum(member.file_size for member in files.values()) > max_bytes:
         raise BadPackage("archive-too-large", f"The archive's members are larger than {max_bytes} bytes together.")
+    if problem := overlaps(members, size):
+        raise _broken(problem)
+    return list(files.values())
+
+
+def overlaps(members: Sequence[zipfile.ZipInfo], size: int) -> str:
+    """What is wrong with where the members of an archive of `size` bytes lie; "" where nothing is."""
     at = 0
     for member in sorted(members, key=lambda one: one.header_offset):
         if member.header_offset < at or (at == 0 and member.header_offset != 0):
-            raise _broken("members overlap, or something stands before them")
+            return "members overlap, or something stands before them"
         at = member.header_offset + _HEAD + len(member.orig_filename) + member.compress_size
-    if at > size:
-        raise _broken("a member ends beyond the file")
-    return list(files.values())
+    return "a member ends beyond the file" if at > size else ""
 
 
 def read_bytes(path: Path) -> int:

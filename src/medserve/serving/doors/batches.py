@@ -1,6 +1,7 @@
 """Batches: a manifest of inputs for one model, answered in the background with what is left of its time.
 
     POST   /v1/models/{name}/batch          application/x-ndjson         202 {"batch": "b-...", "items": 1000}
+                                            application/zip: the same, or files
                                             chemical/x-daylight-smiles, chemical/x-mdl-sdfile: a library
     GET    /v1/batches, /v1/batches/{batch}                                state, counts, seconds left
     GET    /v1/batches/{batch}/results?from=0                              NDJSON in the order of the manifest
@@ -10,11 +11,12 @@
 
 A line is the body of a prediction with a name: `{"id": "a", "inputs": {...}}`, or `{"id": "b", "case": ID}`; with
 `"patient"`, a pseudonym, it is sealed under that patient's key. A line that is wrong becomes a result with an error,
-and the others are answered. With `Idempotency-Key`, the same request again gives the same batch; another one
-under the same key is refused.
+and the others are answered. A ZIP holds the same lines, or files (`zipped.py`). With `Idempotency-Key`, the same
+request again gives the same batch; another one under the same key is refused.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import secrets
@@ -28,6 +30,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from medserve.errors import Busy, NotFound, Refusal, Usage
+from medserve.models.spec import ModelSpec
 from medserve.serving import bodies
 from medserve.serving.batches import Runner, who_of
 from medserve.serving.control import WireResponse
@@ -40,6 +43,7 @@ from medserve.serving.libraries import LIBRARIES, items_of, molecule_input
 from medserve.serving.openapi import reply
 from medserve.serving.schema import BatchInfo, BatchList, BatchStored, Ranking
 from medserve.serving.wire import SAFE, TooLarge, WrongMedia
+from medserve.serving.zipped import Wrong, lines_of, members_of
 from medserve.store.batches import ENDED, Batches, BatchRow, Chunk, Item
 from medserve.store.keyring import PatientKey
 
@@ -48,7 +52,9 @@ MOST_ITEMS, MOST_LIVE, MOST_UPLOADS, MOST_ID = 100_000, 20, 4, 256
 CHUNK_ITEMS, CHUNK_BYTES = 64, 2**20
 RECEIVE_LEASE_S = 60.0
 _ID = re.compile(r"b-[0-9a-f]{16}")
-_BODY: dict[str, Any] = {"required": True, "content": {media: {"schema": {}} for media in (NDJSON, *LIBRARIES)}}
+ZIP = "application/zip"
+ZIP_UPLOADS = 4  # a ZIP is held in memory, and may be as large as so many files
+_BODY: dict[str, Any] = {"required": True, "content": {media: {"schema": {}} for media in (NDJSON, ZIP, *LIBRARIES)}}
 _KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -74,6 +80,7 @@ _line = msgspec.json.Decoder(Line)
 def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
     routes, timing, uploads = APIRouter(tags=["batches"]), bodies.BodyTiming(), Room(MOST_UPLOADS)
     limit, streams = parts.settings.max_batch_bytes, Streams(parts.identity.ended)
+    longest = bodies.body_limit(bodies.JSON_TYPE, parts.settings.max_upload_bytes) + 1024
     created: dict[str, Any] = {
         "status_code": 202,
         "responses": reply(202, BatchStored),
@@ -91,13 +98,14 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
     async def received(request: Request, name: str, version: str | None) -> Response:
         model = parts.registry.find(name, version).model
         media = bodies.declared_media(request.scope)
-        if media not in (NDJSON, *LIBRARIES):
+        if media not in (NDJSON, ZIP, *LIBRARIES):
             raise WrongMedia(
-                "media-type", f"A batch is {NDJSON}; of molecules also {' or '.join(LIBRARIES)}.",
+                "media-type", f"A batch is {NDJSON} or {ZIP}; of molecules also {' or '.join(LIBRARIES)}.",
                 hint=f"Say it: -H 'Content-Type: {NDJSON}'",
             )  # fmt: skip
-        want = "" if media == NDJSON else molecule_input(model.spec)
-        bodies.expected_bytes(request.scope, limit)
+        want = molecule_input(model.spec) if media in LIBRARIES else ""
+        most = min(limit, ZIP_UPLOADS * parts.settings.max_upload_bytes) if media == ZIP else limit
+        expected = bodies.expected_bytes(request.scope, most)
         who, id = caller(request), f"b-{secrets.token_hex(8)}"
         row = BatchRow(
             id=id, tenant=who.tenant, model=model.name, version=model.version, digest=model.digest,
@@ -105,9 +113,10 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             purpose=request.scope["medserve.note"]["purpose"], created_at=time.time(),
             leased_until=time.time() + RECEIVE_LEASE_S,
         )  # fmt: skip
-        with uploads:
+        held = contextlib.nullcontext() if media != ZIP else request.app.state.admission.admit(expected)
+        with uploads, held:
             known, digest = await step(lambda: enter(row)), hashlib.sha256(request.scope["path"].encode() + b"\0")
-            came = _digested(bodies.parts_of(request.receive, limit, timing), digest)
+            came = _digested(bodies.parts_of(request.receive, most, timing), digest)
             if known is not None:
                 note(request, resource=known.id)
                 async for _ in came:
@@ -119,7 +128,7 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
                     )  # fmt: skip
                 return _stored(known)
             try:
-                count = await receive(came, row, media, want)
+                count = await receive(lines_from(came, media, want, model.spec), row)
                 await step(lambda: kept(request, row, count, digest.digest()))
             except BaseException:
                 note(request, resource="")
@@ -141,25 +150,40 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
             return None
         raise Busy("batch-receiving", "This batch is coming in by another request.", retry_after_s=5)
 
-    async def receive(came: AsyncGenerator[bytes, None], row: BatchRow, media: str, want: str) -> int:
-        """Every line, a chunk at a time. want: the input that a molecule of a library is. Returns: how many items."""
+    def lines_from(
+        came: AsyncGenerator[bytes, None], media: str, want: str, spec: ModelSpec
+    ) -> AsyncIterator[bytes | Wrong]:
+        """want: the input that a molecule of a library is."""
+        if media == ZIP:
+            return zipped(came, spec)
+        lines = _lines(came, longest, blank=media != NDJSON)
+        return lines if media == NDJSON else items_of(lines, media, want)
+
+    async def zipped(came: AsyncGenerator[bytes, None], spec: ModelSpec) -> AsyncIterator[bytes | Wrong]:
+        """The items of a ZIP that is read whole first: its directory stands at its end."""
+        body = b"".join([part async for part in came])
+        members = await asyncio.to_thread(members_of, body, most_bytes=limit, most_items=MOST_ITEMS)
+        found = lines_of(body, members, spec, most_bytes=parts.settings.max_upload_bytes)
+        while (line := await asyncio.to_thread(next, found, None)) is not None:
+            yield line
+
+    async def receive(lines: AsyncIterator[bytes | Wrong], row: BatchRow) -> int:
+        """Every line, a chunk at a time. Returns: how many items."""
         seen: set[str] = set()
         keys: dict[str, PatientKey] = {}
-        chunk: list[tuple[int, bytes]] = []
+        chunk: list[tuple[int, bytes | Wrong]] = []
         n, count, size = 0, 0, 0
 
         def put() -> None:
             items = [item_of(row, number, line, seen, keys) for number, line in chunk]
             batches.put(row, Chunk(n, chunk[0][0] - 1, len(chunk)), items, lease_s=RECEIVE_LEASE_S)
 
-        longest = bodies.body_limit(bodies.JSON_TYPE, parts.settings.max_upload_bytes) + 1024
-        lines = _lines(came, longest, blank=media != NDJSON)
-        async for line in lines if media == NDJSON else items_of(lines, media, want):
+        async for line in lines:
             count += 1
             if count > MOST_ITEMS:
                 raise TooLarge("batch-too-long", f"A batch has at most {MOST_ITEMS} items.", hint="Send several.")
             chunk.append((count, line))
-            size += len(line)
+            size += len(line) if isinstance(line, bytes) else 0
             if len(chunk) >= CHUNK_ITEMS or size >= CHUNK_BYTES:
                 await step(put)
                 n, size = n + 1, 0
@@ -167,11 +191,13 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
         if chunk:
             await step(put)
         if not count:
-            raise Refusal("batch-empty", "The body holds no line.", hint='One JSON object a line: {"id", "inputs"}')
+            raise Refusal("batch-empty", "The body holds no item.", hint='One JSON object a line: {"id", "inputs"}')
         return count
 
-    def item_of(row: BatchRow, number: int, line: bytes, seen: set[str], keys: dict[str, PatientKey]) -> Item:
+    def item_of(row: BatchRow, number: int, line: bytes | Wrong, seen: set[str], keys: dict[str, PatientKey]) -> Item:
         """Never raises for what a client wrote: a bad line is an item with an error."""
+        if isinstance(line, Wrong):
+            return Item(number, line.id, error=line.error.as_dict()["error"])
         id = None
         try:
             said = _parsed(line)
