@@ -72,3 +72,11 @@ def test_recipes_need_no_training_framework():
     """`medserve models` answers without torch."""
     code = "import sys, medserve.questions.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_pairs_of_a_molecule_and_a_protein_have_their_own_default():
+    """From 2,000 pairs on a network reads both; below, or without a protein, trees are the default."""
+    pair = ("molecule", "protein")
+    assert default_recipe(task="number", n=2_500, shape=(2,), inputs=pair) == "affinity"
+    assert default_recipe(task="number", n=500, shape=(2,), inputs=pair) == "boosting"
+    assert default_recipe(task="number", n=2_500, shape=(1,), inputs=("molecule",)) == "boosting"

@@ -85,3 +85,16 @@ def test_an_error_while_reading_is_raised_where_it_is_needed():
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name == "medserve-read-ahead"]
+
+
+def test_cases_of_one_value_follow_each_other():
+    """`together`: every case once before any comes back, each group in one piece, in another order every epoch."""
+    groups = np.random.default_rng(0).integers(0, 9, 100)
+    orders = [
+        epoch_rows(np.zeros(100), task="number", count=128, seed=1, epoch=epoch, balance=False, together=groups)
+        for epoch in (0, 1)
+    ]
+    for order in orders:
+        assert len(order) == 128 and sorted(order[:100]) == list(range(100))
+        assert (np.diff(groups[order[:100]]) != 0).sum() == len(np.unique(groups)) - 1
+    assert (orders[0] != orders[1]).any()
