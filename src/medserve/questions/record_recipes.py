@@ -179,7 +179,7 @@ _network(
     params={"encoders": {"molecule": {"name": "smiles-gru"}}},
 )
 _PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
-_PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 2048, "warm_up": 0.05}
+_PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 1024, "warm_up": 0.05}
 _network(
     "affinity",
     "the default for a molecule and a protein: convolutions over the letters of both, then joint layers (DeepDTA)",
@@ -221,7 +221,7 @@ _network(
         "dropout": 0.2,
         "hide": 0.02,
     },
-    settings=_PAIRS | {"batch": 1024, "rate_peak": 5e-4, "ema": 0.999},
+    settings=_PAIRS | {"batch": 512, "rate_peak": 5e-4, "ema": 0.999},
 )
 _add(
     average_of(
