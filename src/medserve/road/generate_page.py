@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medserve.data.molecules.standard import chemistry
 from medserve.evaluation.report import environment, image
+from medserve.explain.atoms import structure
 from medserve.store.files import write_bytes
-
-WIDTH, HEIGHT = 260, 190  # pixels of one structure
 
 
 def write_page(
@@ -36,18 +34,6 @@ def write_page(
         .render(title=title, figures=figures, shown=drawn, note=note, warnings=warnings, curve=image(curve))
     )
     write_bytes(path, page.encode())
-
-
-def structure(smiles: str) -> bytes:
-    """An SVG of one molecule."""
-    chem = chemistry()
-    from rdkit.Chem.Draw import rdMolDraw2D
-
-    made: Any = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
-    made.drawOptions().useBWAtomPalette()
-    rdMolDraw2D.PrepareAndDrawMolecule(made, chem.MolFromSmiles(smiles))
-    made.FinishDrawing()
-    return str(made.GetDrawingText()).encode()
 
 
 def learning_curve(steps: Sequence[Mapping[str, Any]]) -> bytes:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medserve.data.molecules.standard import chemistry
 from medserve.errors import Usage
+from medserve.explain.atoms import structure
 from medserve.road.admet.endpoints import CATEGORIES, ENDPOINTS, RULE
 from medserve.road.admet.panel import APPROVED_FLAG, HIGH_FLAG, SEEN_FLAG, UNLIKE_FLAG, Panel, Told
 from medserve.store.files import write_bytes
@@ -46,12 +46,7 @@ def write_page(path: Path, summary: Mapping[str, Any], shown: Sequence[Told], pa
 
 def draw(smiles: str) -> str:
     """The structure as a data URI of an SVG."""
-    from rdkit.Chem.Draw import rdMolDraw2D
-
-    made = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
-    rdMolDraw2D.PrepareAndDrawMolecule(made, chemistry().MolFromSmiles(smiles))
-    made.FinishDrawing()
-    return "data:image/svg+xml;base64," + base64.b64encode(made.GetDrawingText().encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(structure(smiles, WIDTH, HEIGHT)).decode()
 
 
 def _case(told: Told, panel: Panel, about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

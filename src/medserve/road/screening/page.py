@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medserve.data.molecules.standard import chemistry
 from medserve.evaluation.report import environment, image
 from medserve.evaluation.wording import NOT_VALIDATED
+from medserve.explain.atoms import structure
 from medserve.road.screening.plan import Plan
 from medserve.store.files import write_bytes
 
 DRAWN = 120  # hits with a structure; the files hold all
-WIDTH, HEIGHT = 260, 170
 TITLES = {"ef_1": "EF 1 %", "bedroc_20": "BEDROC (20)", "auroc": "AUROC"}
 
 
@@ -51,14 +50,3 @@ def _card(hit: Mapping[str, Any], explained: str | None, plan: Plan) -> dict[str
         lines.append(("most alike", f"{hit['similarity']:.2f} to {hit['nearest']}"))
     svg = explained.encode() if explained else structure(hit["smiles"])
     return {**hit, "lines": lines, "svg": image(svg), "explained": explained is not None}
-
-
-def structure(smiles: str) -> bytes:
-    """An SVG."""
-    chem = chemistry()
-    from rdkit.Chem.Draw import rdMolDraw2D
-
-    made = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
-    rdMolDraw2D.PrepareAndDrawMolecule(made, chem.MolFromSmiles(smiles))
-    made.FinishDrawing()
-    return str(made.GetDrawingText()).encode()
