@@ -30,6 +30,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     table, form: where the events of a timeline stand: a table of events, whose columns are named by patient, time,
         code, value and event_unit; or a known form (fhir-ndjson, fhir-bundle, omop, physionet2012).
     window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
+    descriptors: of a molecule, false: its fragments alone, a tenth of the time; for very large libraries.
     residues: of a protein, how many are read, from its start; a longer one is then cut, and the answer says so.
     """
 
@@ -52,6 +53,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     leads: list[str] | None = None
     hz: float | None = None
     seconds: float | None = None
+    descriptors: bool = True
     residues: int | None = None
 
 

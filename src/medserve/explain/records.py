@@ -214,9 +214,9 @@ def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) ->
     smiles = written(record[block.start : block.start + block.size], int(facts["length"]))
     if smiles is None:
         raise _too_long()
-    atoms = int(facts.get("atoms", 0))
+    atoms, names = int(facts.get("atoms", 0)), tuple(facts["descriptors"])
     field = Molecule(
-        block.name, length=int(facts["length"]), names=tuple(facts["descriptors"]), graph=atoms > 0, atoms=atoms
+        block.name, length=int(facts["length"]), names=names, graph=atoms > 0, atoms=atoms, fragments=not names
     )
 
     def hidden(sets: Sequence[Sequence[int]] | None) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
-from medserve.data.molecules.describe import BITS, describe, descriptor_names
+from medserve.data.molecules.describe import BITS, count_fragments, describe, descriptor_names
 from medserve.data.molecules.graph import LEAST_ATOMS, MOST_ATOMS, drawn_graph, graph_of, graph_size, nameless
 from medserve.data.molecules.occlude import without_atoms
 from medserve.data.molecules.standard import standardise
@@ -40,6 +40,7 @@ class Molecule:
     """length: letters kept, a quarter more than the longest training molecule has. names: of the descriptors. graph:
     whether atoms and bonds are kept too; atoms: how many, a quarter more than the largest training molecule has.
 
+    fragments: the record holds counts of fragments and letters, and no descriptors, which take most of the time.
     letters: the record holds the letters alone, for models that write molecules; `alphabet` are those of the training
     part, in order.
     """
@@ -51,6 +52,7 @@ class Molecule:
     names: tuple[str, ...] = field(default=(), repr=False)
     graph: bool = False
     atoms: int = 0
+    fragments: bool = False
     letters: bool = False
     alphabet: str = ""
 
@@ -59,7 +61,7 @@ class Molecule:
 
     @classmethod
     def declare(cls, name: str, said: Input) -> "Molecule":
-        return cls(name)
+        return cls(name, fragments=not said.descriptors)
 
     def parse(self, raw: Any) -> str | None:
         """Canonical SMILES of the standard form. Raises: Refusal "molecule-expected", and those of `standardise`."""
@@ -90,7 +92,7 @@ class Molecule:
         if self.letters:
             return replace(self, length=length, alphabet="".join(sorted(seen)))
         atoms = min(max(largest + largest // 4, LEAST_ATOMS), MOST_ATOMS) if self.graph else 0
-        return replace(self, length=length, names=descriptor_names(), atoms=atoms)
+        return replace(self, length=length, names=() if self.fragments else descriptor_names(), atoms=atoms)
 
     def check(self, value: Any) -> None:
         """Whether it is like the training molecules is told by the distance, once it is scored.
@@ -129,8 +131,10 @@ class Molecule:
         out = np.full(self.shape, math.nan, np.float32)
         if value is None:
             return out
-        row, start = np.empty(0, np.float32) if self.letters else _described(value), self._letters
-        if not self.letters and self.names != descriptor_names():
+        row, start = np.empty(0, np.float32), self._letters
+        if not self.letters:
+            row = _counted(value) if self.fragments else _described(value)
+        if not (self.letters or self.fragments) and self.names != descriptor_names():
             raise BadPackage(
                 "chemistry-version", "The installed RDKit computes other descriptors than the package was made with.",
                 hint="Install the version of constraints.txt, or train again here.",
@@ -149,7 +153,7 @@ class Molecule:
         spans = atom_spans(value)
         sets = [(i,) for i in range(len(spans))] if atoms is None else [tuple(some) for some in atoms]
         out = np.repeat(row[None], len(sets), axis=0)
-        out[:, :described] = without_atoms(value, sets)
+        out[:, :described] = without_atoms(value, sets, descriptors=not self.fragments)
         for k, some in enumerate(sets):
             if self.atoms:
                 nameless(out[k, described:start], some, self.atoms)
@@ -176,6 +180,7 @@ class Molecule:
         given: dict[str, Any] = {"length": self.length, "names": list(self.names)}
         if self.letters:
             given = {"length": self.length, "letters": True, "alphabet": self.alphabet}
+        given |= {"fragments": True} if self.fragments else {}
         given |= {"graph": True, "atoms": self.atoms} if self.graph else {}
         return Named("molecule", {"name": self.name, **given} | ({"tautomer": True} if self.tautomer else {}))
 
@@ -189,6 +194,11 @@ def _standard(raw: str, tautomer: bool, name: str) -> str:
 def _described(smiles: str) -> Array:
     """Shared by everyone who asks: not to be written to."""
     return describe(smiles)
+
+
+@lru_cache(REMEMBERED)
+def _counted(smiles: str) -> Array:
+    return count_fragments(smiles)
 
 
 def written(block_values: Array, length: int) -> str | None:

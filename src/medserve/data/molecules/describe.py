@@ -46,6 +46,12 @@ def describe(smiles: str) -> Array:
     return describe_mol(chemistry().MolFromSmiles(smiles))
 
 
+def count_fragments(smiles: str) -> Array:
+    """(BITS,) float32: the first part of `describe`, in a tenth of its time."""
+    counts: Array = morgan().GetCountFingerprintAsNumPy(chemistry().MolFromSmiles(smiles)).astype(np.float32)
+    return counts
+
+
 def describe_mol(mol: Any) -> Array:
     counts = morgan().GetCountFingerprintAsNumPy(mol).astype(np.float32)
     return np.concatenate([counts, descriptors_of(mol)])

@@ -18,8 +18,8 @@ from medserve.data.molecules.standard import chemistry
 from medserve.types import Array
 
 
-def without_atoms(smiles: str, sets: Sequence[Sequence[int]]) -> Array:
-    """(K, BITS + D) float32.
+def without_atoms(smiles: str, sets: Sequence[Sequence[int]], *, descriptors: bool = True) -> Array:
+    """(K, BITS + D) float32; (K, BITS) without descriptors.
 
     Args:
         smiles: canonical, so that atom k is the k-th atom of the text. sets: atoms that are hidden together.
@@ -32,7 +32,8 @@ def without_atoms(smiles: str, sets: Sequence[Sequence[int]]) -> Array:
         counts = whole.copy()
         for bit, _ in {place for atom in some for place in touching[atom]}:
             counts[bit] -= 1
-        rows.append(np.concatenate([counts.astype(np.float32), descriptors_of(_nameless(chem, mol, some))]))
+        more = [descriptors_of(_nameless(chem, mol, some))] if descriptors else []
+        rows.append(np.concatenate([counts.astype(np.float32), *more]))
     return np.stack(rows)
 
 
