@@ -22,6 +22,7 @@ from medserve.data.molecules.controlled import CLOSE, controlled
 from medserve.data.molecules.quality import Quality, diversity, quality
 from medserve.data.molecules.standard import standardise
 from medserve.data.pseudonym import pseudonym_key
+from medserve.data.records import digest_of
 from medserve.errors import BadData, Refusal, Usage
 from medserve.models.package import Package, open_package
 from medserve.models.signing import Trust
@@ -48,6 +49,14 @@ class Row:
     found: Quality | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """kept: standard forms (True) and texts that are no molecule (False), in order. barred: what is not, by name."""
+
+    kept: list[tuple[str, bool]]
+    barred: Counter[str]
+
+
 class Screenings:
     """What happens to every text before anybody sees it. Counts what was barred."""
 
@@ -70,6 +79,13 @@ class Screenings:
         if name is not None:
             self.barred[name] += 1
         return name is None
+
+    def read(self, texts: Sequence[str]) -> "Drawn":
+        """What may be kept of a batch."""
+        before = self.barred.copy()
+        forms = [(text, self.standard(text)) for text in texts]
+        kept = [(form or text, form is not None) for text, form in forms if form is None or self.allowed(form)]
+        return Drawn(kept, self.barred - before)
 
     def novel(self, smiles: str) -> bool | None:
         """Whether the training part held it; None where the package was trained at another installation."""
@@ -107,10 +123,15 @@ def write_molecules(
     writer = Writer(package)
     screenings = Screenings(package, settings, barred_by(bar))
     beside = None if reference is None else smiles_of(reference, "reference")
-    asked = {"model": package.digest, "count": count, "temperature": temperature, "seed": seed}
-    texts = _drawn(out.with_name(f".{out.name}.drawn"), asked, count, progress, lambda i, n: writer.write(
-        n, np.random.default_rng((seed, i)), temperature=temperature))  # fmt: skip
-    rows, figures = judge(texts, screenings, progress=progress)
+    asked = {"model": package.digest, "count": count, "temperature": temperature, "seed": seed,
+             "bar": digest_of({"bar": screenings.bar}).hex()}  # fmt: skip
+
+    def draw(index: int, many: int) -> Drawn:
+        random = np.random.default_rng((seed, index))
+        return screenings.read(writer.write(many, random, temperature=temperature))
+
+    drawn = _drawn(out.with_name(f".{out.name}.drawn"), asked, count, progress, draw)
+    rows, figures = judge(drawn, screenings, progress=progress)
     figures["fcd"], figures["fcd_note"] = frechet([r.smiles for r in rows if r.valid], beside)
     result = {"model": {"name": package.spec.name, "digest": package.digest}, "temperature": temperature, "seed": seed}
     result |= figures | {"files": [str(out), str(out.with_suffix(".json")), str(out.with_suffix(".html"))]}
@@ -124,32 +145,22 @@ def write_molecules(
     return result
 
 
-def judge(
-    texts: Sequence[str], screenings: Screenings, *, progress: Progress = SILENT
-) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of what may be written, and the figures over all that was drawn."""
-    counts = Counter(texts)
-    molecules: Counter[str] = Counter()
-    rows: list[Row] = []
-    for text, n in progress.track(list(counts.items()), "Reading"):
-        smiles = screenings.standard(text)
-        if smiles is None:
-            rows.append(Row(text, n, False))
-        else:
-            molecules[smiles] += n
-    valid, barred = sum(molecules.values()), 0
-    good: list[Row] = []
-    for smiles, n in progress.track(list(molecules.items()), "Judging"):
-        if not screenings.allowed(smiles):
-            barred += n
-            continue
-        good.append(Row(smiles, n, True, screenings.novel(smiles), quality(smiles)))
+def judge(drawn: Drawn, screenings: Screenings, *, progress: Progress = SILENT) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of what may be written, and the figures over all that was drawn. What was barred counts as valid."""
+    molecules = Counter(text for text, valid in drawn.kept if valid)
+    rows = [Row(text, n, False) for text, n in Counter(text for text, valid in drawn.kept if not valid).items()]
+    kept, barred = sum(molecules.values()), sum(drawn.barred.values())
+    total = len(drawn.kept) + barred
+    good = [
+        Row(smiles, n, True, screenings.novel(smiles), quality(smiles))
+        for smiles, n in progress.track(list(molecules.items()), "Judging")
+    ]
     told = [r.found for r in good if r.found is not None]
     known = screenings.known is not None
     figures = {
-        "drawn": len(texts),
-        "valid": valid / len(texts),
-        "unique": len(molecules) / valid if valid else None,
+        "drawn": total,
+        "valid": (kept + barred) / total,
+        "unique": len(molecules) / kept if kept else None,
         "novel": sum(bool(r.novel) for r in good) / len(good) if known and good else None,
         "novelty": "against the training part" if known else "not available: trained at another installation",
         "diversity": diversity([r.smiles for r in good]),
@@ -158,7 +169,7 @@ def judge(
         "qed": _mean([q.qed for q in told]),
         "sa_score": _mean([q.sa for q in told]),
         "pains": _mean([float(bool(q.pains)) for q in told]),
-        "barred": {"molecules": barred, "by": dict(screenings.barred), "close": CLOSE},
+        "barred": {"molecules": barred, "by": dict(drawn.barred), "close": CLOSE},
         "written": len(good),
     }
     return good + rows, figures
@@ -196,14 +207,15 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _drawn(
-    path: Path, asked: dict[str, Any], count: int, progress: Progress, draw: Callable[[int, int], list[str]]
-) -> list[str]:
-    """Texts batch by batch; those that an earlier run with the same options left are taken as they are."""
-    batches: list[list[str]] = []
+    path: Path, asked: dict[str, Any], count: int, progress: Progress, draw: Callable[[int, int], Drawn]
+) -> Drawn:
+    """Batch by batch; what an earlier run with the same options left is taken as it is."""
+    batches: list[Drawn] = []
     if path.is_file():
         lines = path.read_bytes().split(b"\n")[:-1]
         if lines and lines[0] == json.dumps(asked).encode():
-            batches = [json.loads(line) for line in lines[1:]]
+            for kept, barred in map(json.loads, lines[1:]):
+                batches.append(Drawn([(text, bool(valid)) for text, valid in kept], Counter(barred)))
         else:
             path.unlink()
     if not path.is_file():
@@ -214,8 +226,8 @@ def _drawn(
     try:
         for index in range(len(batches), total):
             batches.append(draw(index, min(BATCH, count - index * BATCH)))
-            append_line(path, json.dumps(batches[-1]).encode())
+            append_line(path, json.dumps([batches[-1].kept, batches[-1].barred]).encode())
             progress.step(bar)
     finally:
         progress.end(bar)
-    return [text for batch in batches for text in batch]
+    return Drawn([row for one in batches for row in one.kept], sum((one.barred for one in batches), Counter()))

@@ -22,6 +22,7 @@ from medserve.data.molecules.controlled import CLOSE, controlled
 from medserve.data.molecules.describe import fingerprint
 from medserve.data.molecules.quality import diversity, quality
 from medserve.data.molecules.standard import standardise
+from medserve.data.records import digest_of
 from medserve.errors import Refusal, Usage
 from medserve.models.package import WEIGHTS, Package, open_package
 from medserve.models.signing import Trust
@@ -99,7 +100,7 @@ def optimise(
     package = open_package(model, trust)
     asked = {
         "model": package.digest, "objectives": [_named(o) for o in oracles], "budget": budget, "steps": steps,
-        "seed": seed, "bar": barred,
+        "seed": seed, "bar": digest_of({"bar": barred}).hex(),
     }  # fmt: skip
     work = out.with_name(f".{out.name}.search")
     plain = _screen(package, oracles, settings, barred, budget, seed, work, asked, progress)
@@ -187,15 +188,17 @@ def _learn(
     idle = 0
     while book.left and idle < PATIENCE and (steps is None or agent.step < steps):
         before = len(book.found)
-        texts = agent.write(BATCH)
-        worth = book.spend(texts)
+        written = agent.write(BATCH)
+        told = book.spend(written)
+        allowed = np.flatnonzero(np.isfinite(told))  # what is barred is not learned from, not even as a bad example
+        texts, worth = [written[i] for i in allowed], told[allowed]
         random = np.random.default_rng((seed, 2, agent.step))
         loss = agent.learn(texts, worth.tolist(), book.replay(REPLAY, random))
         idle = 0 if len(book.found) > before else idle + 1
         top = [v for _, v in book.best(10)]
-        trace.append({"step": agent.step, "spent": len(book.found), "mean": float(worth.mean()),
+        trace.append({"step": agent.step, "spent": len(book.found), "mean": float(worth.mean()) if len(worth) else 0.0,
                       "top10": float(np.mean(top)) if top else 0.0, "loss": loss})  # fmt: skip
-        progress.step(bar, len(book.found) - before, note=f"mean {worth.mean():.2f}")
+        progress.step(bar, len(book.found) - before, note=f"mean {trace[-1]['mean']:.2f}")
         if not agent.step % SAVE_EVERY:
             state = {"asked": asked, "step": agent.step, "book": book.as_state(), "trace": trace}
             checkpoint.save(work / "agent", agent.tensors(), state)

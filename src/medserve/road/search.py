@@ -40,17 +40,18 @@ class Book:
         return max(0, self.budget - len(self.found))
 
     def spend(self, texts: Sequence[str]) -> Array:
-        """(N,) what each text is worth to learning: its score, 0 where it is no molecule, is barred, or is of a
-        scaffold that has had its turn. Texts beyond the budget are worth 0."""
+        """(N,) what each text is worth to learning: its score, 0 where it is no molecule or is of a scaffold that has
+        had its turn, NaN where it is barred. Texts beyond the budget are worth 0."""
         forms = [self.screenings.standard(text) for text in texts]
         self.drawn, self.valid = self.drawn + len(texts), self.valid + sum(form is not None for form in forms)
         fresh = list(dict.fromkeys(form for form in forms if form is not None and form not in self.found))
-        fresh = [form for form in fresh if self.screenings.allowed(form)][: self.left]
+        barred = {form for form in fresh if not self.screenings.allowed(form)}
+        fresh = [form for form in fresh if form not in barred][: self.left]
         if fresh:
             each = np.stack([oracle.score(fresh) for oracle in self.oracles])
             for form, score, row in zip(fresh, joined(list(each)), each.T, strict=True):
                 self.add(form, float(score), tuple(float(v) for v in row))
-        return np.array([self._worth(form) for form in forms])
+        return np.array([np.nan if form in barred else self._worth(form) for form in forms])
 
     def add(self, smiles: str, score: float, each: tuple[float, ...]) -> None:
         self.found[smiles] = (score, each)

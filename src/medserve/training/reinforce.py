@@ -58,6 +58,9 @@ class Agent:
 
     def learn(self, texts: Sequence[str], scores: Sequence[float], replay: Sequence[tuple[str, float]] = ()) -> float:
         """One step. scores: 0 to 1. replay: (text, score) of earlier molecules. Returns: the loss."""
+        if not len(texts):
+            self.step += 1
+            return 0.0
         order = np.argsort(-np.asarray(scores), kind="stable")[: max(1, round(BETTER * len(texts)))]
         chosen = [(texts[i], float(scores[i])) for i in order] + list(replay)
         chosen = [(text, score) for text, score in chosen if self._known(text)]
