@@ -20,9 +20,12 @@ from one_client import http
 from tiny_package import SMALL, serving, write_package
 
 from medserve.access import people as people_module
-from medserve.access.audit import Ledger
+from medserve.access.audit import Event, Ledger
+from medserve.access.identity import Identity
 from medserve.access.keys import KeyRing
 from medserve.access.people import FREE, STEP_S, Delayed, People, code_at
+from medserve.access.policy import Principal
+from medserve.access.sessions import Sessions
 from medserve.app import build
 from medserve.cli import run as run_verb
 from medserve.errors import Denied, Usage
@@ -352,3 +355,28 @@ def test_the_command_line(settings, capsys):
     assert run("disable", "nobody")[0] == 2
     assert run("end", row.id)[1]["ended"] == 0
     people.accounts.close()
+
+
+def test_who_is_gone_is_known_without_asking_for_him(settings):
+    """Session ended, expired or idle, account disabled: read by ids alone, and that keeps no session alive."""
+    ring, sessions, ledger = KeyRing.open(settings), Sessions.open(settings), Ledger.open(settings)
+    identity = Identity(ring, sessions)
+    who = Principal("p-1", "desk", "default", "clinician")
+
+    def signed_in(**more):
+        with ledger.with_effect(Event(action="sessions.create", outcome="allow")) as db:
+            return sessions.issue(db, who, **({"life_s": 60} | more)).principal
+
+    here, short, idle = signed_in(), signed_in(life_s=0.05), signed_in(idle_s=0.05)
+    time.sleep(0.1)
+    assert not identity.gone(here) and identity.gone(short) and identity.gone(idle)
+    with ledger.with_effect(Event(action="sessions.end", outcome="allow")) as db:
+        sessions.end(db, here.session)
+    assert identity.gone(here)
+    key = ring.create("k")
+    assert not identity.gone(ring.verify(key.key))
+    held = ring.verify(key.key)
+    ring.revoke(key.row.id)
+    assert identity.gone(held)
+    for one in (ring, sessions, ledger):
+        one.close()

@@ -51,3 +51,7 @@ class Identity:
     def standing(self, principal: str) -> dict[str, tuple[str, ...] | str] | None:
         """Role, duties and models as they are now, of who is kept here. Reads the database."""
         return self.keys.standing(principal)
+
+    def gone(self, who: Principal) -> bool:
+        """Whether he is known no more by what he showed: `ended`, or his session is over. Reads the database."""
+        return self.ended(who.id) or (bool(who.session) and self.sessions.over(who.session))

@@ -136,6 +136,16 @@ class Sessions:
             raise Ended("session-expired", "This session is over.", who)
         return who
 
+    def over(self, id: str) -> bool:
+        """Whether a session has ended, by its id; asking is no request of it."""
+        wanted = sa.select(sessions.c.ended_at, sessions.c.expires_at, sessions.c.seen_at, sessions.c.idle_s)
+        with self._engine.connect() as db:
+            found = db.execute(wanted.where(sessions.c.id == id)).one_or_none()
+        now = time.time()
+        if found is None or found.ended_at is not None or found.expires_at <= now:
+            return True
+        return bool(found.idle_s) and found.seen_at + found.idle_s <= now
+
     def cached(self, token: str) -> bool:
         """True when `verify` would not touch the database now."""
         return not well_formed(token, PREFIX) or self._cached(self._hash(token)) is not None

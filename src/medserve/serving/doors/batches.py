@@ -79,7 +79,7 @@ _line = msgspec.json.Decoder(Line)
 
 def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
     routes, timing, uploads = APIRouter(tags=["batches"]), bodies.BodyTiming(), Room(MOST_UPLOADS)
-    limit, streams = parts.settings.max_batch_bytes, Streams(parts.identity.ended)
+    limit, streams = parts.settings.max_batch_bytes, Streams(parts.identity.gone)
     longest = bodies.body_limit(bodies.JSON_TYPE, parts.settings.max_upload_bytes) + 1024
     created: dict[str, Any] = {
         "status_code": 202,

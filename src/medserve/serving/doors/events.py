@@ -1,11 +1,11 @@
 """Progress as server-sent events: what a browser reads with `EventSource`.
 
-    streams = Streams(identity.ended)
+    streams = Streams(identity.gone)
     return await streams.answer(request, look)        # look() -> (mark, what stands now, whether that is the end)
 
 A stream tells how things stand at once, again whenever that has changed, and ends with `event: end`; between, a comment
 shows that it lives. Who reconnects with `Last-Event-ID` is not told again what he knows. What is sent is always the
-newest: a slow reader misses steps, never the end. A stream does not outlive its caller's key or account.
+newest: a slow reader misses steps, never the end. A stream does not outlive its caller's key, account or session.
 Source: WHATWG HTML, section 9.2 (server-sent events).
 """
 
@@ -19,6 +19,7 @@ from fastapi import Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from medserve.access.policy import Principal
 from medserve.serving.doors import caller
 from medserve.serving.gate import Quota
 from medserve.serving.wire import SAFE, header
@@ -29,15 +30,16 @@ LOOK_S, CHECK_S, BEAT_S, LONGEST_S = 0.5, 1.0, 15.0, 3600.0
 
 
 class Streams:
-    """Those that are open; of one event loop. gone: whether whoever has this id may ask for nothing any more."""
+    """Those that are open; of one event loop. gone: whether he is no longer known by what he showed."""
 
-    def __init__(self, gone: Callable[[str], bool]) -> None:
+    def __init__(self, gone: Callable[[Principal], bool]) -> None:
         self._gone = gone
         self._open: dict[str, int] = {}
 
     async def answer(self, request: Request, look: Look) -> Response:
         """Raises: Quota "streams-full"."""
-        who, known = caller(request).id, header(request.scope, b"last-event-id")
+        him, known = caller(request), header(request.scope, b"last-event-id")
+        who = him.id
         safe = {name.decode(): value.decode() for name, value in SAFE}
         if self._open.get(who, 0) >= MOST_STREAMS:
             raise Quota("streams-full", f"{MOST_STREAMS} streams are open.", hint="Close one.", retry_after_s=5)
@@ -51,7 +53,7 @@ class Streams:
             self._left(who)
             return Response(status_code=204, headers=safe)  # tells an EventSource to stop asking
         draining = lambda: bool(request.app.state.admission.draining)  # noqa: E731
-        told = self._told(who, known, look, draining)
+        told = self._told(him, known, look, draining)
         return _Stream(told, lambda: self._left(who), headers=safe, media_type="text/event-stream")
 
     def _left(self, who: str) -> None:
@@ -59,7 +61,7 @@ class Streams:
         if not self._open[who]:
             del self._open[who]
 
-    async def _told(self, who: str, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def _told(self, who: Principal, known: str, look: Look, draining: Callable[[], bool]) -> AsyncIterator[bytes]:
         began = said = checked = time.monotonic()
         yield b"retry: 2000\n\n"
         while time.monotonic() - began < LONGEST_S and not draining():

@@ -38,7 +38,7 @@ _BODY: dict[str, Any] = {"required": True, "content": {bodies.JSON_TYPE: {"schem
 
 def router(parts: Parts) -> APIRouter:
     routes, jobs, timing = APIRouter(tags=["jobs"]), parts.jobs, bodies.BodyTiming()
-    changing, streams = asyncio.Lock(), Streams(parts.identity.ended)
+    changing, streams = asyncio.Lock(), Streams(parts.identity.gone)
 
     @routes.post(
         "/v1/jobs",
