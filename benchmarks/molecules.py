@@ -121,7 +121,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     lines = [
-        "| set | offered | figure | to reach | reached | forest minus offered, paired |",
+        "| set | offered | figure | to reach | reached | offered minus forest, paired |",
         "|---|---|---|---|---|---|",
     ]
     for name in given.sets:
