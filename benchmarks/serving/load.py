@@ -91,7 +91,7 @@ async def _steady(
     asks: Sequence[Ask], port: int, settle_s: float, seconds: float, connections: int
 ) -> dict[str, float]:
     """Each connection has its own rate, from its first answer after the settling to its last: answers come in batches,
-    and a common window would cut one."""
+    and a common window would cut one. Only good answers count: a server that sheds is quick, and no better for it."""
     line, requests = Line(port, connections), [ask.bytes for ask in asks]
     begin = time.perf_counter() + settle_s
     bad, rates, took = 0, [], []
@@ -99,6 +99,7 @@ async def _steady(
     async def client(at: int) -> None:
         nonlocal bad
         done: list[float] = []
+        good = 0  # after the first
         while len(done) < FEWEST_ANSWERS or done[-1] < begin + seconds:
             sent = time.perf_counter()
             status, _ = await line.ask(requests[at % len(requests)])
@@ -106,9 +107,10 @@ async def _steady(
             at += connections
             bad += status != 200
             if now > begin:
+                good += status == 200 and bool(done)
                 done.append(now)
                 took.append(now - sent)
-        rates.append((len(done) - 1) / (done[-1] - done[0]))
+        rates.append(good / (done[-1] - done[0]))
 
     await asyncio.gather(*(client(at) for at in range(connections)))
     line.close()
