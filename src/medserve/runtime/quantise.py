@@ -6,9 +6,10 @@
 
 Static quantisation needs the range of every activation, taken here from cases of the *training* part, so that the
 calibration part, on which the accuracy gate judges, stays unseen. What only the distance to the training data needs
-stays in fp32 (see `engines.split`): eight bits would turn it into noise. OpenVINO's form is made by NNCF; ONNX
-Runtime's by its own quantiser: QDQ with a scale a channel where there are convolutions, else matrices whose
-activations are scaled pass by pass. Nothing of it is code or pickle: IR in a safetensors file, or ONNX.
+stays in fp32 (see `engines.split`): eight bits would turn it into noise. OpenVINO's form is made by NNCF, and knows by
+how much rounding moves every answer alike, which is taken off again; ONNX Runtime's by its own quantiser: QDQ with a
+scale a channel where there are convolutions, else matrices whose activations are scaled pass by pass. Nothing of it is
+code or pickle: IR in a safetensors file, or ONNX.
 """
 
 import contextlib
@@ -24,12 +25,14 @@ from typing import Any
 import numpy as np
 
 from medserve.errors import BadPackage
-from medserve.runtime.engine import Unfit
+from medserve.runtime.engine import Precision, Unfit
 from medserve.runtime.engines import openvino as ov_engine
 from medserve.runtime.graphfile import check_graph
+from medserve.runtime.tuned import cores
 from medserve.types import Array
 
 RANGES = 300  # cases of the training part, at most
+PASS = 16  # cases of one pass over them
 _STATIC = ["Conv", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]  # not the head: it costs nothing and decides
 _DYNAMIC = ["MatMul", "Gemm"]
 _HEAVY = {"Conv", "MatMul", "Gemm"}
@@ -99,7 +102,27 @@ def _openvino(graph: bytes, inputs: Array) -> bytes:
         path = Path(work) / "trunk.xml"
         ov.save_model(made, str(path), compress_to_fp16=False)
         parts = {name: np.frombuffer(path.with_suffix(f".{name}").read_bytes(), np.uint8) for name in ("xml", "bin")}
-    return save(parts)
+    return save(parts | _drift(graph, save(parts), inputs))
+
+
+def _drift(graph: bytes, quantised: bytes, inputs: Array) -> dict[str, Array]:
+    """What rounding does to every answer alike, so that the engine can take it off again: "shift" of each logit, its
+    median over the cases; "noise", what it adds to the square of the distance, since its errors are independent of
+    where the case lies and add up in squares."""
+    found: list[dict[str, Array]] = []
+    pair: tuple[tuple[Precision, bytes], ...] = (("fp32", b""), ("int8", quantised))
+    for precision, data in pair:
+        session = ov_engine.OpenVino(graph, cores(), 1, precision, data)
+        names = [name for name in ("logits", "distance") if name in session.outputs]
+        parts = [inputs[at : at + PASS] for at in range(0, len(inputs), PASS)]
+        rows = [session.run(names, {session.inputs[0][0]: part}) for part in parts]
+        found.append({name: np.concatenate([row[at] for row in rows]) for at, name in enumerate(names)})
+    exact, rounded = found
+    out = {"shift": np.median(rounded["logits"] - exact["logits"], axis=0).astype(np.float32)}
+    if "distance" in exact:
+        noise = np.median(np.square(rounded["distance"]) - np.square(exact["distance"]))
+        out["noise"] = np.maximum(noise, 0.0).astype(np.float32).reshape(1)
+    return out
 
 
 def _onnxruntime(graph: bytes, inputs: Array) -> bytes:

@@ -46,8 +46,9 @@ class OpenVino:
         try:
             model = core.read_model(graph)
             trunk, tail = (model, None) if precision == "fp32" else split(core, graph)
+            self._shift, self._noise = 0.0, 0.0
             if precision == "int8":
-                trunk = _read(core, quantised)
+                trunk, self._shift, self._noise = _read(core, quantised)
             answer = core.compile_model(trunk, "CPU", wanted)
             exact = tail and core.compile_model(tail, "CPU", wanted | {"INFERENCE_PRECISION_HINT": "f32"})
             self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -70,20 +71,25 @@ class OpenVino:
                 handed = range(len(self._order), len(request.output_tensors))
                 more = [request.get_output_tensor(at).data for at in handed]
                 exact.infer([*given, *more], share_inputs=True, share_outputs=True)
-                found["distance"] = exact.get_output_tensor(0).data
+                distance = exact.get_output_tensor(0).data
+                found["distance"] = np.sqrt(np.maximum(distance**2 - self._noise, 0)) if self._noise else distance
+            if np.any(self._shift):
+                found["logits"] = found["logits"] - self._shift
             return [np.array(found[name]) for name in names]  # the next pass writes over them
         finally:
             self._free.put(pair)
 
 
-def _read(core: Any, quantised: bytes) -> Any:
-    """The trunk that `quantise` made: its IR in a safetensors file."""
+def _read(core: Any, quantised: bytes) -> tuple[Any, Any, float]:
+    """The trunk that `quantise` made, its IR in a safetensors file; what rounding adds to logits, and to the square of
+    the distance."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as unpack
 
     try:
         parts = unpack(quantised)
-        return core.read_model(parts["xml"].tobytes(), parts["bin"].tobytes())
+        trunk = core.read_model(parts["xml"].tobytes(), parts["bin"].tobytes())
+        return trunk, parts.get("shift", 0.0), float(parts.get("noise", np.zeros(1)).item())
     except (SafetensorError, KeyError) as error:
         raise Unfit("engine-graph", "The quantised graph is not readable.") from error
 
