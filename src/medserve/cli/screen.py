@@ -40,8 +40,7 @@ def screen(
         medserve screen --library lib.csv --model models/drd2 --actives known.smi --label active --out screened
         medserve screen --library lib.sdf --query "CC(=O)Oc1ccccc1C(=O)O" --out alike
 
-    Molecules that cannot be read, or that a model refuses, are listed with their code; the rest goes on. A million rows
-    take no more memory than ten thousand.
+    Molecules that cannot be read, or that a model refuses, are listed with their code; the rest goes on.
 
     Parameters
     ----------
