@@ -20,7 +20,7 @@ from medserve.serving.wire import is_open_inference
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
            schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage, schema.PackageInfo,
            schema.PackageList, schema.PackagePage, schema.JobInfo, schema.JobList, schema.JobPage, schema.SetTraffic,
-           schema.TrafficPage, schema.BatchStored, schema.BatchInfo, schema.BatchList,
+           schema.TrafficPage, schema.BatchStored, schema.BatchInfo, schema.BatchList, schema.Ranking,
            words.InferRequest, words.InferResponse, words.InferError, words.ServerMetadata, words.ModelMetadata,
            words.ModelReady, words.ModelIndex, words.IndexAsked, words.ChangeAsked, words.Changed)  # fmt: skip
 _REF = "#/components/schemas/{name}"
