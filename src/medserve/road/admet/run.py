@@ -7,12 +7,10 @@ there. Several processes share the work, and none of them outlives this one.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import multiprocessing
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
@@ -31,8 +29,9 @@ from medserve.errors import Fault, MedServeError, Usage
 from medserve.progress import SILENT, Progress
 from medserve.road.admet.panel import Job, Panel, Told
 from medserve.road.admet.results import Tally, about, write_results
+from medserve.road.kept import Kept, processes
 from medserve.settings import Settings
-from medserve.store.files import cannot_write, new_folder, write_bytes
+from medserve.store.files import new_folder, write_bytes
 
 PART = 200  # rows
 AHEAD = 2  # parts for each process that are read before they are wanted
@@ -73,7 +72,7 @@ def run_panel(path: Path, asked: Asked, *, out: Path | None, settings: Settings,
         {p.name: keys_of(p, progress) for p in asked.seen},
     )  # fmt: skip
     panel = Panel(job, progress)
-    workers = min(asked.workers or _cores(), -(-count // PART))
+    workers = min(asked.workers or processes(), -(-count // PART))
     said = about(panel, path)
     if out is None:
         tally = Tally(panel)
@@ -103,10 +102,6 @@ def keys_of(path: Path, progress: Progress) -> list[str]:
         except MedServeError:
             continue
     return sorted(found)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _answers(
@@ -217,25 +212,7 @@ class _Parts:
     """Answered parts on disk. done: their numbers."""
 
     def __init__(self, folder: Path, plan: bytes) -> None:
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / "lock", "wb")  # noqa: SIM115  # held until this process ends
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise Usage("admet-running", f"Another process is at {folder}.", hint="Wait for it, or end it.") from None
-        begun = folder / "plan.json"
-        if begun.exists() and begun.read_bytes() != plan:
-            self.close()
-            raise Usage(
-                "admet-other", f"{folder} holds another panel that was not finished.",
-                hint="Go on with the command that began it, name another --out, or delete that folder.",
-            )  # fmt: skip
-        write_bytes(begun, plan)
+        self._folder, self._kept = folder, Kept(folder, plan, code="admet", word="panel")
         self.done = {int(one.stem) for one in folder.glob("[0-9]*.part")}
 
     def keep(self, number: int, told: list[Told]) -> None:
@@ -247,10 +224,10 @@ class _Parts:
             yield msgspec.msgpack.decode((self._folder / f"{number:08d}.part").read_bytes(), type=list[Told])
 
     def close(self) -> None:
-        self._lock.close()
+        self._kept.close()
 
     def remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._kept.remove()
 
 
 def _doubted(summary: dict[str, Any]) -> dict[str, Any]:

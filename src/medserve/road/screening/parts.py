@@ -8,9 +8,7 @@
 Raises where the folder is of another screen, or where another process is at it.
 """
 
-import fcntl
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +19,10 @@ import polars as pl
 
 from medserve.data.molecules.library import Entry
 from medserve.errors import Usage
+from medserve.road.kept import Kept
 from medserve.road.screening.plan import Plan
 from medserve.road.screening.scorer import Told
-from medserve.store.files import cannot_write, write_bytes
+from medserve.store.files import write_bytes
 
 ACTIVE = dict.fromkeys(("1", "1.0", "true", "yes", "y", "active", "actives", "positive"), True) | dict.fromkeys(
     ("0", "0.0", "false", "no", "n", "inactive", "inactives", "decoy", "decoys", "negative"), False
@@ -35,29 +34,14 @@ class Parts:
 
     def __init__(self, folder: Path, plan: Plan, seen: frozenset[str]) -> None:
         self.folder, self._plan, self._seen = folder, plan, seen
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / "lock", "wb")  # noqa: SIM115 held until `__exit__`
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Usage("screen-running", f"Another process is at {folder}.", hint="Wait for it, or end it.") from None
-        begun, mine = folder / "plan.json", msgspec.json.format(msgspec.json.encode(plan))
-        if begun.exists() and begun.read_bytes() != mine:
-            raise Usage(
-                "screen-other", f"{folder} holds another screen that was not finished.",
-                hint="Go on with the command that began it, name another --out, or delete that folder.",
-            )  # fmt: skip
-        write_bytes(begun, mine)
+        self._kept = Kept(folder, msgspec.json.format(msgspec.json.encode(plan)), code="screen", word="screen")
         self.done = {int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")}
 
     def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._lock.close()
+        self._kept.close()
 
     def keep(self, number: int, entries: Sequence[Entry], told: Told) -> int:
         """Returns: how many were refused. Raises: Usage "screen-label"; Fault "disk-full"."""
@@ -93,7 +77,7 @@ class Parts:
 
     def remove(self) -> None:
         """When the results stand where they belong."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._kept.remove()
 
 
 def _active(entry: Entry, plan: Plan) -> bool | None:

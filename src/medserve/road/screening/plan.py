@@ -1,10 +1,9 @@
 """What a screen is asked, in a form that a later run can compare: it goes on only with the very same.
 
 plan = make_plan(library, settings=settings, models=[Path("models/herg")], targets=[...], ...)
-plan.key                      # digest of everything that moves a number
+plan.job(settings)            # what each worker is told
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,6 @@ class Plan(msgspec.Struct, frozen=True):
     pick: str
     explain: int
     chunk: int
-
-    @property
-    def key(self) -> str:
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     def job(self, settings: Settings) -> Job:
         return Job(str(settings.home), self.asked, [smiles for _, smiles in self.known])

@@ -6,7 +6,6 @@ Chunks lie beside the results' folder (OUT.screen) until all is done. The result
 order, and hold nothing of when or by how many processes they were made.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from medserve.data.molecules.library import Entry, Library
 from medserve.errors import BadData
 from medserve.evaluation.enrichment import enrichment
 from medserve.progress import Progress
+from medserve.road.kept import processes
 from medserve.road.screening.parts import Parts
 from medserve.road.screening.plan import Plan, trained_on
 from medserve.road.screening.ranking import Best, Places
@@ -30,11 +30,6 @@ from medserve.store.files import new_folder
 from medserve.types import Array
 
 MOSTLY = 0.5  # share of refused rows above which the column is doubted aloud
-
-
-def processes() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def screen(
