@@ -18,7 +18,7 @@ import numpy as np
 
 from medserve.data.text.tags import places
 from medserve.evaluation import sections
-from medserve.evaluation.intervals import DRAWS, LEVEL, Interval, bootstrap
+from medserve.evaluation.intervals import DRAWS, bootstrap
 from medserve.evaluation.subgroups import FEWEST, GAP, groups_with_pairs
 from medserve.models.spec import ModelSpec
 from medserve.questions.tags import decoded_all, f1_of
@@ -74,69 +74,29 @@ def evaluate_entities(
     strata = np.zeros(len(rows), np.int64)
     measured = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=found.trials(who))
     metrics = {name: measured[name] for name in METRICS}
-    n = len(rows)
-    whole: Interval = {"value": 1.0, "low": None, "high": None}
-    none: Interval = {"value": 0.0, "low": None, "high": None}
-    return {
-        "model": {"name": spec.name, "version": spec.version},
-        "task": "tags",
-        "labels": list(labels),
-        "part": part,
-        "n": n,
-        "n_patients": len(np.unique(who)),
-        "patients_declared": patients is not None,
-        "unlabelled": len(scores) - n,
-        "counts": {label: int(found.wanted[:, k].sum()) for k, label in enumerate(labels)},
-        "openings": openings,
-        "intervals": {"level": LEVEL, "method": "bootstrap of patients", "draws": draws, "seed": seed},
-        "metrics": metrics,
-        "lower_is_better": [],
-        "cross_check": None,
-        "majority": None,
-        "per_label": [],
-        "entities": {
-            "words": int(found.words.sum()),
-            "given": int(found.given.sum()),
-            "rows": [
-                {
-                    "label": label,
-                    "n": int(found.wanted[:, k].sum()),
-                    "given": int(found.given[:, k].sum()),
-                    "metrics": sections.under(measured, str(k)),
-                }
-                for k, label in enumerate(labels)
-            ],
-            "mistakes": found.mistakes,
-        },
-        "calibration": None,
-        "conformal": None,
-        "operating": None,
-        "answers": {
-            "answered": n,
-            "abstained": 0,
-            "out_of_distribution": 0,
-            "refused_before_scoring": dict(refused or {}),
-            "shares": {"answered": whole, "abstained": none, "out_of_distribution": none},
-            "accuracy_answered": None,
-        },
-        "confusion": None,
-        "survival": None,
-        "curves": {},
-        "decision": None,
-        "subgroups": _subgroups(found, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
-        "baseline": None
-        if other is None
-        else {
-            "role": role,
-            "other": "simple baseline" if role == "recipe" else "recipe's model",
-            "architecture": None if baseline_spec is None else baseline_spec.architecture.name,
-            "metrics": sections.under(measured, "baseline"),
-            "difference": sections.under(measured, "difference"),
-            "delong": None,
-        },
-        "threshold_rules": None,
-        "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], measured, metrics),
+    record = sections.without_probabilities(
+        spec, measured, metrics, part=part, who=who, declared=patients is not None, unlabelled=len(scores) - len(rows),
+        counts={label: int(found.wanted[:, k].sum()) for k, label in enumerate(labels)}, method="bootstrap of patients",
+        subgroups=_subgroups(found, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
+        compared=other is not None, baseline_spec=baseline_spec, role=role,
+        leaky=None if leaky is None else np.asarray(leaky, bool)[rows], openings=openings, refused=refused,
+        draws=draws, seed=seed,
+    )  # fmt: skip
+    told = {
+        "words": int(found.words.sum()),
+        "given": int(found.given.sum()),
+        "rows": [
+            {
+                "label": label,
+                "n": int(found.wanted[:, k].sum()),
+                "given": int(found.given[:, k].sum()),
+                "metrics": sections.under(measured, str(k)),
+            }
+            for k, label in enumerate(labels)
+        ],
+        "mistakes": found.mistakes,
     }
+    return record | {"entities": told}
 
 
 class _Found:

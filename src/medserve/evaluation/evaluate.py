@@ -34,6 +34,10 @@ COMPARED = {
     "number": ("mae", "rmse", "mse", "r2", "spearman", "concordance"),
     "survival": ("c_index", "c_uno", "auroc_at_horizon", "brier_at_horizon", "integrated_brier"),
 }
+_OTHERWISE = {
+    "tags": entities.evaluate_entities,
+    "generate": likelihood.evaluate_likelihood,
+}  # no probability of a label
 _PLAIN = ("number", "multilabel", "survival")  # always answered: no set, or none that could make it abstain
 
 
@@ -83,20 +87,13 @@ def evaluate(
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
     Raises: BadData: no labelled case, or scores and targets differ in number.
     """
-    if spec.output.task == "tags":
-        marked = entities.evaluate_entities(
+    if spec.output.task in _OTHERWISE:
+        found = _OTHERWISE[spec.output.task](
             spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
             baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
             seed=seed,
         )  # fmt: skip
-        return {"format": FORMAT, **marked, "claims": claims(marked)}
-    if spec.output.task == "generate":
-        written = likelihood.evaluate_likelihood(
-            spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
-            baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
-            seed=seed,
-        )  # fmt: skip
-        return {"format": FORMAT, **written, "claims": claims(written)}
+        return {"format": FORMAT, **found, "claims": claims(found)}
     rows = sections.labelled(spec.output.task, scores, targets)
     kept = scores[rows]
     judged = judge(spec, kept.logits, sections.typed(spec.output.task, np.asarray(targets)[rows]))

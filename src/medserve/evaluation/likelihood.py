@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medserve.evaluation import sections
-from medserve.evaluation.intervals import DRAWS, LEVEL, Interval, bootstrap
+from medserve.evaluation.intervals import DRAWS, bootstrap
 from medserve.evaluation.subgroups import FEWEST, groups_with_pairs
 from medserve.models.spec import ModelSpec
 from medserve.questions.weighted import ratio
@@ -57,55 +57,14 @@ def evaluate_likelihood(
     strata = np.zeros(len(rows), np.int64)
     measured = bootstrap(figures, who, strata, draws=draws, seed=seed)
     metrics = {name: measured[name] for name in ("log_likelihood", "perplexity")}
-    n = len(rows)
-    whole: Interval = {"value": 1.0, "low": None, "high": None}
-    none: Interval = {"value": 0.0, "low": None, "high": None}
-    return {
-        "model": {"name": spec.name, "version": spec.version},
-        "task": "generate",
-        "labels": list(spec.output.labels),
-        "part": part,
-        "n": n,
-        "n_patients": len(np.unique(who)),
-        "patients_declared": patients is not None,
-        "unlabelled": len(scores) - n,
-        "counts": {"molecules": n},
-        "openings": openings,
-        "intervals": {"level": LEVEL, "method": "bootstrap of molecules", "draws": draws, "seed": seed},
-        "metrics": metrics,
-        "lower_is_better": ["perplexity"],
-        "cross_check": None,
-        "majority": None,
-        "per_label": [],
-        "calibration": None,
-        "conformal": None,
-        "operating": None,
-        "answers": {
-            "answered": n,
-            "abstained": 0,
-            "out_of_distribution": 0,
-            "refused_before_scoring": dict(refused or {}),
-            "shares": {"answered": whole, "abstained": none, "out_of_distribution": none},
-            "accuracy_answered": None,
-        },
-        "confusion": None,
-        "survival": None,
-        "curves": {},
-        "decision": None,
-        "subgroups": _subgroups(ours, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
-        "baseline": None
-        if other is None
-        else {
-            "role": role,
-            "other": "simple baseline" if role == "recipe" else "recipe's model",
-            "architecture": None if baseline_spec is None else baseline_spec.architecture.name,
-            "metrics": sections.under(measured, "baseline"),
-            "difference": sections.under(measured, "difference"),
-            "delong": None,
-        },
-        "threshold_rules": None,
-        "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], measured, metrics),
-    }
+    return sections.without_probabilities(
+        spec, measured, metrics, part=part, who=who, declared=patients is not None, unlabelled=len(scores) - len(rows),
+        counts={"molecules": len(rows)}, method="bootstrap of molecules", lower=("perplexity",),
+        subgroups=_subgroups(ours, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
+        compared=other is not None, baseline_spec=baseline_spec, role=role,
+        leaky=None if leaky is None else np.asarray(leaky, bool)[rows], openings=openings, refused=refused,
+        draws=draws, seed=seed,
+    )  # fmt: skip
 
 
 def _figures(log: Array, w: Array) -> dict[str, Array]:
