@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medserve.data.molecules.kinds import ATOM, BOND
+from medserve.data.molecules.graph import WIDE_ATOM, WIDE_BOND
 from medserve.road.admet.endpoints import ENDPOINTS
 from medserve.road.admet.shipped import CLASSIFICATION, OUTPUTS, REGRESSION, Shipped
 
@@ -19,7 +19,8 @@ ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 def made_tensors(outputs: int = OUT, hidden: int = HIDDEN, nets: int = NETS, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     shapes = {
-        "W_i": (hidden, ATOM + BOND), "W_h": (hidden, hidden), "W_o": (hidden, ATOM + hidden), "b_o": (hidden,),
+        "W_i": (hidden, WIDE_ATOM + WIDE_BOND), "W_h": (hidden, hidden), "W_o": (hidden, WIDE_ATOM + hidden),
+        "b_o": (hidden,),
         "W_1": (hidden, hidden), "b_1": (hidden,), "W_2": (outputs, hidden), "b_2": (outputs,),
     }  # fmt: skip
     return {name: random.normal(size=(nets, *shape)).astype(np.float32) for name, shape in shapes.items()}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medserve.data.molecules.kinds import ATOM, Graph, Letters
+from medserve.data.molecules.graph import WIDE_ATOM
+from medserve.data.molecules.kinds import Graph, Letters
 from medserve.types import Array
 
 STEPS = 3  # of message passing; the first is the bond's own
@@ -33,11 +34,11 @@ class Ensemble:
         self._letters = letters
         self._nets = [
             _Net(
-                atom=tensors["W_i"][m][:, :ATOM].T.astype(np.float64),
-                bond=tensors["W_i"][m][:, ATOM:].T.astype(np.float64),
+                atom=tensors["W_i"][m][:, :WIDE_ATOM].T.astype(np.float64),
+                bond=tensors["W_i"][m][:, WIDE_ATOM:].T.astype(np.float64),
                 hidden=np.ascontiguousarray(tensors["W_h"][m].T),
-                out_atom=tensors["W_o"][m][:, :ATOM].T.astype(np.float64),
-                out=np.ascontiguousarray(tensors["W_o"][m][:, ATOM:].T),
+                out_atom=tensors["W_o"][m][:, :WIDE_ATOM].T.astype(np.float64),
+                out=np.ascontiguousarray(tensors["W_o"][m][:, WIDE_ATOM:].T),
                 out_bias=tensors["b_o"][m],
                 first=np.ascontiguousarray(tensors["W_1"][m].T),
                 first_bias=tensors["b_1"][m],

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from medserve.data.molecules.kinds import ATOM, BOND, Letters
+from medserve.data.molecules.graph import WIDE_ATOM, WIDE_BOND
+from medserve.data.molecules.kinds import Letters
 from medserve.data.molecules.standard import chemistry
 
 
@@ -15,7 +16,8 @@ def test_an_atom_is_written_place_by_place():
     letters = Letters()
     graph = read(letters, "CCO")
     row = letters.atoms[graph.atoms[2]]
-    assert row.shape == (ATOM,) and np.flatnonzero(row[:70]).tolist() == [7, 38 + 2, 45 + 4, 51 + 0, 56 + 1, 62 + 4]
+    assert row.shape == (WIDE_ATOM,)
+    assert np.flatnonzero(row[:70]).tolist() == [7, 38 + 2, 45 + 4, 51 + 0, 56 + 1, 62 + 4]
     assert row[70] == 0 and abs(row[71] - 0.15999) < 1e-5
 
 
@@ -25,7 +27,7 @@ def test_a_bond_stands_both_ways_side_by_side():
     graph = read(letters, "c1ccccc1")
     assert len(graph.bonds) == 12 and len(letters.bonds) == 1
     assert (graph.begins[::2] == graph.ends[1::2]).all() and (graph.begins[1::2] == graph.ends[::2]).all()
-    assert np.flatnonzero(letters.bonds[0]).tolist() == [4, 5, 6, 7] and letters.bonds.shape[1] == BOND
+    assert np.flatnonzero(letters.bonds[0]).tolist() == [4, 5, 6, 7] and letters.bonds.shape[1] == WIDE_BOND
 
 
 def test_kinds_are_shared_between_molecules():

@@ -23,6 +23,7 @@ BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
 STEREO = 6
 ATOM_SIZES = (len(ELEMENTS) + 1, DEGREES + 1, len(CHARGES) + 1, CHIRAL + 1, HYDROGENS + 1, len(HYBRIDS) + 1)
 ATOM, BOND = 8, 6  # numbers of one
+WIDE_ATOM, WIDE_BOND = sum(ATOM_SIZES) + 2, 1 + len(BONDS) + 2 + STEREO + 1  # of one, each answer in a place of its own
 LEAST_ATOMS, MOST_ATOMS = 24, 200
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from medserve.data.molecules.graph import ATOM_SIZES, BONDS, CHARGES, ELEMENTS, HYBRIDS, STEREO
+from medserve.data.molecules.graph import ATOM_SIZES, BONDS, CHARGES, ELEMENTS, HYBRIDS, STEREO, WIDE_ATOM, WIDE_BOND
 from medserve.data.molecules.standard import chemistry
 from medserve.types import Array
 
-ATOM, BOND = sum(ATOM_SIZES) + 2, 1 + len(BONDS) + 2 + STEREO + 1  # places of one: 72 and 14
 _NUMBERS = {number: at for at, number in enumerate(ELEMENTS)}
 _CHARGES = {charge: at for at, charge in enumerate(CHARGES)}
 
@@ -47,11 +46,11 @@ class Letters:
 
     @property
     def atoms(self) -> Array:
-        return np.stack(self._rows) if self._rows else np.zeros((0, ATOM), np.float32)
+        return np.stack(self._rows) if self._rows else np.zeros((0, WIDE_ATOM), np.float32)
 
     @property
     def bonds(self) -> Array:
-        return np.stack(self._bond_rows) if self._bond_rows else np.zeros((0, BOND), np.float32)
+        return np.stack(self._bond_rows) if self._bond_rows else np.zeros((0, WIDE_BOND), np.float32)
 
     def read(self, mol: Any) -> Graph:
         """mol: RDKit's, sanitised."""
@@ -82,7 +81,7 @@ class Letters:
         self, number: int, degree: int, charge: int, chiral: int, hydrogens: int, orbital: Any, ring: bool, mass: float
     ) -> Array:
         """One place for each answer, one more for an answer that is none of them."""
-        row, at = np.zeros(ATOM, np.float32), 0
+        row, at = np.zeros(WIDE_ATOM, np.float32), 0
         found = (_NUMBERS.get(number), degree, _CHARGES.get(charge), chiral, hydrogens, self._orbitals.get(orbital))
         for place, size in zip(found, ATOM_SIZES, strict=True):
             row[at + (size - 1 if place is None else min(place, size - 1))] = 1
@@ -95,7 +94,7 @@ class Letters:
         found = self._bonds.get(said)
         if found is None:
             found = self._bonds[said] = len(self._bond_rows)
-            row = np.zeros(BOND, np.float32)  # place 0: no bond at all
+            row = np.zeros(WIDE_BOND, np.float32)  # place 0: no bond at all
             if said[0] in self._types:
                 row[1 + self._types[said[0]]] = 1
             row[5], row[6], row[7 + min(said[3], STEREO)] = said[1], said[2], 1

@@ -15,12 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from medserve.data.fields import Block
-from medserve.data.molecules.graph import ATOM, ATOM_SIZES, BOND, BONDS, STEREO, bonds_for, graph_size
+from medserve.data.molecules.graph import (
+    ATOM,
+    ATOM_SIZES,
+    BOND,
+    BONDS,
+    STEREO,
+    WIDE_ATOM,
+    WIDE_BOND,
+    bonds_for,
+    graph_size,
+)
 from medserve.errors import Usage
 from medserve.models.record import ENCODERS, Standardise
-
-WIDE_ATOM = sum(ATOM_SIZES) + 2
-WIDE_BOND = 1 + len(BONDS) + 2 + STEREO + 1
 
 
 @ENCODERS.register("molecule-graph")
