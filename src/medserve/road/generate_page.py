@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medserve.evaluation.figures import GREEN, SOFT, drawing, legend
 from medserve.evaluation.report import environment, image
 from medserve.explain.atoms import structure
 from medserve.store.files import write_bytes
@@ -38,17 +39,10 @@ def write_page(
 
 def learning_curve(steps: Sequence[Mapping[str, Any]]) -> bytes:
     """An SVG of the mean score of each step's molecules, and of the best ten so far, against molecules scored."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.add_subplot()
     x = [step["spent"] for step in steps]
-    axes.plot(x, [step["mean"] for step in steps], color="0.5", label="mean of the step")
-    axes.plot(x, [step["top10"] for step in steps], color="tab:blue", label="best ten so far")
-    axes.set(xlabel="molecules scored", ylabel="score", ylim=(0, 1.02))
-    axes.legend(frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    with drawing(7, 3) as (ax, drawn):
+        ax.plot(x, [step["mean"] for step in steps], color=SOFT, label="mean of the step")
+        ax.plot(x, [step["top10"] for step in steps], color=GREEN, label="best ten so far")
+        ax.set(xlabel="molecules scored", ylabel="score", ylim=(0, 1.02))
+        legend(ax)
+    return drawn.svg

@@ -165,9 +165,7 @@ def _collect_records(
     if encoder is not None:
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
     if any(_graphs(one) for one in (recipe, *rivals)):
-        cohort = replace(
-            cohort, fields=tuple(replace(f, graph=True) if isinstance(f, Molecule) else f for f in cohort.fields)
-        )
+        cohort = replace(cohort, fields=tuple(map(_with_graph, cohort.fields)))
     parts, removed = _parts(cohort, listing, options, progress)
     records = fit_fields(parts.train, progress=progress)
     if encoder is not None:
@@ -195,6 +193,7 @@ def _graphs(recipe: Recipe) -> bool:
 
 
 def _with_graph(f: "Field") -> "Field":
+    """A molecule with its atoms and bonds beside what is counted; any other input as it is."""
     made: Any = replace(f, graph=True) if isinstance(f, Molecule) else f
     return made  # type: ignore[no-any-return]
 

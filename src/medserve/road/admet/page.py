@@ -3,7 +3,6 @@
 write_page(path, summary, [told, ...], panel)
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,10 @@ def write_page(path: Path, summary: Mapping[str, Any], shown: Sequence[Told], pa
     write_bytes(path, template.render(s=summary, cases=cases, flags=flags, rule=RULE).encode())
 
 
-def draw(smiles: str) -> str:
-    """The structure as a data URI of an SVG."""
-    return "data:image/svg+xml;base64," + base64.b64encode(structure(smiles, WIDTH, HEIGHT)).decode()
-
-
 def _case(told: Told, panel: Panel, about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from medserve.evaluation.report import image
+
+    svg = image(structure(told.smiles, WIDTH, HEIGHT))
     groups = []
     for category in CATEGORIES if told.values else ():
         rows = [
@@ -63,7 +60,7 @@ def _case(told: Told, panel: Panel, about: Sequence[Mapping[str, Any]]) -> dict[
         for one, answer in zip(panel.own, told.own, strict=True)
     ]
     whole = [_flag(flag) for flag in told.flags if ":" not in flag]
-    return {"name": told.name, "told": told, "svg": draw(told.smiles), "groups": groups, "own": own, "flags": whole}
+    return {"name": told.name, "told": told, "svg": svg, "groups": groups, "own": own, "flags": whole}
 
 
 def _flag(flag: str) -> dict[str, str]:
