@@ -19,6 +19,7 @@ from medserve.errors import Refusal, Usage
 from medserve.models.signing import Trust
 from medserve.questions.answers import probabilities
 from medserve.questions.objectives import Objective, refuse_harm
+from medserve.runtime.inputs import SMILES
 from medserve.runtime.model import LoadedModel
 from medserve.types import Array
 
@@ -67,7 +68,7 @@ class PackageOracle:
             rows, records = [], []
             for i, one in enumerate(smiles[at : at + BATCH], at):
                 try:
-                    records.append(self.model.load(one.encode(), media="chemical/x-daylight-smiles"))
+                    records.append(self.model.load(one.encode(), media=SMILES))
                     rows.append(i)
                 except Refusal:
                     continue

@@ -12,9 +12,9 @@ import msgspec
 
 from medserve.data.molecules.files import NAME, STRUCTURE, read_block
 from medserve.models.spec import ModelSpec
+from medserve.runtime.inputs import SDF, SMILES
 from medserve.serving.wire import WrongMedia
 
-SMILES, SDF = "chemical/x-daylight-smiles", "chemical/x-mdl-sdfile"
 LIBRARIES = (SMILES, SDF)
 MOST_RECORD = 2**20  # bytes of a record that are kept
 MOST_NAME = 200

@@ -99,7 +99,7 @@ class Molecule:
 
         Raises: Refusal "molecule-too-large": its graph has no room in the block.
         """
-        if value is not None and self.atoms and graph_of(value, self.atoms) is None:
+        if value is not None and self.atoms and _graph(value, self.atoms) is None:
             raise Refusal(
                 "molecule-too-large",
                 f"{self.name}: {len(atom_spans(value))} atoms; this model takes {self.atoms}, and their bonds.",
@@ -141,7 +141,7 @@ class Molecule:
             )  # fmt: skip
         out[: len(row)] = row
         if self.atoms:
-            graph = graph_of(value, self.atoms)  # one without room has no graph, and `check` refuses it
+            graph = _graph(value, self.atoms)  # one without room has no graph, and `check` refuses it
             out[len(row) : start] = math.nan if graph is None else graph
         letters = np.frombuffer(value.encode("ascii", errors="replace"), np.uint8)[: len(out) - start]
         out[start : start + len(letters)] = letters
@@ -194,6 +194,12 @@ def _standard(raw: str, tautomer: bool, name: str) -> str:
 def _described(smiles: str) -> Array:
     """Shared by everyone who asks: not to be written to."""
     return describe(smiles)
+
+
+@lru_cache(REMEMBERED)
+def _graph(smiles: str, atoms: int) -> Array | None:
+    """Of `check`, then of `encode`."""
+    return graph_of(smiles, atoms)
 
 
 @lru_cache(REMEMBERED)
