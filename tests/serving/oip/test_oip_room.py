@@ -82,7 +82,7 @@ def test_a_storm_of_long_messages_takes_no_more_than_its_room(folders):
 
 
 def alive() -> int:
-    return sum(isinstance(one, pb.ModelInferRequest) for one in gc.get_objects())
+    return sum(type(one) is pb.ModelInferRequest for one in gc.get_objects())
 
 
 def test_a_refused_message_is_gone_with_its_answer(running):
