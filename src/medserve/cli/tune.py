@@ -85,7 +85,9 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     columns = ("", "engine", "streams x batch", "cases/s", "lone ms", "off", "flipped", "verdict")
     why = {f"{TITLES[r['choice']['engine']]} {r['choice']['precision']}: {r['reason']}": None
            for r in verdict["rows"] if r["code"]}  # fmt: skip
-    return Group(table(title, *columns, rows=rows), "", *lines, *(f"kept out: {reason}" for reason in why))
+    shown = table(title, *columns, rows=rows)
+    shown.columns[1].no_wrap = True  # a name in two lines is read as two; figures of many digits leave no room
+    return Group(shown, "", *lines, *(f"kept out: {reason}" for reason in why))
 
 
 def _said(load: dict[str, Any]) -> str:
