@@ -51,6 +51,8 @@ def test_a_whole_declaration_is_read():
         ("target: {classes: [a, a]}", "declaration-value", "twice"),
         ("patient: p\nindependent: true", "declaration-value", "patient"),
         ("split: {by: site}", "declaration-key", "column"),
+        ("split: {by: patient, order: balanced}", "declaration-value", "scaffold"),
+        ("split: {by: scaffold, order: balancd}\ninputs: {m: {kind: molecule}}", "declaration-key", "order"),
         ("split: {by: patient, test: 1.5}", "declaration-value", "fraction"),
         ("inputs: {film: {kind: image, size: [4, 4]}}", "declaration-value", "size"),
         ("a: [b", "declaration-yaml", "line"),

@@ -1,5 +1,6 @@
 """Promises of data/split.py."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ from made_cohorts import fields, make_cohort, recoded
 
 from medserve.data.cohort import Case, Cohort, Label
 from medserve.data.leaks import find_leaks
-from medserve.data.split import Parts, TrainPart, folds, split
+from medserve.data.split import Parts, TrainPart, declared_split, folds, split
 from medserve.errors import BadData
 from medserve.types import Part
 
@@ -166,6 +167,47 @@ def test_folds_share_the_training_part_by_patient(make):
     with pytest.raises(BadData) as caught:
         folds(parts, 1000)
     assert caught.value.code == "too-few-cases"
+
+
+def _of_families(make, sizes: list[int], order: list[int] | None = None) -> Cohort:
+    """Families f0, f1, ... of so many molecules each, whose rows stand one after the other unless an order is given."""
+    names = [f"f{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    cohort = make(_labels(len(names)), order=order)
+    rule = {"by": "scaffold", "order": "balanced"}
+    return replace(
+        cohort, families=tuple(names[int(case.id.split("-")[1])] for case in cohort.cases), family="scaffold", rule=rule
+    )
+
+
+def test_a_balanced_split_keeps_families_whole_and_draws_them_by_the_seed(make):
+    """Sizes as asked, the large families trained on, small ones anywhere; the seed decides, the order of rows does not.
+    Without an order the largest families are trained on, whatever the seed."""
+    sizes = [60, 25, *[6] * 20, *[1] * 95]
+    cohort = _of_families(make, sizes)
+    drawn = [split(cohort, seed=seed) for seed in range(4)]
+    for seed, parts in enumerate(drawn):
+        assert parts.rule["rule"] == f"scaffold, balanced, seed {seed}"
+        families = [{cohort.families[row] for row in view.rows} for view in parts]
+        assert all(not families[i] & families[j] for i in range(4) for j in range(i))
+        assert [len(view) for view in parts] == pytest.approx([180, 30, 30, 60], abs=6)
+        assert {"f0", "f1"} <= families[0]
+    tested = [{cohort.families[row] for row in parts.test.rows} for parts in drawn]
+    assert len(set(map(frozenset, tested))) == 4
+    assert any(len([f for f in names if int(f[1:]) < 22]) for names in tested)  # not singletons alone
+    shuffled = np.random.default_rng(5).permutation(300).tolist()
+    assert _ids(split(_of_families(make, sizes, shuffled), seed=1)) == _ids(drawn[1])
+    plain = replace(cohort, rule={})
+    assert _ids(split(plain, seed=1)) == _ids(split(plain, seed=2))
+    assert split(plain).rule["rule"] == "scaffold, largest families to train"
+    assert all(int(cohort.families[row][1:]) >= 22 for row in split(plain).test.rows)
+
+
+def test_a_declared_split_is_taken_with_its_share_and_its_seed(make):
+    """`split: {test: 0.1, seed: 3}` wins over the seed of the run; without it the run's seed deals."""
+    cohort = make(_labels(200))
+    said = declared_split(replace(cohort, rule={"by": "random", "test": 0.1, "seed": 3}), seed=9)
+    assert (said.seed, len(said.test)) == (3, pytest.approx(20, abs=2))
+    assert _ids(declared_split(cohort, seed=9)) == _ids(split(cohort, seed=9))
 
 
 def test_wrong_fractions_are_refused(make):

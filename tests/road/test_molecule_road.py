@@ -12,6 +12,7 @@ from made_molecules import molecules, write_cohort
 
 from medserve.cli import run as command
 from medserve.data.fields.molecule import Molecule
+from medserve.errors import BadData
 from medserve.models.signing import Trust
 from medserve.progress import SILENT
 from medserve.runtime.model import LoadedModel
@@ -107,19 +108,46 @@ def test_the_nearest_training_molecules_explain(model):
     assert base64.b64decode(told["png"])[:4] == b"\x89PNG"
 
 
-def test_a_scaffold_split_keeps_families_apart(tmp_path, monkeypatch, capsys):
-    """`split: {by: scaffold}` is named in the plan, and no scaffold stands in two parts."""
+@pytest.mark.parametrize(("order", "name"), [
+    ("", "scaffold, largest families to train"), (", order: balanced, seed: 1", "scaffold, balanced, seed 1"),
+])  # fmt: skip
+def test_a_scaffold_split_keeps_families_apart(tmp_path, monkeypatch, capsys, order, name):
+    """`split: {by: scaffold}` is named in the plan with its order, and no scaffold stands in two parts."""
     from medserve.data.molecules.scaffolds import scaffold
     from medserve.data.records import values_of
-    from medserve.data.split import split
+    from medserve.data.split import declared_split
     from medserve.road.collect import list_data, read_data
 
-    data = write_cohort(tmp_path / "data", 120, split="split: {by: scaffold, test: 0.2}\n")
+    data = write_cohort(tmp_path / "data", 120, split=f"split: {{by: scaffold, test: 0.2{order}}}\n")
     monkeypatch.setenv("MEDSERVE_HOME", str(tmp_path / "home"))
     assert command(["inspect", str(data), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rule"]["rule"] == "scaffold"
+    assert json.loads(capsys.readouterr().out)["rule"]["rule"] == name
     listing = list_data(data, Settings(home=tmp_path / "home"))
     cohort = read_data(listing, [], (), tmp_path, SILENT)
-    parts = split(cohort)
+    parts = declared_split(cohort, seed=0)
     seen = [{scaffold(values_of(cohort, int(row))["smiles"]) for row in view.rows} for view in parts]
     assert all(not seen[i] & seen[j] for i in range(4) for j in range(i))
+
+
+def test_a_split_by_time_tests_the_latest_molecules(tmp_path):
+    """`split: {by: time, column: measured}`: dates and numbers are ordered as such; the rule is named."""
+    from medserve.data.split import declared_split
+    from medserve.road.collect import list_data, read_data
+
+    data = write_cohort(tmp_path / "data", 120, split="split: {by: time, column: measured, test: 0.2}\n")
+    first, *rows = (data / "m.csv").read_text().splitlines()
+    months = [i % 12 + 1 for i in range(120)]
+    said = ((f"2024-{m:02}-05T10:00:00+0{m % 3}:00" for m in months), (str(m) for m in months))
+    for cells in said:
+        lines = [f"{row},{cell}" for row, cell in zip(rows, cells, strict=True)]
+        (data / "m.csv").write_text("\n".join([f"{first},measured", *lines]) + "\n")
+        cohort = read_data(list_data(data, Settings(home=tmp_path / "home")), [], (), tmp_path, SILENT)
+        parts = declared_split(cohort, seed=0)
+        of = {case.id: month for case, month in zip(sorted(cohort.cases, key=lambda c: c.index), months, strict=True)}
+        seen = [{of[case.id] for case in view.cases} for view in parts]
+        assert seen[3] == {10, 11, 12} and max(max(months) for months in seen[:3]) == 9
+        assert parts.rule["rule"] == "time, val and calibration carved from train"
+    (data / "m.csv").write_text("\n".join([f"{first},measured", *(f"{row},last spring" for row in rows)]) + "\n")
+    with pytest.raises(BadData, match="last spring") as told:
+        list_data(data, Settings(home=tmp_path / "home"))
+    assert told.value.code == "split-time"

@@ -142,6 +142,7 @@ class Cohort:
     troubles: tuple[Any, ...] = ()  # data.records.Trouble
     families: tuple[str, ...] = ()  # of each case, where the split is by families: `family` says which
     family: str = ""
+    rule: Mapping[str, Any] = field(default_factory=dict)  # of the split, as declared: by, test, seed, column, order
     drawn: str = ""  # the column whose values a bootstrap draws whole, where it is not the patient
 
     def __len__(self) -> int:

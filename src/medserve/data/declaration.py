@@ -83,12 +83,15 @@ class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     """A rule; `time` and `site` name columns of the table, `scaffold` and `cluster` families of molecules.
 
     `column` deals the rows of one value of a column together: no drug, or no target, stands in two parts.
+    order: in which families are dealt: largest (the default) to train first, without chance, so that the rarest
+        chemistry is tested; balanced, by `seed`.
     """
 
     by: Literal["patient", "random", "site", "time", "scaffold", "cluster", "column"] = "patient"
     test: float = 0.2
     seed: int = 7
     column: str | None = None
+    order: Literal["largest", "balanced"] | None = None
 
 
 class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -264,6 +267,11 @@ def _check(declared: Dataset, name: str) -> Dataset:
     if isinstance(split, Split):
         if not 0 < split.test < 1:
             raise BadData("declaration-value", f"{name}: `split.test` is a fraction between 0 and 1.")
+        if split.order is not None and not families:
+            raise BadData(
+                "declaration-value", f"{name}: `split.order` is for families of molecules.",
+                hint="Write `split: {by: scaffold, order: balanced, seed: 1}`, or leave `order` out.",
+            )  # fmt: skip
         if split.by == "column" and not declared.records:
             raise BadData("declaration-value", f"{name}: a split by a column is for tables whose rows are cases.")
         if split.by in ("site", "time", "column") and split.column is None:

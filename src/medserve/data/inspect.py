@@ -16,7 +16,7 @@ from medserve.data.clean import called, expected, find_problems, part_names, sam
 from medserve.data.cohort import Cohort
 from medserve.data.duplicates import Pair, find_duplicates, texts_of
 from medserve.data.leaks import find_leaks
-from medserve.data.split import Parts, PartView, TrainPart, has_label, split
+from medserve.data.split import Parts, PartView, TrainPart, declared_split, has_label
 from medserve.progress import SILENT, Progress
 from medserve.types import PARTS
 
@@ -27,14 +27,14 @@ def inspect(cohort: Cohort, *, seed: int = 7, near: bool = True, progress: Progr
     """Counts, kinds, class balance, problems, repeats and leaks of a data set; nothing is changed or refused.
 
     Args:
-        seed: of the split that `train` would make.
+        seed: of the split that `train` would make, where the data set declares none.
         near: also look for near-duplicates.
 
     Returns: `files` = `read` + the length of `refused`; `leaks` cross parts; `repeats` are pairs inside one part (at
         most 2,000 listed, `problems` counts them all). `a` and `b` are case ids. `parts`: {name: {"cases",
         "patients", "classes": {label: count}}}; `planned`: sizes of the parts that training would use.
     """
-    planned = split(cohort, seed=seed, check=False)
+    planned = declared_split(cohort, seed=seed, check=False)
     parts = declared(cohort) or planned
     place = part_names(parts)
     texts = texts_of(cohort)

@@ -144,6 +144,7 @@ def prepare(
         digest=_digest(listing, cases),
         source=dict(listing.source) | ({"warnings": warnings} if warnings else {}),
         independent=not found,
+        rule=listing.split or {},
     )
 
 

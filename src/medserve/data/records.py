@@ -180,6 +180,7 @@ def prepare_records(
         troubles=tuple(troubles.values()),
         families=tuple(named) if column else _families(fields, blobs, cases, family),
         family=family,
+        rule=rule,
         drawn=(listing.declaration.intervals or "") if listing.declaration else "",
     )
 

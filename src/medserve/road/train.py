@@ -23,7 +23,7 @@ from medserve.data.fields.words import Pieces, Words
 from medserve.data.leaks import Removed, act_on, find_leaks
 from medserve.data.prepare import probe
 from medserve.data.records import encode, fit_fields, same_values
-from medserve.data.split import Parts, TrainPart, check_parts, folds, split
+from medserve.data.split import Parts, TrainPart, check_parts, declared_split, folds
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
 from medserve.models.encoders import PretrainedText, find_encoder, needed
@@ -140,7 +140,7 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
     colour = shape[0] == 3 and seen.colour
     transforms = default_transforms(shape=shape, colour=shape[0] == 3, unit=seen.unit)
     cohort = read_data(listing, transforms, shape, work, progress)
-    parts, removed = _parts(cohort, listing, options, progress)
+    parts, removed = _parts(cohort, options, progress)
     output = output_spec(listing, parts)
     inputs = InputSpec(
         kind=listing.kind,
@@ -166,7 +166,7 @@ def _collect_records(
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
     if any(_graphs(one) for one in (recipe, *rivals)):
         cohort = replace(cohort, fields=tuple(map(_with_graph, cohort.fields)))
-    parts, removed = _parts(cohort, listing, options, progress)
+    parts, removed = _parts(cohort, options, progress)
     records = fit_fields(parts.train, progress=progress)
     if encoder is not None:
         _same_language(records, encoder)
@@ -265,24 +265,14 @@ def _recipe(listing: "Listing", shape: tuple[int, ...], options: Options) -> Rec
     return recipe
 
 
-def _parts(cohort: Cohort, listing: "Listing", options: Options, progress: Progress) -> tuple[Parts, Removed]:
-    parts = _split(cohort, listing, options)
+def _parts(cohort: Cohort, options: Options, progress: Progress) -> tuple[Parts, Removed]:
+    parts = declared_split(cohort, seed=options.seed)
     leaks = find_leaks(parts)
     parts, removed = act_on(parts, leaks, options.leaks)
     check_parts(parts)
     if leaks:
         progress.say(f"{len(leaks)} leaks between parts; {len(removed.rows)} cases left the training side.")
     return parts, removed
-
-
-def _split(cohort: Cohort, listing: "Listing", options: Options) -> Parts:
-    """By the rule that the data set declares (its share for the test part, its seed), else by the run's seed."""
-    rule = listing.split or {}
-    seed = options.seed if rule.get("seed") is None else int(rule["seed"])
-    if rule.get("test") is None:
-        return split(cohort, seed=seed)
-    rest = 1 - float(rule["test"])
-    return split(cohort, seed=seed, fractions=(0.75 * rest, 0.125 * rest, 0.125 * rest, 1 - rest))
 
 
 def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:

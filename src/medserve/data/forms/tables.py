@@ -5,6 +5,7 @@ and the rest of the data set works.
 """
 
 import hashlib
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from medserve.data.declaration import Dataset, Split
 from medserve.data.forms import table as tb
 from medserve.data.forms.files import looks_like_image, walk
 from medserve.data.forms.labels import Labels
-from medserve.data.forms.listing import PART_NAMES, Listing, part_of, warn_positive
+from medserve.data.forms.listing import PART_NAMES, Listing, is_number, part_of, warn_positive
 from medserve.data.forms.match import DirectIndex, FileIndex
 from medserve.data.forms.rows import files_of_rows, join_rows
 from medserve.data.pseudonym import pseudonym
+from medserve.data.readers.records._time import iso_hours
 from medserve.errors import BadData
 from medserve.types import Part
 
@@ -81,7 +83,7 @@ def list_table(
 def rule_of(declared: Dataset | None) -> dict[str, Any] | None:
     """The declared rule of the split, for `Listing.split`."""
     rule = declared.split if declared and isinstance(declared.split, Split) else None
-    return None if rule is None else {"by": rule.by, "test": rule.test, "seed": rule.seed, "column": rule.column}
+    return None if rule is None else {name: getattr(rule, name) for name in Split.__struct_fields__}
 
 
 def usable(tables: Sequence[tuple[Path, Part | None]], root: Path, files: list[Path]) -> bool:
@@ -183,10 +185,9 @@ def _by_rule(cells: list[str], rule: Split) -> list[Part | None]:
     """Test part by rule: whole sites drawn by the seed, or the latest rows; at least one site or row."""
     wanted = rule.test * len(cells)
     if rule.by == "time":
-        order = sorted(range(len(cells)), key=lambda row: cells[row])
-        latest = set(order[len(cells) - max(1, round(wanted)) :])
-        first = min((cells[row] for row in latest), default="")
-        return ["test" if cells[row] >= first else "train" for row in range(len(cells))]
+        times = _times(cells, str(rule.column))
+        first = sorted(times)[len(times) - max(1, round(wanted))] if times else 0.0
+        return ["test" if time >= first > -math.inf else "train" for time in times]
     sites = sorted(set(cells), key=lambda s: hashlib.sha256(f"{rule.seed}/{s}".encode()).digest())
     chosen: set[str] = set()
     count = 0
@@ -196,6 +197,24 @@ def _by_rule(cells: list[str], rule: Split) -> list[Part | None]:
         chosen.add(site)
         count += cells.count(site)
     return ["test" if cell in chosen else "train" for cell in cells]
+
+
+def _times(cells: list[str], column: str) -> list[float]:
+    """Dates, or numbers such as years, as what can be ordered; an empty cell stands before all.
+
+    Raises: BadData "split-time".
+    """
+    read = float if all(map(is_number, filter(None, cells))) else iso_hours
+    times: list[float] = []
+    for cell in cells:
+        time = read(cell) if cell else -math.inf
+        if time is None or math.isnan(time):
+            raise BadData(
+                "split-time", f"Column {column!r} holds {cell[:40]!r}, which is no date.",
+                hint="Write dates as 2024-05-31, or give numbers only.",
+            )  # fmt: skip
+        times.append(time)
+    return times
 
 
 def _said(roles: dict[str, str], labels: Labels) -> str:
