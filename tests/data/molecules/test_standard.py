@@ -20,6 +20,12 @@ def test_every_way_to_write_a_molecule_gives_one_form(written):
     assert found.atoms == 13
 
 
+@pytest.mark.parametrize("ion", ["[Na+]", "[K+]", "[Ca+2]", "[Mg+2]", "[Zn+2]", "[Li+]", "[Al+3]", "[Cl-]"])
+def test_a_counter_ion_goes(ion):
+    """Salts of simple ions are their organic part, as many ions as there are."""
+    assert standardise(f"{ion}.{ion}.O=C(C)Oc1ccccc1C(=O)[O-]").smiles == ASPIRIN
+
+
 def test_a_mol_block_is_read_as_its_smiles():
     """V2000 and Tripos Mol2 of one molecule agree with its SMILES."""
     from rdkit import Chem
@@ -44,6 +50,8 @@ def test_stereochemistry_stays():
     ("[H][H]", "molecule-empty"),
     ("CCO>>CC=O", "molecule-reaction"),
     ("N[Pt](N)(Cl)Cl", "molecule-metal"),
+    ("[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1", "molecule-metal"),
+    ("[Gd+3].CC(=O)[O-].CC(=O)[O-].CC(=O)[O-]", "molecule-metal"),
     ("C" * (MOST_ATOMS + 1), "molecule-too-large"),
     ("C" * 2000, "molecule-too-large"),
     ("C" * 100_000, "molecule-too-large"),

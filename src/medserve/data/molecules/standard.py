@@ -3,7 +3,8 @@
     molecule = standardise("[Na+].CC(=O)[O-]")      # Molecule(smiles="CC(=O)O", atoms=4)
     standardise("c1ccccc1 O")                       # Refusal "molecule-invalid"
 
-The largest fragment is kept (salts and water go), functional groups are written in one way, charges are neutralised
+The largest fragment is kept (salts and water go; a complex written as the ions of its metal and its ligands is refused:
+the ligand alone is another substance), functional groups are written in one way, charges are neutralised
 where a proton can do it. Tautomers stay as they were drawn unless asked. Two molecules are the same when their
 InChIKeys are. Bounds come before chemistry, so that no text makes the service work for long.
 Source: RDKit MolStandardize, after the rules of ChEMBL's structure pipeline (Bento et al., J Cheminform 12:51, 2020).
@@ -21,6 +22,9 @@ MOST_SMILES = 2_000
 MOST_ATOMS = 200  # heavy atoms of what is kept
 MOST_DRAWN = 1_000  # atoms before fragments are chosen
 ORGANIC = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53})  # what models of drugs know; others are refused
+
+COMPLEXING = frozenset({*range(21, 30), *range(39, 49), *range(57, 81), *range(89, 113)})
+# transition metals, lanthanides and actinides, written as ions too; zinc is left out, a common counter-ion
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +67,14 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
     chem, tools = chemistry(), _tools()
     mol = read(text, name=name)
     if len(chem.GetMolFrags(mol)) > 1:
+        _no_metal(mol, _complexing(), name)
         mol = tools.fragments.choose(mol)
     if mol.GetNumHeavyAtoms() > MOST_ATOMS:
         raise Refusal(
             "molecule-too-large", f"{name}: {mol.GetNumHeavyAtoms()} atoms; at most {MOST_ATOMS} without hydrogen.",
             hint="Proteins and polymers are no molecules for this model.",
         )  # fmt: skip
-    if mol.HasSubstructMatch(_strange()):  # asked in one call: to walk over atoms takes a fifth of the whole
-        strange = sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in ORGANIC})
-        raise Refusal(
-            "molecule-metal", f"{name}: it holds {', '.join(strange[:5])}, which no model of organic molecules knows.",
-            hint="Metal complexes cannot be asked about.",
-        )  # fmt: skip
+    _no_metal(mol, _strange(), name)
     try:
         mol = tools.normalizer.normalize(mol)
         mol = tools.uncharger.uncharge(mol)
@@ -127,6 +127,22 @@ def read(text: str, *, name: str = "molecule") -> Any:
     if not mol.GetNumHeavyAtoms():
         raise Refusal("molecule-empty", f"{name}: it holds no atom.", hint="Leave the input out when it is not known.")
     return mol
+
+
+def _no_metal(mol: Any, query: Any, name: str) -> None:
+    """Asked in one call: to walk over atoms takes a fifth of the whole. Raises: Refusal "molecule-metal"."""
+    if mol.HasSubstructMatch(query):
+        strange = sorted({mol.GetAtomWithIdx(i).GetSymbol() for (i,) in mol.GetSubstructMatches(query)})
+        raise Refusal(
+            "molecule-metal", f"{name}: it holds {', '.join(strange[:5])}, which no model of organic molecules knows.",
+            hint="Metal complexes cannot be asked about.",
+        )  # fmt: skip
+
+
+@cache
+def _complexing() -> Any:
+    """An atom of a metal that forms complexes."""
+    return chemistry().MolFromSmarts(f"[{','.join(f'#{number}' for number in sorted(COMPLEXING))}]")
 
 
 @cache
