@@ -108,6 +108,10 @@ def prepare_records(
     pictures = next((f.name for f in fields if f.kind == "image"), None)
     thumbs = None if pictures is None else Shelf(folder / "thumbs.shelf", THUMB, write=True)
     blobs = Blobs(folder / "values.blobs")
+    rule = listing.split or {}
+    family = str(rule.get("by", ""))
+    column = str(rule["column"]) if family == "column" else ""
+    whole = next((name for name, said in listing.inputs.items() if column and column == (said.column or name)), "")
     cases: list[Case] = []
     named: list[str] = []
     cut: Counter[str] = Counter()  # of inputs that are read in part
@@ -131,7 +135,8 @@ def prepare_records(
             v is not None and f.kind not in SCALARS for f, v in zip(fields, values.values(), strict=True)
         )
         same = digest if telling else hashlib.sha256(digest + item.id.encode()).digest()
-        named.append(item.family or item.id)
+        standard = values.get(whole)  # two spellings of a molecule are one value of their column
+        named.append((standard if isinstance(standard, str) else item.family) or item.id)
         cut.update(f.name for f in fields if f.kind == "protein" and f.cuts(values[f.name]))  # type: ignore[attr-defined]
         cases.append(
             Case(
@@ -155,9 +160,6 @@ def prepare_records(
             )
         )
     declared = any(item.patient for item in listing.items)
-    rule = listing.split or {}
-    family = str(rule.get("by", ""))
-    column = str(rule["column"]) if family == "column" else ""
     family = family if family in FAMILIES else column
     warnings = list(listing.source.get("warnings", ()))
     warnings += [f"{n} sequences of {name} are longer than what is read, and are cut." for name, n in cut.items()]
