@@ -57,10 +57,12 @@ def test_shapes_by_hand():
 
 
 def test_epochs_follow_the_data():
-    """About 50,000 images are seen: 13 epochs of 3,882; never fewer than 3 nor more than 60 epochs."""
+    """About 50,000 images are seen: 13 epochs of 3,882; at least 3 (of a graph network 40), at most 60 epochs."""
     recipe = RECIPES["residual-small"]
     assert [recipe.epochs_for(n) for n in (3882, 10**6, 100)] == [13, 3, 60]
     assert recipe.plan(3882, seed=5, epochs=2) == {"epochs": 2, "seed": 5}
+    assert [RECIPES["molecule-graph"].epochs_for(n) for n in (500, 3000, 10**5)] == [80, 40, 40]
+    assert RECIPES["molecule-graph-ensemble"].epochs_for(3000) == 40
 
 
 def test_an_unknown_recipe_lists_its_neighbours():

@@ -33,10 +33,10 @@ STEM_SIDE = 40  # the residual family strides down to this many pixels before it
 class Recipe:
     """One complete default.
 
-    images: how many the schedule shows in all; it fixes the epochs for a given training part, between 3 and 60 (400
-    of records). rate: images a second while training, on two cores, at `rate_side` pixels a side. minimum, maximum:
-    cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the user
-    names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
+    images: how many the schedule shows in all; it fixes the epochs for a given training part, between `least` and 60
+    (400 of records). rate: images a second while training, on two cores, at `rate_side` pixels a side. minimum,
+    maximum: cases below (above) which it is not recommended; a maximum of 0 is none. pretrained: needs weights that the
+    user names. learner: "network" is trained by our loop; the simple models of records are fitted by their libraries.
     members: recipes whose scores are averaged; one of the same name twice is trained from two seeds. baseline: the
     simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s: seconds a case
     costs once, before the schedule begins. together: a kind of input that few values make many cases of; while
@@ -54,6 +54,7 @@ class Recipe:
     rate_side: int
     epochs: int | None = None  # fixed by the recipe itself
     images: int = 50_000
+    least: int = 3  # epochs
     side: int | None = None  # fixed by the architecture
     channels: int | None = None
     minimum: int = 0
@@ -93,7 +94,7 @@ class Recipe:
     def epochs_for(self, n: int) -> int:
         """Epochs for a training part of `n` cases."""
         most = 60 if self.kind != "record" else 400  # passes over a few dozen records take no time
-        return self.epochs or min(most, max(3, math.ceil(self.images / max(1, n))))
+        return self.epochs or min(most, max(self.least, math.ceil(self.images / max(1, n))))
 
     def plan(self, n: int, *, seed: int = 7, epochs: int | None = None) -> dict[str, Any]:
         """Keyword arguments of `training.plan.Plan` for a training part of `n` cases."""
@@ -155,6 +156,7 @@ def average_of(name: str, members: Sequence[Recipe], **more: Any) -> Recipe:
         rate=1 / sum(1 / m.rate for m in members),
         rate_side=1,
         images=max(m.images for m in members),
+        least=max(m.least for m in members),
         most_minutes=math.inf,
         tasks=tuple(t for t in members[0].tasks if all(t in m.tasks for m in members)),
         inputs=members[0].inputs,
