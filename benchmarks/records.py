@@ -6,11 +6,13 @@
 Each set is written out as a user would hold it (a table with a dataset.yaml, or the files as published), trained on
 its official split, or by five folds of patients, and reported as the package itself evaluates its sealed test part:
 the model that is offered, and the recipe's own figure where the simple model is offered instead. Prints one JSON
-object. The breast biopsies are scikit-learn's copy; every other set is looked for in --shared.
+object. The breast biopsies are scikit-learn's copy; every other set is looked for in --shared. GBSG and METABRIC are
+HDF5 files and want `pip install h5py`, which MedServe itself does not need; without it nothing is started.
 """
 
 import argparse
 import csv
+import importlib.util
 import json
 import shutil
 import statistics
@@ -258,6 +260,8 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
+    if {"gbsg", "metabric"} & set(given.sets) and importlib.util.find_spec("h5py") is None:
+        parser.error("gbsg and metabric are HDF5 files: pip install h5py, or leave them out of --sets")
     given.out.mkdir(parents=True, exist_ok=True)
     found = {name: SETS[name](given.shared, given.out.absolute(), given.seeds) for name in given.sets}
     print(json.dumps(found, indent=1))
