@@ -6,8 +6,8 @@ Each bond carries a message each way; at every step it hears the other bonds tha
 What an atom has heard, and what it is, make its view; the mean over atoms is the molecule's. Beside it stand the
 descriptors, standardised, where they are wanted.
 
-While training only the atoms and bonds that are there are computed; an exported graph computes every place of the block
-and leaves the empty ones out of the sums, which gives the same numbers.
+While training only the atoms and bonds that are there are computed; an exported graph computes as many places as the
+largest molecule of the batch takes, and leaves the empty ones out of the sums, which gives the same numbers.
 Sources: Yang et al., J Chem Inf Model 59:3370 (2019); Heid et al., J Chem Inf Model 64:9 (2024).
 """
 
@@ -28,6 +28,7 @@ from medserve.data.molecules.graph import (
 )
 from medserve.errors import Usage
 from medserve.models.record import ENCODERS, Standardise
+from medserve.models.record.text import to_longest
 
 
 @ENCODERS.register("molecule-graph")
@@ -71,14 +72,14 @@ class MoleculeGraph(nn.Module):
         return graph[:, :cut].reshape(-1, self.atoms, ATOM), graph[:, cut:].reshape(-1, bonds_for(self.atoms), BOND)
 
     def _every(self, graph: Tensor) -> Tensor:
-        """Every place of the block; sums over incoming bonds are products with a table of which end where."""
-        atoms, bonds = self._split(graph)
+        """Every place up to the last one taken; sums over incoming bonds are products with a table of which end where."""
+        atoms, bonds = (to_longest(part) for part in self._split(graph))
         here, there = torch.isfinite(atoms[..., :1]), torch.isfinite(bonds[..., :1])
         atoms, bonds = torch.where(here, atoms, 0.0), torch.where(there, bonds, 0.0)
         v, e = wide_atoms(atoms) * here, wide_bonds(bonds) * there
         ends = torch.cat([bonds[..., :1], bonds[..., 1:2]], 1)  # (B, 2E, 1): the atom where each direction begins
         known = torch.cat([there, there], 1).to(v.dtype)
-        places = torch.arange(self.atoms, device=v.device, dtype=v.dtype)
+        places = torch.arange(v.shape[1], device=v.device, dtype=v.dtype)
         begins = (ends == places).to(v.dtype) * known  # (B, 2E, V)
         ends_in = torch.cat([begins[:, bonds.shape[1] :], begins[:, : bonds.shape[1]]], 1)
         first = self.into(torch.cat([begins @ v, torch.cat([e, e], 1)], 2))

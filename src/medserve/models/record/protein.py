@@ -98,8 +98,15 @@ class Letters(nn.Module):
         for i, layer in enumerate(self.layers):
             found = F.relu(layer(found)) * there
             if i + 1 < len(self.layers) and self.pool > 1:
-                found, there = F.max_pool1d(found, self.pool), F.max_pool1d(there, self.pool)
+                found, there = strongest(found, self.pool), strongest(there, self.pool)
         return found.amax(2)
+
+
+def strongest(x: Tensor, places: int) -> Tensor:
+    """(B, C, T) -> (B, C, T / places): the largest of every `places` neighbours. The export of max_pool1d wants a fixed T."""
+    if torch.compiler.is_exporting():
+        return x.reshape(x.shape[0], x.shape[1], -1, places).amax(3)
+    return F.max_pool1d(x, places)
 
 
 @ENCODERS.register("protein-cnn")

@@ -24,6 +24,7 @@ from medserve.data.fields import Block
 from medserve.errors import Usage
 from medserve.models.encoders import SIZES, PretrainedText, read_folder, read_package
 from medserve.models.record import ENCODERS, Standardise
+from medserve.models.record.text import to_longest
 from medserve.models.weights import WeightsRecord, fill, read_tensors
 
 __all__ = ["PretrainedText", "SentenceView", "load_encoder", "read_folder", "read_package"]
@@ -201,8 +202,7 @@ class SentenceView(nn.Module):
 
     def last_layer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, hidden size) of every piece, and the (B, T) mask of pieces; T may be cut to the longest text."""
-        if not torch.compiler.is_exporting():  # places after the longest text of the batch change nothing
-            x = x[:, : max(1, int(torch.isfinite(x).sum(1).max()))]
+        x = to_longest(x)
         known = torch.isfinite(x)
         ids = torch.where(known, x, 0.0).long()
         seen = known.clone()

@@ -182,18 +182,24 @@ def by_length(x: Tensor, read: Callable[[Tensor], Tensor], strip: int | None = N
         x: (B, T) ids with NaN after the last word. strip: texts read together, those of like length; None: all.
         step: places are left out by whole numbers of it.
     """
-    if torch.compiler.is_exporting():
-        return read(x)
-    length = torch.isfinite(x).sum(1)
-    if strip is None or len(x) <= strip:
-        return read(x[:, : _up(int(length.max()), step)])
-    order = length.argsort(stable=True)
-    found = torch.cat([read(x[part][:, : _up(int(length[part[-1]]), step)]) for part in order.split(strip)])
+    if torch.compiler.is_exporting() or strip is None or len(x) <= strip:
+        return read(to_longest(x, step))
+    order = torch.isfinite(x).sum(1).argsort(stable=True)
+    found = torch.cat([read(to_longest(x[part], step)) for part in order.split(strip)])
     return found[order.argsort()]
 
 
-def _up(count: int, step: int) -> int:
-    return max(1, -(-count // step)) * step
+def to_longest(x: Tensor, step: int = 1) -> Tensor:
+    """(B, T) or (B, T, F) -> (B, longest) or (B, longest, F): without the places, NaN, after the longest row.
+
+    At least one is left, and a whole number of `step`. An exported graph finds them for each batch that it is given.
+    """
+    there = torch.isfinite(x if x.ndim == 2 else x[..., 0])
+    count = there.sum(1).amax(0)
+    steps = torch.div(count + step - 1, step, rounding_mode="floor").clamp_min(1).item()
+    torch._check(steps >= 1)
+    torch._check(steps * step <= x.shape[1])
+    return x[:, : steps * step]
 
 
 class WordEmbedding(nn.Module):
@@ -285,10 +291,33 @@ class TextGru(nn.Module):
         reverse = vectors.gather(1, turned.unsqueeze(2).expand(-1, -1, vectors.shape[2]))
         mask = known.unsqueeze(2)
         found = []
-        for read in (self.forth(vectors)[0], self.back(reverse)[0]):
+        for read in (recur(self.forth, vectors, count), recur(self.back, reverse, count)):
             found.append((read * mask.to(x.dtype)).sum(1) / count.clamp_min(1).to(x.dtype))
             found.append(torch.where(mask, read, -1.0).amax(1))
         return torch.cat(found, 1)
+
+
+def recur(net: nn.GRU, x: Tensor, count: Tensor) -> Tensor:
+    """States of one layer in one direction. x: (B, T, E). count: (B, 1) places of each row; what comes after is any number.
+
+    An exported graph holds ONNX's own operator, told where each row ends; its gates stand in another order.
+    """
+    if not torch.compiler.is_exporting():
+        return net(x)[0]  # type: ignore[no-any-return]
+
+    def gates(value: Tensor) -> Tensor:
+        reset, update, new = value.chunk(3)
+        return torch.cat([update, reset, new]).unsqueeze(0)
+
+    biases = torch.cat([gates(net.bias_ih_l0), gates(net.bias_hh_l0)], 1)
+    states = torch.onnx.ops.symbolic(
+        "GRU",
+        (x.transpose(0, 1), gates(net.weight_ih_l0), gates(net.weight_hh_l0), biases, count[:, 0].int()),
+        {"hidden_size": net.hidden_size, "linear_before_reset": 1},
+        dtype=x.dtype,
+        shape=(x.shape[1], 1, x.shape[0], net.hidden_size),
+    )
+    return states[:, 0].transpose(0, 1)
 
 
 DEFAULT_ENCODER["text"] = "text-cnn"
