@@ -78,6 +78,53 @@ def test_the_next_batch_grows_while_one_runs(made):
     assert gate.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
+def test_only_items_of_one_bucket_share_a_batch(made):
+    """The one that is due first goes, with those like it; the others follow, none is passed over for long."""
+    gate = Gate()
+    batcher = made(gate, max_batch=3, bucket=lambda item: item % 2)
+
+    async def ask():
+        first = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(gate.entered.is_set)
+        rest = [asyncio.create_task(batcher.submit(i, deadline=soon())) for i in (1, 2, 3, 4, 5, 6, 7)]
+        await until(lambda: batcher.waiting == 7)
+        gate.open.set()
+        return await asyncio.gather(first, *rest)
+
+    assert asyncio.run(ask()) == [0, 10, 20, 30, 40, 50, 60, 70]
+    assert gate.batches == [[0], [1, 3, 5], [2, 4, 6], [7]]
+
+
+def test_what_is_promised_counts_each_bucket_at_its_own_cost(made):
+    """Ten short items behind one another are soon done; ten long ones are not."""
+    gate = threading.Event()
+
+    def run(items):
+        if items[0] == 0:
+            assert gate.wait(10)
+        time.sleep(0.05 if items[0] == 9 else 0.0)
+        return items
+
+    batcher = made(run, max_batch=1, bucket=lambda item: int(item == 9))
+
+    async def ask():
+        await asyncio.gather(*(batcher.submit(i, deadline=soon()) for i in (1, 9, 1, 9)))
+        held = asyncio.create_task(batcher.submit(0, deadline=soon()))
+        await until(lambda: batcher.promised_s < 0.04 and batcher.waiting == 0)
+        promised = []
+        tasks = []
+        for count, item in ((10, 1), (20, 9)):
+            tasks += [asyncio.create_task(batcher.submit(item, deadline=soon())) for _ in range(10)]
+            await until(lambda count=count: batcher.waiting == count)
+            promised.append(batcher.promised_s)
+        gate.set()
+        await asyncio.gather(held, *tasks)
+        return promised
+
+    short, both = asyncio.run(ask())
+    assert short < 0.1 and both - short > 0.4
+
+
 def test_one_bad_item_does_not_fail_its_neighbours(made):
     """A failing batch is tried item by item; only the bad one hears of it."""
 
@@ -235,7 +282,7 @@ def test_the_urgent_go_first_and_nothing_starves(made, monkeypatch):
             asyncio.ensure_future(batcher.submit(i, deadline=soon(), priority=p)) for i, p in ((1, 2), (2, 1), (3, 0))
         ]
         await until(lambda: batcher.waiting == 3)
-        batcher._waiting[2][0].came -= 11  # it has waited for long
+        batcher._waiting[2][0][0].came -= 11  # it has waited for long
         late += [asyncio.ensure_future(batcher.submit(4, deadline=soon(), priority=2))]
         await until(lambda: batcher.waiting == 4)
         gate.open.set()

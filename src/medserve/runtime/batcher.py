@@ -7,7 +7,8 @@ A lone request never waits. Which requests share a batch is decided only when a 
 whose client left or whose deadline passed is dropped when it is taken, before it costs anything. When a batch fails,
 each of its items is tried alone, so that one bad item cannot fail its neighbours. One wake-up of the event loop per
 batch. Work is admitted in seconds of promised work, from the measured cost of an item; past `horizon_s` the caller is
-told when to come back. Three classes wait apart, STAT, ROUTINE and BATCH: a class goes before the next one unless that
+told when to come back. Cases of other lengths (short and long texts, small and large molecules) share no batch, since the
+longest would hold all others up, and have costs of their own. Three classes wait apart, STAT, ROUTINE and BATCH: a class goes before the next one unless that
 has waited longer by `AGEING_S`, so that nothing starves.
 
 Going to another thread and back costs more than a light model itself. While a pass takes less than `inline_s`, what
@@ -17,6 +18,7 @@ Source: the dynamic batcher of NVIDIA Triton, without its queue delay.
 """
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -61,6 +63,7 @@ class _Job(Generic[I, R]):
     loop: asyncio.AbstractEventLoop
     came: float  # time.monotonic()
     spent: Spent
+    bucket: int
 
 
 _Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
@@ -78,6 +81,7 @@ class Batcher(Generic[I, R]):
         max_waiting: most items that wait, whatever they cost; bounds the memory.
         item_s: first guess of the cost of one item, from the load-time self-check.
         inline_s: longest pass that may run on the event loop; 0.0: none may.
+        bucket: of an item; only items of one bucket share a call.
     """
 
     def __init__(
@@ -91,12 +95,15 @@ class Batcher(Generic[I, R]):
         max_waiting: int = 1024,
         item_s: float = 0.0,
         inline_s: float = 0.0,
+        bucket: Callable[[I], int] | None = None,
         name: str = "engine",
     ) -> None:
         self._run, self._gather, self._max_batch = run, gather, max_batch
         self._horizon_s, self._max_waiting = horizon_s, max_waiting
-        self._waiting: tuple[deque[_Job[I, R]], ...] = tuple(deque() for _ in PRIORITIES)
-        self._running = 0
+        self._waiting: tuple[dict[int, deque[_Job[I, R]]], ...] = tuple({0: deque()} for _ in PRIORITIES)  # by bucket
+        self._running: dict[int, int] = {0: 0}
+        self._bucket = bucket
+        self._costs: dict[int, float] = {}  # by bucket, where there are several
         self._busy_s = 0.0
         self._sizes: dict[int, int] = {}
         self._item_s = self._pass_s = item_s
@@ -114,10 +121,11 @@ class Batcher(Generic[I, R]):
         return self._promised(BATCH)
 
     def _promised(self, priority: int) -> float:
-        ahead = self._running
+        costs, any_s = self._costs, self._item_s
+        ahead = sum(count * costs.get(bucket, any_s) for bucket, count in self._running.items())
         for waiting in self._waiting[: priority + 1]:
-            ahead += len(waiting)
-        return ahead * self._item_s / len(self._threads)
+            ahead += sum(len(jobs) * costs.get(bucket, any_s) for bucket, jobs in waiting.items())
+        return ahead / len(self._threads)
 
     @property
     def busy_s(self) -> float:
@@ -135,7 +143,10 @@ class Batcher(Generic[I, R]):
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting))
+        return sum(self._count(priority) for priority in range(len(PRIORITIES)))
+
+    def _count(self, priority: int) -> int:
+        return sum(map(len, self._waiting[priority].values()))
 
     @property
     def item_s(self) -> float:
@@ -158,10 +169,12 @@ class Batcher(Generic[I, R]):
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
+        bucket = self._bucket(item) if self._bucket else 0
         with self._ready:
             self.check(deadline=deadline, priority=priority)
             answer: asyncio.Future[R] = loop.create_future()
-            self._waiting[priority].append(_Job(item, deadline, answer, loop, now, spent or Spent()))
+            job = _Job(item, deadline, answer, loop, now, spent or Spent(), bucket)
+            self._waiting[priority].setdefault(bucket, deque()).append(job)
             if not 0.0 < self._pass_s <= self._inline_s:
                 self._ready.notify()
             elif self._turning is not loop:
@@ -177,7 +190,7 @@ class Batcher(Generic[I, R]):
         if not self._open:
             raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
         promised = self._promised(priority)
-        if len(self._waiting[priority]) >= self._max_waiting or promised > self._horizon_s:
+        if self._count(priority) >= self._max_waiting or promised > self._horizon_s:
             raise Busy(
                 "service-full",
                 "More work is waiting than this service can promise to answer in time.",
@@ -205,7 +218,7 @@ class Batcher(Generic[I, R]):
         with self._ready:
             self._turning = None
             jobs, late = self._next()
-            if any(self._waiting):
+            if self.waiting:
                 self._turning = loop
                 loop.call_soon(self._turn)
         outcomes = self._pass(jobs) if jobs else []
@@ -217,10 +230,14 @@ class Batcher(Generic[I, R]):
         outcomes = self._compute(jobs)
         took = time.perf_counter() - started
         with self._ready:
-            self._running -= len(jobs)
+            self._running[jobs[0].bucket] -= len(jobs)
             self._busy_s += took
             self._sizes[len(jobs)] = self._sizes.get(len(jobs), 0) + 1
-            self._item_s += (took / len(jobs) - self._item_s) * (SMOOTHING if self._item_s else 1.0)
+            item_s = took / len(jobs)
+            self._item_s += (item_s - self._item_s) * (SMOOTHING if self._item_s else 1.0)
+            if self._bucket:
+                before = self._costs.setdefault(jobs[0].bucket, item_s)
+                self._costs[jobs[0].bucket] += (item_s - before) * SMOOTHING
             if took >= STALL_S or not self._pass_s:
                 self._pass_s = took
             else:  # by a share of itself at most: one pass that the machine interrupted says little
@@ -232,10 +249,10 @@ class Batcher(Generic[I, R]):
         """What waits, up to one batch; empty only when the batcher is closed and nothing waits."""
         while True:
             with self._ready:
-                while not any(self._waiting) and self._open:
+                while not self.waiting and self._open:
                     self._ready.wait()
                 jobs, late = self._next()
-                finished = not self._open and not any(self._waiting)
+                finished = not self._open and not self.waiting
             if late:
                 _deliver(late, [(job.answer, None, _late()) for job in late])
             if jobs or finished:
@@ -246,21 +263,23 @@ class Batcher(Generic[I, R]):
         jobs: list[_Job[I, R]] = []
         late: list[_Job[I, R]] = []
         now = time.monotonic()
-        while len(jobs) < self._max_batch and (job := self._first()):
+        while len(jobs) < self._max_batch and (job := self._first(jobs[0].bucket if jobs else None)):
             if job.answer.cancelled():
                 continue
             job.spent.queue = now - job.came
             (late if job.deadline < now else jobs).append(job)
-        self._running += len(jobs)
+        if jobs:
+            self._running[jobs[0].bucket] = self._running.get(jobs[0].bucket, 0) + len(jobs)
         return jobs, late
 
-    def _first(self) -> _Job[I, R] | None:
-        """Takes the one that is due first. Held lock."""
-        stat, routine, batch = self._waiting
-        if not stat and not batch:  # as nearly always
-            return routine.popleft() if routine else None
-        due = [(queue[0].came + AGEING_S[rank], rank) for rank, queue in enumerate(self._waiting) if queue]
-        return self._waiting[min(due)[1]].popleft()
+    def _first(self, bucket: int | None) -> _Job[I, R] | None:
+        """Takes the one that is due first, of the bucket where one is named. Held lock."""
+        best, found = math.inf, None
+        for ageing_s, waiting in zip(AGEING_S, self._waiting, strict=True):
+            for of, jobs in waiting.items():
+                if jobs and (bucket is None or of == bucket) and jobs[0].came + ageing_s < best:
+                    best, found = jobs[0].came + ageing_s, jobs
+        return found.popleft() if found else None
 
     def _compute(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         try:

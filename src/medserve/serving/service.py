@@ -24,6 +24,7 @@ from medserve.errors import Busy, Fault, MedServeError
 from medserve.models.package import SELFCHECK
 from medserve.runtime.batcher import ROUTINE, Batcher, Spent, check_time
 from medserve.runtime.known import KnownModel
+from medserve.runtime.lengths import bucket_of
 from medserve.runtime.model import LoadedModel, Scored
 from medserve.serving.admission import Promise, Promises
 from medserve.serving.footprint import give_back
@@ -71,6 +72,7 @@ class Live:
     def __init__(self, model: LoadedModel, horizon_s: float) -> None:
         self.model, self.users = model, 0
         self.idle = asyncio.Event()
+        of = None if model.records is None else bucket_of(model.spec, model.records.blocks)
         self.batcher: Batcher[Wanted, Scored] = Batcher(
             functools.partial(_run, model),
             gather=_together,
@@ -79,6 +81,7 @@ class Live:
             horizon_s=horizon_s,
             item_s=model.item_s,
             inline_s=INLINE_S,
+            bucket=None if of is None else lambda wanted: of(wanted.tensor),
             name=f"engine-{model.name}",
         )
         self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
