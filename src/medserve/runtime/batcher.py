@@ -7,9 +7,9 @@ A lone request never waits. Which requests share a batch is decided only when a 
 whose client left or whose deadline passed is dropped when it is taken, before it costs anything. When a batch fails,
 each of its items is tried alone, so that one bad item cannot fail its neighbours. One wake-up of the event loop per
 batch. Work is admitted in seconds of promised work, from the measured cost of an item; past `horizon_s` the caller is
-told when to come back. Cases of other lengths (short and long texts, small and large molecules) share no batch, since the
-longest would hold all others up, and have costs of their own. Three classes wait apart, STAT, ROUTINE and BATCH: a class goes before the next one unless that
-has waited longer by `AGEING_S`, so that nothing starves.
+told when to come back. Cases of unlike length (short and long texts, small and large molecules) share no batch, since
+the longest would hold the others up, and have costs of their own. Three classes wait apart, STAT, ROUTINE and BATCH: a
+class goes before the next one unless that has waited longer by `AGEING_S`, so that nothing starves.
 
 Going to another thread and back costs more than a light model itself. While a pass takes less than `inline_s`, what
 arrives in one turn of the event loop is therefore computed at its end, on the loop: batches grow by themselves, and

@@ -72,7 +72,7 @@ class MoleculeGraph(nn.Module):
         return graph[:, :cut].reshape(-1, self.atoms, ATOM), graph[:, cut:].reshape(-1, bonds_for(self.atoms), BOND)
 
     def _every(self, graph: Tensor) -> Tensor:
-        """Every place up to the last one taken; sums over incoming bonds are products with a table of which end where."""
+        """Every place up to the last one taken; sums over bonds that come in are products with a table of ends."""
         atoms, bonds = (to_longest(part) for part in self._split(graph))
         here, there = torch.isfinite(atoms[..., :1]), torch.isfinite(bonds[..., :1])
         atoms, bonds = torch.where(here, atoms, 0.0), torch.where(there, bonds, 0.0)

@@ -103,7 +103,7 @@ class Letters(nn.Module):
 
 
 def strongest(x: Tensor, places: int) -> Tensor:
-    """(B, C, T) -> (B, C, T / places): the largest of every `places` neighbours. The export of max_pool1d wants a fixed T."""
+    """(B, C, T) -> (B, C, T / places): the largest of so many neighbours. Exported, max_pool1d wants a fixed T."""
     if torch.compiler.is_exporting():
         return x.reshape(x.shape[0], x.shape[1], -1, places).amax(3)
     return F.max_pool1d(x, places)

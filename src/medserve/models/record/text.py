@@ -298,7 +298,7 @@ class TextGru(nn.Module):
 
 
 def recur(net: nn.GRU, x: Tensor, count: Tensor) -> Tensor:
-    """States of one layer in one direction. x: (B, T, E). count: (B, 1) places of each row; what comes after is any number.
+    """States of one layer in one direction. x: (B, T, E). count: (B, 1) places of a row; after them stands any number.
 
     An exported graph holds ONNX's own operator, told where each row ends; its gates stand in another order.
     """
