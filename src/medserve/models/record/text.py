@@ -305,14 +305,16 @@ def recur(net: nn.GRU, x: Tensor, count: Tensor) -> Tensor:
     if not torch.compiler.is_exporting():
         return net(x)[0]  # type: ignore[no-any-return]
 
-    def gates(value: Tensor) -> Tensor:
-        reset, update, new = value.chunk(3)
+    own = dict(net.named_parameters())
+
+    def gates(name: str) -> Tensor:
+        reset, update, new = own[f"{name}_l0"].chunk(3)
         return torch.cat([update, reset, new]).unsqueeze(0)
 
-    biases = torch.cat([gates(net.bias_ih_l0), gates(net.bias_hh_l0)], 1)
+    biases = torch.cat([gates("bias_ih"), gates("bias_hh")], 1)
     states = torch.onnx.ops.symbolic(
         "GRU",
-        (x.transpose(0, 1), gates(net.weight_ih_l0), gates(net.weight_hh_l0), biases, count[:, 0].int()),
+        (x.transpose(0, 1), gates("weight_ih"), gates("weight_hh"), biases, count[:, 0].int()),
         {"hidden_size": net.hidden_size, "linear_before_reset": 1},
         dtype=x.dtype,
         shape=(x.shape[1], 1, x.shape[0], net.hidden_size),
