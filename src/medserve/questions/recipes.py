@@ -122,7 +122,7 @@ class Recipe:
             return False, f"does not answer the task {task}"
         if self.pretrained:
             return False, "needs pretrained weights that you name with --weights; worth a try below 2,000 cases"
-        if encoders.needed(self.architecture) and (line := encoders.to_install()):
+        if encoders.needed(self.architecture) == "text" and (line := encoders.to_install()):
             return False, f"needs a pretrained encoder of text: {line}; or name another with --weights"
         if n < self.minimum:
             return False, f"learns from scratch and needs about {self.minimum:,} training cases; there are {n:,}"

@@ -179,6 +179,27 @@ _network(
     minimum=100_000,
     params={"encoders": {"molecule": {"name": "smiles-gru"}}},
 )
+_network(
+    "molecule-frozen",
+    "molecules as a pretrained encoder of SMILES sees them (--weights), under a linear head; each is read once",
+    ("molecule",),
+    images=40_000,
+    rate=20_000,
+    once_s=0.03,
+    pretrained=True,
+    params={"encoders": {"molecule": {"name": "frozen-smiles"}}},
+    settings={"weight_decay": 0.1},
+)
+_network(
+    "molecule-lora",
+    "a pretrained encoder of SMILES (--weights) fine-tuned through low-rank adapters (LoRA); better on a GPU",
+    ("molecule",),
+    images=4_000,
+    rate=10,
+    pretrained=True,
+    params={"encoders": {"molecule": {"name": "smiles-lora", "rank": 8}}},
+    settings={"rate_peak": 1e-3, "batch": 16, "ema": 0.9},
+)
 _PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
 _PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 1024, "warm_up": 0.05}
 _network(

@@ -83,7 +83,9 @@ def _audit(name: str, built: Built, prepared: Prepared, quick: bool, seed: int) 
     blocks, part, background = blocks_of(built.spec), prepared.parts.val, built.background
     assert background is not None
     random = np.random.default_rng(seed)
-    costly = name == "words" and any(b.facts.get("tokenizer") == "wordpiece" for b in blocks)  # a pretrained encoder
+    costly = (name == "words" and any(b.facts.get("tokenizer") == "wordpiece" for b in blocks)) or (
+        name == "atoms" and any("pieces" in b.facts for b in blocks)
+    )  # a pretrained encoder
     records = part.take(np.sort(random.permutation(len(part))[: QUICK_CASES if quick or costly else CASES]))
     score, shuffled = _scorer(built.served), _scorer(_shuffled(built.served, seed))
     spread = float(np.std(score(records)[:, 0])) or 1.0

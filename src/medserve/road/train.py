@@ -26,7 +26,7 @@ from medserve.data.records import encode, fit_fields, same_values
 from medserve.data.split import Parts, TrainPart, check_parts, declared_split, folds
 from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
-from medserve.models.encoders import PretrainedText, find_encoder, needed
+from medserve.models.encoders import PretrainedText, find_encoder, most_pieces, needed
 from medserve.models.package import ALTERNATIVE
 from medserve.models.spec import InputSpec, OutputSpec
 from medserve.progress import SILENT, Progress
@@ -160,7 +160,8 @@ def _collect_records(
     """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
     rivals = () if options.choose is None else rivals_of(options.choose, listing.task)
     recipe = rivals[0] if rivals else _recipe(listing, (len(listing.inputs),), options)
-    encoder = find_encoder(options.weights, settings, progress) if needed(recipe.architecture) else None
+    reads = needed(recipe.architecture)
+    encoder = find_encoder(options.weights, settings, progress, kind=reads) if reads else None
     cohort = read_data(listing, [], (), work, progress)
     if encoder is not None:
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
@@ -180,8 +181,7 @@ def _collect_records(
     rivals = tuple(with_blocks(rival, blocks) for rival in rivals)
     params = dict(recipe.architecture.params) | {"blocks": blocks}
     if encoder is not None:
-        text = params["encoders"]["text"] | {"config": encoder.config}
-        params["encoders"] = params["encoders"] | {"text": text}
+        params["encoders"] = params["encoders"] | {reads: params["encoders"][reads] | {"config": encoder.config}}
     recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
     return Prepared(recipe, parts, removed, plain, None, encoder, rivals)
 
@@ -199,7 +199,12 @@ def _with_graph(f: "Field") -> "Field":
 
 
 def _in_pieces(f: "Field", encoder: PretrainedText) -> "Field":
-    """A text as the word pieces of the encoder; any other input as it is."""
+    """A text as the word pieces of the encoder, a molecule with the pieces of its own; any other input as it is."""
+    if encoder.tokenizer:
+        spelt: Any = f
+        if isinstance(f, Molecule):
+            spelt = replace(f, tokenizer=encoder.tokenizer, pieces=most_pieces(encoder.config))
+        return spelt  # type: ignore[no-any-return]
     if isinstance(f, Words):
         most = min(MOST_LENGTH, int(encoder.config.get("max_position_embeddings", MOST_LENGTH)))
         marked: Any = Pieces.pretrained(f.name, encoder.vocabulary, f.language, most, lowercase=encoder.lowercase)
@@ -224,6 +229,7 @@ def _same_language(records: "Records", encoder: PretrainedText) -> None:
 def _lean(block: "Block") -> dict[str, Any]:
     """A block as an architecture keeps it: without the pieces of an encoder, which the transforms hold already."""
     said: dict[str, Any] = msgspec.to_builtins(block)
+    said["facts"].pop("tokenizer_json", None)
     if said["facts"].get("tokenizer") == "wordpiece":
         said["facts"] = {name: fact for name, fact in said["facts"].items() if name != "words"}
     return said
@@ -257,7 +263,7 @@ def _recipe(listing: "Listing", shape: tuple[int, ...], options: Options) -> Rec
             f"Recipe {name} answers {', '.join(recipe.tasks)}; this data asks for {listing.task}.",
             hint="Rank the recipes for it: medserve models --for DATA",
         )
-    if recipe.pretrained and options.weights is None:
+    if recipe.pretrained and options.weights is None and not needed(recipe.architecture):
         raise Usage(
             "weights-missing", f"Recipe {name} needs pretrained weights.", hint="Name them: --weights FILE.safetensors"
         )

@@ -13,7 +13,7 @@ explanation can draw what was asked. No training molecule travels in the field.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,10 +25,12 @@ from medserve.data.molecules.graph import LEAST_ATOMS, MOST_ATOMS, drawn_graph, 
 from medserve.data.molecules.occlude import without_atoms
 from medserve.data.molecules.standard import standardise
 from medserve.data.molecules.tokens import atom_spans
+from medserve.data.text.pieces import tokenizer
 from medserve.errors import BadPackage, Refusal
 from medserve.types import Array, Named
 
 LEAST_LENGTH, MOST_LENGTH = 64, 512  # letters of a SMILES
+LEAST_PIECES = 32  # of an encoder's tokenizer
 LETTERS = 127  # ASCII
 REMEMBERED = 512  # a table of pairs holds each molecule many times
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
@@ -43,6 +45,8 @@ class Molecule:
     fragments: the record holds counts of fragments and letters, and no descriptors, which take most of the time.
     letters: the record holds the letters alone, for models that write molecules; `alphabet` are those of the training
     part, in order.
+    tokenizer: of a pretrained encoder of SMILES, its tokenizer.json; pieces: how many the record holds, a quarter more
+    than the longest training molecule has; before fitting, as many as the encoder reads.
     """
 
     kind: ClassVar[str] = "molecule"
@@ -55,6 +59,8 @@ class Molecule:
     fragments: bool = False
     letters: bool = False
     alphabet: str = ""
+    tokenizer: str = field(default="", repr=False)
+    pieces: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -81,24 +87,33 @@ class Molecule:
         return stored
 
     def fit(self, values: Iterable[Any]) -> "Molecule":
-        longest = largest = 0
+        longest = largest = most = 0
         seen: set[str] = set()
         for smiles in values:
             if smiles is not None:
                 seen.update(smiles)
                 longest = max(longest, len(smiles))
                 largest = max(largest, len(atom_spans(smiles))) if self.graph else 0
+                most = max(most, len(self._reader.encode(smiles))) if self.pieces else 0
         length = min(max(longest + longest // 4 + 1, LEAST_LENGTH), MOST_LENGTH)  # a full row is one that was cut
         if self.letters:
             return replace(self, length=length, alphabet="".join(sorted(seen)))
         atoms = min(max(largest + largest // 4, LEAST_ATOMS), MOST_ATOMS) if self.graph else 0
-        return replace(self, length=length, names=() if self.fragments else descriptor_names(), atoms=atoms)
+        pieces = min(max(most + most // 4, LEAST_PIECES), self.pieces)
+        names = () if self.fragments else descriptor_names()
+        return replace(self, length=length, names=names, atoms=atoms, pieces=pieces)
 
     def check(self, value: Any) -> None:
         """Whether it is like the training molecules is told by the distance, once it is scored.
 
-        Raises: Refusal "molecule-too-large": its graph has no room in the block.
+        Raises: Refusal "molecule-too-large": its graph or its pieces have no room in the block.
         """
+        if value is not None and self.pieces and (count := len(self._reader.encode(value))) > self.pieces:
+            raise Refusal(
+                "molecule-too-large",
+                f"{self.name}: its SMILES is {count} pieces; this model reads {self.pieces}.",
+                hint="Ask a model of fragments, which takes any molecule.",
+            )
         if value is not None and self.atoms and _graph(value, self.atoms) is None:
             raise Refusal(
                 "molecule-too-large",
@@ -115,16 +130,43 @@ class Molecule:
         """Where the letters begin."""
         if self.letters:
             return 0
-        return BITS + len(self.names) + (graph_size(self.atoms) if self.atoms else 0)
+        return BITS + len(self.names) + (graph_size(self.atoms) if self.atoms else 0) + self.pieces
+
+    @cached_property
+    def _reader(self) -> Any:
+        return tokenizer(self.tokenizer, name=self.name)
+
+    def _ids(self, smiles: str, atoms: Iterable[int] = ()) -> Array:
+        """(pieces,) ids, NaN behind the last, or all NaN where there is no room; `atoms` are hidden by the mask."""
+        out = np.full(self.pieces, math.nan, np.float32)
+        read = self._reader.encode(smiles)
+        if len(read) > self.pieces:
+            return out
+        ids, spans, mask = list(read.ids), atom_spans(smiles), self._mask
+        for first, last in (spans[i] for i in atoms):
+            for k, (a, b) in enumerate(read.offsets):
+                if a < last and first < b:
+                    ids[k] = mask
+        out[: len(ids)] = ids
+        return out
+
+    @cached_property
+    def _mask(self) -> int:
+        """The id that stands for what is not told."""
+        known = (self._reader.token_to_id(name) for name in ("<mask>", "[MASK]", "<unk>", "[UNK]"))
+        return next((i for i in known if i is not None), 0)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """bits: places of fragments; then the descriptors by name; then the graph of up to `atoms`; then `length`
-        letters, by their ASCII code."""
+        """bits: places of fragments; then the descriptors by name; then the graph of up to `atoms`; then the ids of
+        up to `pieces`, the highest of which is `vocabulary`; then `length` letters, by their ASCII code."""
         if self.letters:
             told = {"bits": 0, "descriptors": [], "length": max(self.length, LEAST_LENGTH)}
             return told | {"alphabet": self.alphabet}
         facts = {"bits": BITS, "descriptors": list(self.names), "length": max(self.length, LEAST_LENGTH)}
+        if self.pieces:
+            top = self._reader.get_vocab_size() - 1
+            facts |= {"pieces": self.pieces, "vocabulary": top, "tokenizer_json": self.tokenizer}
         return facts | ({"atoms": self.atoms} if self.atoms else {})
 
     def encode(self, value: Any) -> Array:
@@ -142,7 +184,9 @@ class Molecule:
         out[: len(row)] = row
         if self.atoms:
             graph = _graph(value, self.atoms)  # one without room has no graph, and `check` refuses it
-            out[len(row) : start] = math.nan if graph is None else graph
+            out[len(row) : start - self.pieces] = math.nan if graph is None else graph
+        if self.pieces:
+            out[start - self.pieces : start] = self._ids(value)
         letters = np.frombuffer(value.encode("ascii", errors="replace"), np.uint8)[: len(out) - start]
         out[start : start + len(letters)] = letters
         return out
@@ -156,7 +200,9 @@ class Molecule:
         out[:, :described] = without_atoms(value, sets, descriptors=not self.fragments)
         for k, some in enumerate(sets):
             if self.atoms:
-                nameless(out[k, described:start], some, self.atoms)
+                nameless(out[k, described : start - self.pieces], some, self.atoms)
+            if self.pieces:
+                out[k, start - self.pieces : start] = self._ids(value, some)
             for i in some:
                 at = slice(start + spans[i][0], start + spans[i][1])
                 out[k, at] = np.where(np.isfinite(out[k, at]), 0, np.nan)  # a letter that means nothing
@@ -170,8 +216,12 @@ class Molecule:
             out[:BITS] = random.poisson(0.02, BITS)
             out[BITS:start] = np.abs(random.normal(0, 10, len(self.names)))
         if self.atoms:
-            out[start : self._letters] = drawn_graph(random, self.atoms)
+            out[start : self._letters - self.pieces] = drawn_graph(random, self.atoms)
         start = self._letters
+        if self.pieces:
+            used = int(random.integers(1, self.pieces + 1))
+            top = self._reader.get_vocab_size()
+            out[start - self.pieces : start - self.pieces + used] = random.integers(0, top, used)
         used = int(random.integers(1, len(out) - start + 1))
         out[start : start + used] = random.integers(33, LETTERS, used)
         return out
@@ -182,6 +232,7 @@ class Molecule:
             given = {"length": self.length, "letters": True, "alphabet": self.alphabet}
         given |= {"fragments": True} if self.fragments else {}
         given |= {"graph": True, "atoms": self.atoms} if self.graph else {}
+        given |= {"tokenizer": self.tokenizer, "pieces": self.pieces} if self.pieces else {}
         return Named("molecule", {"name": self.name, **given} | ({"tautomer": True} if self.tautomer else {}))
 
 

@@ -25,8 +25,9 @@ import numpy as np
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
 from medserve.data.text.language import language_of, majority
+from medserve.data.text.pieces import wordpieces
 from medserve.data.text.tokens import clean, tokens
-from medserve.errors import Refusal, Usage
+from medserve.errors import Refusal
 from medserve.types import Array, Named
 
 MAX_BYTES = 2**20  # of one text, UTF-8
@@ -190,16 +191,7 @@ class Text:
 
     @cached_property
     def _pieces(self) -> Any:
-        """The word-piece tokenizer of BERT, from its pieces alone. Raises: Usage "tokenizers-missing"."""
-        try:
-            from tokenizers import BertWordPieceTokenizer
-        except ImportError as error:
-            raise Usage(
-                "tokenizers-missing",
-                f"{self.name} is read in word pieces, which needs the package tokenizers.",
-                hint="Install it: pip install 'medserve[wordpieces]'",
-            ) from error
-        return BertWordPieceTokenizer(vocab=self._ids, lowercase=self.lowercase)
+        return wordpieces(self._ids, lowercase=self.lowercase, name=self.name)
 
     def _tokens(self, text: str) -> list[str]:
         if self.tokenizer == "words":

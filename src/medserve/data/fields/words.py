@@ -21,8 +21,9 @@ from medserve.data.fields import FIELDS
 from medserve.data.fields.text import Text, _attached
 from medserve.data.text.features import LONGEST_PHRASE, PHRASES, SLOTS, phrases_at, slots_of
 from medserve.data.text.language import language_of, majority
+from medserve.data.text.pieces import wordpieces
 from medserve.data.text.words import plain_words, sentences, words
-from medserve.errors import Refusal, Usage
+from medserve.errors import Refusal
 from medserve.types import Array, Named
 
 MOST = 512  # words of one text
@@ -191,16 +192,7 @@ class Pieces(Words):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """The word-piece tokenizer of BERT, from its pieces alone. Raises: Usage "tokenizers-missing"."""
-        try:
-            from tokenizers import BertWordPieceTokenizer
-        except ImportError as error:
-            raise Usage(
-                "tokenizers-missing",
-                f"{self.name} is read in word pieces, which needs the package tokenizers.",
-                hint="Install it: pip install 'medserve[wordpieces]'",
-            ) from error
-        return BertWordPieceTokenizer(vocab=self._ids, lowercase=self.lowercase)
+        return wordpieces(self._ids, lowercase=self.lowercase, name=self.name)
 
     @cached_property
     def _ids(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ from medserve.models.record import (  # noqa: F401
     molecule,
     molecule_graph,
     protein,
+    smiles,
     tag_encoder,
     tagger,
     text,

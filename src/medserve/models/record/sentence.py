@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from medserve.data.fields import Block
 from medserve.errors import Usage
-from medserve.models.encoders import SIZES, PretrainedText, read_folder, read_package
+from medserve.models.encoders import (
+    FAMILY,
+    SIZES,
+    PretrainedText,
+    first_place,
+    most_pieces,
+    read_folder,
+    read_package,
+)
 from medserve.models.record import ENCODERS, Standardise
 from medserve.models.record.text import to_longest
 from medserve.models.weights import WeightsRecord, fill, read_tensors
@@ -58,25 +66,29 @@ class SentenceView(nn.Module):
     def __init__(self, block: Block, config: Mapping[str, Any], rank: int, dropout: float) -> None:
         super().__init__()
         try:
-            from transformers import BertConfig, BertModel
+            from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
         except ImportError as error:
             raise Usage(
                 "encoder-library-missing",
                 "Training on a pretrained encoder of text takes transformers and peft.",
                 hint="Install them: pip install 'medserve[language]'",
             ) from error
-        strange = [name for name in config if name not in SIZES]
+        strange = [name for name in config if name not in (*FAMILY, *SIZES)]
         if strange or int(block.facts["vocabulary"]) >= int(config.get("vocab_size", 0)):
             raise Usage(
                 "encoder-config",
                 f"The encoder's config does not fit {block.name}: {', '.join(strange) or 'its vocabulary is smaller'}.",
                 hint="Take both the field's words and the config from read_folder.",
             )
-        if block.size > int(config.get("max_position_embeddings", 512)):
+        if block.size > most_pieces(config):
             raise Usage("encoder-config", f"{block.name} has {block.size} pieces, more than the encoder reads.")
-        said = BertConfig(**config)
+        roberta = config.get("model_type") == "roberta"
+        self.first = first_place(config)
+        made: Any = RobertaConfig if roberta else BertConfig
+        net: Any = RobertaModel if roberta else BertModel
+        said = made(**{name: size for name, size in config.items() if name != "model_type"})
         said._attn_implementation = "eager"  # plain matrix products, which every engine has
-        self.backbone = BertModel(said, add_pooling_layer=False).requires_grad_(False)
+        self.backbone = net(said, add_pooling_layer=False).requires_grad_(False)
         self.adapted = rank
         if rank:
             from peft import LoraConfig, inject_adapter_in_model
@@ -137,8 +149,8 @@ class SentenceView(nn.Module):
         own = dict(self.backbone.state_dict())
         made = {name: value for name, value in own.items() if "lora_" in name}  # start as they are
         for name, value in tensors.items():
-            name = name.removeprefix("bert.")
-            if name.startswith(("pooler.", "cls.")) or name.endswith("position_ids"):
+            name = name.removeprefix("bert.").removeprefix("roberta.")
+            if name.startswith(("pooler.", "cls.", "lm_head.")) or name.endswith("position_ids"):
                 continue
             stem, _, last = name.rpartition(".")
             deeper = f"{stem}.base_layer.{last}"
@@ -209,7 +221,9 @@ class SentenceView(nn.Module):
         seen[:, 0] = True  # attention over nothing would be NaN; CaseNet replaces the view of a missing text
         # The additive mask is made here: the model's own way of making one reads values, which no graph can.
         mask = torch.where(seen, 0.0, -1e9)[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        last: Tensor = self.reader(input_ids=ids, attention_mask=mask).last_hidden_state
+        # Places are counted here: RoBERTa's own counting looks at the padding, which our records do not have.
+        places = torch.arange(x.shape[1], device=x.device)[None] + self.first
+        last: Tensor = self.reader(input_ids=ids, position_ids=places, attention_mask=mask).last_hidden_state
         return last, seen
 
     def _pooled(self, x: Tensor) -> Tensor:
