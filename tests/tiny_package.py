@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -115,8 +115,11 @@ def spec(name: str = "tiny", version: str = "1", **changes: object) -> ModelSpec
     return ModelSpec(**(values | changes))  # type: ignore[arg-type]
 
 
-def write_package(folder: Path, settings: Settings, model: ModelSpec | None = None, *, wrong: bool = False) -> Path:
-    """A whole signed package. `wrong`: its self-check holds outputs that the graph does not give."""
+def write_package(
+    folder: Path, settings: Settings, model: ModelSpec | None = None, *, wrong: bool = False, limits: Sequence[str] = ()
+) -> Path:
+    """A whole signed package. `wrong`: its self-check holds outputs that the graph does not give. limits: codes of its
+    card."""
     model = spec() if model is None else model
     folder.mkdir(parents=True)
     images = np.stack([np.full((1, SIDE, SIDE), level, np.uint8) for level in (0, 90, 255)])
@@ -124,7 +127,15 @@ def write_package(folder: Path, settings: Settings, model: ModelSpec | None = No
     distance = np.zeros(3, np.float32)
     (folder / MODEL).write_bytes(model.to_json())
     (folder / GRAPH).write_bytes(graph())
-    (folder / CARD).write_text(json.dumps({"name": model.name, "intended_use": "tests"}))
+    (folder / CARD).write_text(
+        json.dumps(
+            {
+                "name": model.name,
+                "intended_use": "tests",
+                "limits": [{"code": code, "message": "said"} for code in limits],
+            }
+        )
+    )
     (folder / SPLIT).write_text('{"rule": "none"}')
     save_file({"unused": np.zeros(1, np.float32)}, folder / WEIGHTS)
     save_file({"image": images, "logits": logits + wrong, "distance": distance}, folder / SELFCHECK)

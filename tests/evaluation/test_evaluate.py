@@ -220,6 +220,8 @@ def test_the_guarantee_is_suspended_after_a_shift_and_only_then():
     moved = evaluate(spec, Scores(z + 2.5), y, part="all", calibration=before, draws=50)
     assert moved["conformal"]["suspended"] and codes(moved)["guarantee-suspended"] == "red"
     assert codes(moved)["coverage-off"] == "red"
+    said = next(c["message"] for c in moved["claims"] if c["code"] == "coverage-off")
+    assert "less than the expected" in said and "the stated 90% does not hold" in said
     same = evaluate(spec, Scores(z), y, part="test", calibration=before, draws=50)
     assert not same["conformal"]["suspended"] and codes(same)["coverage"] == "green"
 

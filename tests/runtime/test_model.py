@@ -47,6 +47,20 @@ def test_the_answer_is_the_one_computed_by_hand(model):
     assert sure["id"] != answer["id"] and len(sure["trace"]) == 32
 
 
+def test_coverage_that_did_not_hold_is_said_in_every_answer(tmp_path, settings):
+    """As the card says it; other limits are not repeated, and a model without sets has no coverage to doubt."""
+    limits = ("not-validated", "coverage-off", "guarantee-suspended")
+    folder = write_package(tmp_path / "doubted", settings, limits=limits)
+    model = LoadedModel.open(folder, Trust.load(settings), threads=1)
+    for _ in range(2):
+        told = model.predict(png(ramp(200, 255)))
+        assert told["coverage"] == 0.9
+        assert told["reasons"] == [{"code": code, "message": "said"} for code in limits[1:]]
+    plain = write_package(tmp_path / "plain", settings, spec("plain", calibration=Calibration()), limits=limits)
+    told = LoadedModel.open(plain, Trust.load(settings), threads=1).predict(png(ramp(200, 255)))
+    assert told["coverage"] is None and [one["code"] for one in told["reasons"]] == ["not-calibrated"]
+
+
 def test_dicom_and_png_of_the_same_pixels_get_the_same_answer(model):
     """One preprocessing path, whatever the file format."""
     one, other = model.predict(png(ramp())), model.predict(dicom(ramp()))

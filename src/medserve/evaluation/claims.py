@@ -122,7 +122,7 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if sets is None:
         return
     value, band = sets["coverage"]["value"], sets["band"]
-    span = f"{band['low']:.3f} to {band['high']:.3f}"
+    span, what = f"{band['low']:.3f} to {band['high']:.3f}", "Intervals" if r["task"] == "number" else "Prediction sets"
     if sets["suspended"]:
         yield _claim(
             "red",
@@ -131,10 +131,13 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             f" {sets['shift']['of']}): the coverage guarantee does not apply.",
         )
     if sets["inside_band"]:
-        yield _claim("green", "coverage", f"Prediction sets cover {value:.1%}, inside the expected {span}.")
+        yield _claim("green", "coverage", f"{what} cover {value:.1%}, inside the expected {span}.")
+    elif value < band["low"]:
+        said = f"{what} cover {value:.1%}, less than the expected {span}: the stated {sets['target']:.0%} does not hold"
+        yield _claim("red", "coverage-off", f"{said} on cases like these.")
     else:
-        level = "red" if value < band["low"] else "amber"
-        yield _claim(level, "coverage-off", f"Prediction sets cover {value:.1%}, outside the expected {span}.")
+        said = f"{what} cover {value:.1%}, more than the expected {span}: they are wider than they need be"
+        yield _claim("amber", "coverage-off", f"{said} on cases like these.")
 
 
 def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:

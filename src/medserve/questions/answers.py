@@ -19,6 +19,7 @@ from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labe
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
+NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
 
 
 @dataclass(frozen=True, slots=True)

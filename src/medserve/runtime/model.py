@@ -33,7 +33,7 @@ from medserve.explain.records import MOST_ITEMS, Evidence, explain_record, neigh
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import ModelSpec
-from medserve.questions.answers import Prediction, answer_one, check_scope, probabilities
+from medserve.questions.answers import NOT_COVERED, Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
 from medserve.runtime.domain import at_the_edge, open_domain
 from medserve.runtime.engine import DEFAULT, Engine, Unfit
@@ -96,6 +96,8 @@ class LoadedModel(KnownModel):
         self._records, self._pipeline = _steps(self.spec, max_pixels)
         self.domain = open_domain(package, () if self._records is None else self._records.blocks)
         self._named = {"name": self.name, "version": self.version, "digest": self.digest}
+        limits = package.card.get("limits", []) if self.spec.calibration.conformal is not None else []
+        self._not_covered = [one for one in limits if one["code"] in NOT_COVERED]
         codes = self.spec.output.codes.items()
         self._codes = {label: {"system": code.system, "code": code.code} for label, code in codes}
         graph = read_graph(package.path(GRAPH))
@@ -298,7 +300,11 @@ class LoadedModel(KnownModel):
             "prediction_set": None if found.prediction_set is None else list(found.prediction_set),
             "coverage": found.coverage,
             "decision": found.decision,
-            "reasons": [dict(r) for r in found.reasons] + self._not_given(absent) + _cut_off(cut) + at_the_edge(domain),
+            "reasons": [dict(r) for r in found.reasons]
+            + self._not_given(absent)
+            + _cut_off(cut)
+            + at_the_edge(domain)
+            + [dict(one) for one in self._not_covered],
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "domain": domain,

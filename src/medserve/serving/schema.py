@@ -102,7 +102,11 @@ class DomainInfo(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """`prediction_set` holds the labels that the guarantee at `coverage` keeps; None without a guarantee."""
+    """`prediction_set` holds the labels that the guarantee at `coverage` keeps; None without a guarantee.
+
+    Where the evaluation found that the coverage does not hold, `reasons` says so: `coverage-off` (the sealed test part
+    was covered less often than chance allows) or `guarantee-suspended` (its cases differ from the calibration cases).
+    """
 
     id: str
     model: ModelRef
