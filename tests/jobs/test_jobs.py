@@ -1,11 +1,13 @@
 """Jobs: claimed once, of the tenant's own data alone, ended with all their processes, taken up again after a kill."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tiny_package import spec, write_package
 from medserve.access.audit import Event, Ledger
 from medserve.data.phantoms import make_phantoms
 from medserve.errors import MedServeError
-from medserve.jobs.asked import Asked, Train, command, data_path
+from medserve.jobs.asked import Admet, Asked, Screen, Train, command, data_path
 from medserve.jobs.executor import Executor
 from medserve.jobs.table import JobRow, Jobs
 from medserve.settings import Settings
@@ -117,7 +119,7 @@ def test_data_of_others_is_not_there(settings, said):
 
 
 def test_no_value_is_read_as_an_option():
-    words = command(Train(data="x", name="a", recipe="r"), Path("/d/x"), Path("/o"), None, Path("/h"))
+    words = command(Train(data="x", name="a", recipe="r"), [Path("/d/x")], Path("/o"), [], Path("/h"))
     assert words[1] == "/d/x" and all(word.startswith("--") for word in words[2:])
     for bad in ('"name": "--home=/"', '"recipe": "a b"', '"epochs": 0', '"seed": -1', '"home": "/"', '"out": "/"'):
         with pytest.raises(msgspec.ValidationError):
@@ -180,6 +182,74 @@ def test_a_job_through_the_network_is_ended_with_all_its_processes(settings):
     done = [(e.action, e.resource) for _, e in Ledger.open(settings).read() if e.status in (200, 201)]
     changes = [one for one in done if one[0] in ("jobs.create", "jobs.cancel")]
     assert changes == [("jobs.create", id), ("jobs.create", second), ("jobs.cancel", id)]
+
+
+LIBRARY = [f"{'C' * n}O alcohol-{n}" for n in range(1, 40)] + ["not-a-molecule broken"]
+
+
+def test_a_screen_through_the_network_is_downloaded_and_destroyed(settings):
+    """The library is the tenant's own; the results stand in the vault alone, its tenant's, until they are deleted."""
+    (settings.data_root / "a" / "library.smi").write_text("\n".join(LIBRARY) + "\n")
+    (settings.data_root / "b" / "secret.smi").write_text("CCO secret\n")
+    house = House(settings.home.parent, settings)
+    asked = {"kind": "screen", "data": "library.smi", "query": ["CCCCO", "CCCC"], "top": 5, "diverse": 2}
+    with opened(house), Executor(settings):
+        for bad in ({"data": "../b/secret.smi"}, {"actives": "../b/secret.smi"}, {"packages": ["sha256:" + "0" * 64]}):
+            assert house.ask("engineer", "POST", "/v1/jobs", json=asked | bad).status_code == 404
+        made = house.ask("engineer", "POST", "/v1/jobs", json=asked)
+        assert made.status_code == 201, made.text
+        address = f"/v1/jobs/{made.json()['id']}"
+        page = lambda: house.ask("engineer", "GET", address).json()  # noqa: E731
+        done = wait_for(lambda: (p := page())["job"]["ended_at"] and p, 60)
+        assert done["job"]["state"] == "done", done
+        assert (done["result"]["molecules"], done["result"]["refused"]) == (40, 1)
+        assert {"hits.csv", "hits.sdf", "scores.parquet", "report.html"} <= set(done["result"]["results"])
+        found = house.ask("engineer", "GET", f"{address}/results")
+        assert found.headers["content-type"] == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(found.content)) as packed:
+            assert packed.testzip() is None and set(packed.namelist()) == set(done["result"]["results"])
+            hits = packed.read("hits.csv").decode().splitlines()
+        assert len(hits) == 6 and "alcohol-4" in hits[1]
+        assert not any(b"alcohol-4" in path.read_bytes() for path in settings.home.rglob("*") if path.is_file())
+        for method, where in (("GET", f"{address}/results"), ("DELETE", address)):
+            assert code(house.ask("engineer b", method, where)) == (404, "unknown-job")
+        assert house.ask("clinician", "GET", f"{address}/results").status_code == 403
+        assert house.ask("engineer", "DELETE", address).status_code == 200
+        assert code(house.ask("engineer", "GET", f"{address}/results"))[0] == 404
+        assert "results" not in page()["result"] and page()["job"]["state"] == "done"
+    read = [(e.action, e.status) for _, e in Ledger.open(settings).read() if e.principal and "/results" not in e.code]
+    assert ("jobs.cancel", 200) in read and ("jobs.read", 403) in read
+
+
+def test_a_screen_that_was_done_but_not_kept_is_kept(settings):
+    """Stopped between the end of the screen and the vault: nothing is screened twice."""
+    id = "j-00000000000000bb"
+    (settings.data_root / "a" / "x").write_text("CCO a\n")
+    entered(settings, id, asked={"kind": "screen", "data": "x", "query": ["CCO"]})
+    out = settings.folder("jobs") / id / "out"
+    out.mkdir(parents=True)
+    (out / "hits.csv").write_text("rank\n")
+    jobs = Jobs(settings)
+    with Executor(settings):
+        row = wait_for(lambda: (r := jobs.row("a", id)).ended_at and r)
+    assert row.state == "done" and row.result["results"]["files"] == ["hits.csv"]
+    assert not out.exists()
+    jobs.close()
+
+
+def test_a_query_is_never_the_name_of_a_file():
+    """It is a line of a file of the job's own; what more a line could say is refused."""
+    screen = Screen(data="x", packages=["sha256:" + "1" * 64], query=["/etc/passwd"], actives="y", seek=["low"], top=7)
+    words = command(screen, [Path("/d/x"), Path("/d/y")], Path("/w/out"), [Path("/p")], Path("/h"))
+    assert words == ["screen", "--library=/d/x", "--out=/w/out", "--home=/h", "--model=/p", "--actives=/d/y",
+                     "--query=/w/query.smi", "--seek=low", "--top=7", "--json"]  # fmt: skip
+    panel = Admet(data="x", packages=["sha256:" + "1" * 64], column="smiles")
+    assert command(panel, [Path("/d/x")], Path("/w/out"), [Path("/p")], Path("/h")) == [
+        "admet", "/d/x", "--out=/w/out", "--home=/h", "--model=/p", "--column=smiles", "--json",
+    ]  # fmt: skip
+    for bad in ('"query": ["C C"]', '"query": ["C\\nO"]', '"packages": ["/p"]', '"seek": ["up"]', '"top": 0'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(f'{{"kind": "screen", "data": "x", {bad}}}', type=Asked)
 
 
 SERVE = """

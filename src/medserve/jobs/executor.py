@@ -4,8 +4,9 @@
         ...                                   # jobs run until the block ends; what runs then goes back into the queue
 
 A job is a `medserve` command of its own: what it breaks, breaks there. It dies with this process, and training goes on
-from its checkpoint when the job is claimed again. What was trained is examined like an upload and lies on the shelf as
-one of whoever asked for it, so that somebody else has to publish it.
+from its checkpoint when the job is claimed again, a screen from the chunks it has scored. What was trained is examined
+like an upload and lies on the shelf as one of whoever asked for it, so that somebody else has to publish it. The
+results of a screen or a panel become one object of the vault.
 """
 
 import contextlib
@@ -18,27 +19,33 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from medserve.access.audit import Event, Ledger
 from medserve.errors import Fault, MedServeError, NotFound
-from medserve.jobs.asked import Asked, Evaluate, Train, command, data_path
+from medserve.jobs.asked import DELIVERED, QUERY, Asked, Screen, Train, command, data_of, data_path, packages_of
 from medserve.jobs.table import MOST_ATTEMPTS, JobRow, Jobs
-from medserve.models.package import MANIFEST
 from medserve.models.signing import Trust
 from medserve.runtime.examine import examine
 from medserve.settings import Settings
+from medserve.store.cases import Cases
 from medserve.store.packages import PackageRow, Shelf
+from medserve.store.vault import Writing
 
 LEASE_S, LOOK_S = 30.0, 0.5
 MOST_S = 24 * 3600.0  # of one run
 GRACE_S = 10.0  # from the polite signal to the other
 TAIL_BYTES = 8192
+LOG = "log.txt"
+OWNER = "\x1fjobs"  # no pseudonym: those are printable. Results are under this key of the tenant
 _PASSED = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MEDSERVE_DATABASE", "TMPDIR", "HOME")
 
 
@@ -49,7 +56,7 @@ def folder_of(settings: Settings, id: str) -> Path:
 def tail(settings: Settings, id: str) -> str:
     """The end of what a job has said, without paths of this machine."""
     try:
-        with open(folder_of(settings, id) / "log.txt", "rb") as file:
+        with open(folder_of(settings, id) / LOG, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
@@ -82,6 +89,7 @@ class Executor:
     def __init__(self, settings: Settings, *, limit: int = 1, lease_s: float = LEASE_S) -> None:
         self._settings, self._limit, self._lease_s = settings, limit, lease_s
         self._jobs, self._shelf, self._ledger = Jobs(settings), Shelf(settings), Ledger.open(settings)
+        self._cases = Cases(settings)  # its vault opens when the first results are kept
         self._worker = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._running: list[_Running] = []
         self._stop = threading.Event()
@@ -97,6 +105,7 @@ class Executor:
         self._jobs.close()
         self._shelf.close()
         self._ledger.close()
+        self._cases.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -153,31 +162,36 @@ class Executor:
         if row.attempts > MOST_ATTEMPTS:
             raise Fault("job-given-up", f"The job was begun {MOST_ATTEMPTS} times and never ended.")
         asked: Asked = msgspec.convert(row.asked, Asked)  # type: ignore[arg-type]
-        data = data_path(self._settings, row.tenant, asked.data)
-        package = None
-        if isinstance(asked, Evaluate):
-            found = self._shelf.row(row.tenant, asked.package)
-            if found is None:
-                raise NotFound("package", "of this digest", None)
-            package = self._shelf.fetched(found)
+        data = [data_path(self._settings, row.tenant, said) for said in data_of(asked)]
+        packages = [self._fetched(row.tenant, digest) for digest in packages_of(asked)]
         work, now = folder_of(self._settings, row.id), time.monotonic()
         work.mkdir(mode=0o700, exist_ok=True)
-        if (work / "out" / MANIFEST).exists():  # trained, and then stopped before it was kept
+        if (work / "out").exists():  # made, which it is whole or not at all, and then stopped before it was kept
             return _Running(row, asked, None, now, now)
-        argv = command(asked, data, work / "out", package, self._settings.home)
+        if isinstance(asked, Screen) and asked.query:
+            (work / QUERY).write_text("".join(f"{smiles} {smiles}\n" for smiles in asked.query))  # by its own name
+        argv = command(asked, data, work / "out", packages, self._settings.home)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ} | {"MEDSERVE_PROGRESS": "lines"}
-        with open(work / "result.json", "wb") as out, open(work / "log.txt", "ab") as log:
+        with open(work / "result.json", "wb") as out, open(work / LOG, "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "medserve.jobs.child", str(os.getpid()), *argv],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=env, cwd=work, start_new_session=True,
             )  # fmt: skip
         return _Running(row, asked, process, now, now)
 
+    def _fetched(self, tenant: str, digest: str) -> Path:
+        found = self._shelf.row(tenant, digest)
+        if found is None:
+            raise NotFound("package", "of this digest", None)
+        return self._shelf.fetched(found)
+
     def _end(self, one: _Running) -> None:
         self._finish(one)
-        for left in folder_of(self._settings, one.row.id).iterdir():  # a copy on the shelf, a checkpoint nobody needs
+        for left in folder_of(self._settings, one.row.id).iterdir():  # what is kept stands elsewhere by now
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
+            elif left.name != LOG:
+                left.unlink(missing_ok=True)
 
     def _finish(self, one: _Running) -> None:
         if one.cancelled:
@@ -192,6 +206,8 @@ class Executor:
                 raise _failure(said, timed_out=one.told is not None)
             if isinstance(one.asked, Train):
                 self._keep(one.row, said)
+            elif isinstance(one.asked, DELIVERED):
+                self._deliver(one.row, said)
             else:
                 self._jobs.end(one.row.id, self._worker, "done", result=_figures(said))
         except MedServeError as error:
@@ -220,16 +236,47 @@ class Executor:
             result = _figures(said) | {"package": found.digest}
             self._jobs.end_within(db, row.id, self._worker, "done", result=result)
 
+    def _deliver(self, row: JobRow, said: dict[str, Any]) -> None:
+        """The folder of results as a ZIP in the vault, and the job's end: both or neither."""
+        out, result = folder_of(self._settings, row.id) / "out", _figures(said)
+        names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+        @contextlib.contextmanager
+        def within() -> Iterator[sa.Connection]:
+            with self._jobs.changing() as db:
+                yield db
+                self._jobs.end_within(db, row.id, self._worker, "done", result=result)
+
+        with self._cases.vault.write(row.tenant, OWNER, within=within) as stored:
+            with zipfile.ZipFile(_Sink(stored), "w", zipfile.ZIP_DEFLATED) as packed:  # type: ignore[call-overload]
+                for name in names:
+                    packed.write(out / name, name)
+            result["results"] = {"object": stored.object, "files": names}
+
     def _told(self, error: MedServeError) -> dict[str, str]:
         return {"code": error.code, "message": plain(self._settings, error.message),
                 "hint": plain(self._settings, error.hint)}  # fmt: skip
 
 
+class _Sink:
+    """A stream for `zipfile`, which asks for no place in it."""
+
+    def __init__(self, stored: Writing) -> None:
+        self._stored = stored
+
+    def write(self, data: bytes) -> int:
+        self._stored.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """What is written is written."""
+
+
 def _figures(said: dict[str, Any]) -> dict[str, Any]:
-    """What a verb says of its result, without places on this machine."""
-    return {
-        name: said[name] for name in ("metrics", "n", "part", "parts", "chosen", "seconds", "model") if name in said
-    }
+    """What a verb says of its result, without places on this machine and without molecules."""
+    names = ("metrics", "n", "part", "parts", "chosen", "seconds", "model", "molecules", "scored", "refused", "codes",
+             "ranked_by", "figures", "warnings")  # fmt: skip
+    return {name: said[name] for name in names if name in said}
 
 
 def _failure(said: dict[str, Any], *, timed_out: bool) -> MedServeError:

@@ -9,6 +9,7 @@ jobs.end(row.id, "worker-1", "done", result={...})
 """
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -133,6 +134,17 @@ class Jobs:
         state = sa.case((job_rows.c.state == "cancelling", "cancelled"), else_="queued")
         with self._engine.begin() as db:
             db.execute(mine.values(state=state, worker=None, leased_until=0.0, attempts=job_rows.c.attempts - 1))
+
+    def changing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction, for `end_within`."""
+        return self._engine.begin()
+
+    def forget(self, db: sa.Connection, row: JobRow) -> None:
+        """Within a transaction: its results are not there any more; the figures stay."""
+        kept = {name: value for name, value in (row.result or {}).items() if name != "results"}
+        db.execute(
+            job_rows.update().where(job_rows.c.id == row.id, job_rows.c.tenant == row.tenant).values(result=kept)
+        )
 
     def end(self, id: str, worker: str, state: str, *, result: Any = None, error: Any = None) -> None:
         with self._engine.begin() as db:

@@ -75,6 +75,7 @@ ROUTES = (
     Route("GET", "/v1/jobs", "jobs.read"),
     Route("GET", "/v1/jobs/{job}", "jobs.read"),
     Route("GET", "/v1/jobs/{job}/events", "jobs.read"),
+    Route("GET", "/v1/jobs/{job}/results", "jobs.read"),
     Route("DELETE", "/v1/jobs/{job}", "jobs.cancel"),
     Route("GET", "/.well-known/smart-configuration", "api.read", open=True),
     Route("POST", "/oauth/token", "session.open", open=True),

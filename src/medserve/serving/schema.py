@@ -311,7 +311,7 @@ class JobInfo(msgspec.Struct):
     """Work in the background. Times: seconds since 1970. progress: the last line of its log while it runs."""
 
     id: str
-    kind: Literal["train", "evaluate"]
+    kind: Literal["train", "evaluate", "screen", "admet"]
     state: Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
     progress: str
     created_by: str
@@ -324,7 +324,8 @@ class JobList(msgspec.Struct):
 
 
 class JobPage(msgspec.Struct):
-    """result: figures, and the digest of a trained package. error: code, message and hint. log: the end of it."""
+    """result: figures; of training the digest of the package, of a screen or a panel the names of the files that
+    `/v1/jobs/{job}/results` gives. error: code, message and hint. log: the end of it."""
 
     job: JobInfo
     asked: dict[str, Any]

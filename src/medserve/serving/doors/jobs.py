@@ -1,9 +1,10 @@
-"""Jobs: training and evaluation on the data that the operator has laid ready, in the background.
+"""Jobs: training, evaluation, screens and panels on the data that the operator has laid ready, in the background.
 
     POST   /v1/jobs            {"kind": "train", "data": "chest.npz"}     201, with the job's id
     GET    /v1/jobs, /v1/jobs/{job}                                        state, progress, result; the end of its log
     GET    /v1/jobs/{job}/events                                           the same, as server-sent events
-    DELETE /v1/jobs/{job}                                                  ends it
+    GET    /v1/jobs/{job}/results                                          the files of a screen or a panel, as a ZIP
+    DELETE /v1/jobs/{job}                                                  ends it, or destroys its results
 
 `jobs.executor` runs them. What is trained becomes a package of whoever asked, to be published by somebody else.
 """
@@ -13,14 +14,18 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
 
 from medserve.errors import NotFound, Usage
-from medserve.jobs.asked import Asked, Evaluate, data_path
+from medserve.jobs.asked import Asked, data_of, data_path, packages_of
 from medserve.jobs.executor import tail
 from medserve.jobs.table import LIVE, JobRow
 from medserve.serving import bodies
@@ -30,8 +35,10 @@ from medserve.serving.doors.events import Streams
 from medserve.serving.gate import Quota
 from medserve.serving.openapi import reply
 from medserve.serving.schema import JobInfo, JobList, JobPage
+from medserve.serving.wire import SAFE
 
 MOST_BYTES, MOST_LIVE = 16 * 1024, 20
+ZIP = "application/zip"
 _ID = re.compile(r"j-[0-9a-f]{16}")
 _BODY: dict[str, Any] = {"required": True, "content": {bodies.JSON_TYPE: {"schema": {"type": "object"}}}}
 
@@ -42,7 +49,7 @@ def router(parts: Parts) -> APIRouter:
 
     @routes.post(
         "/v1/jobs",
-        summary="Train or evaluate in the background.",
+        summary="Train, evaluate, screen a library or fill an ADMET panel in the background.",
         status_code=201,
         responses=reply(201, JobInfo),
         openapi_extra={"requestBody": _BODY},
@@ -55,8 +62,9 @@ def router(parts: Parts) -> APIRouter:
 
     def enter(request: Request, asked: Asked) -> JobRow:
         who = caller(request)
-        data_path(parts.settings, who.tenant, asked.data)
-        if isinstance(asked, Evaluate) and parts.shelf.row(who.tenant, asked.package) is None:
+        for path in data_of(asked):
+            data_path(parts.settings, who.tenant, path)
+        if any(parts.shelf.row(who.tenant, digest) is None for digest in packages_of(asked)):
             raise NotFound("package", "of this digest", None, hint="List them with GET /v1/packages.")
         if jobs.live(who.tenant) >= MOST_LIVE:
             raise Quota("jobs-full", f"{MOST_LIVE} jobs wait or run already.", hint="Wait for one, or end one.")
@@ -78,7 +86,10 @@ def router(parts: Parts) -> APIRouter:
     async def page(request: Request, job: str) -> Response:
         row = await find(request, job)
         log = await asyncio.to_thread(tail, parts.settings, row.id)
-        return WireResponse(JobPage(_info(row), row.asked, row.result, row.error, log))
+        shown = row.result
+        if shown and (kept := shown.get("results")):
+            shown = shown | {"results": kept["files"]}
+        return WireResponse(JobPage(_info(row), row.asked, shown, row.error, log))
 
     @routes.get(
         "/v1/jobs/{job}/events",
@@ -96,11 +107,45 @@ def router(parts: Parts) -> APIRouter:
 
         return await streams.answer(request, look)
 
-    @routes.delete("/v1/jobs/{job}", summary="End a job that waits or runs.", responses=reply(200, JobInfo))
+    @routes.get(
+        "/v1/jobs/{job}/results",
+        summary="The files of a screen or a panel that is done, as a ZIP.",
+        responses={200: {"description": "The folder that the verb writes.", "content": {ZIP: {"schema": {}}}}},
+    )
+    async def results(request: Request, job: str) -> Response:
+        row = await find(request, job)
+        kept = (row.result or {}).get("results")
+        if kept is None:
+            raise NotFound("results", "of this job", None, hint="A screen or an ADMET panel has them once it is done.")
+        pieces = await asyncio.to_thread(parts.cases.vault.read, row.tenant, kept["object"])
+        first = await asyncio.to_thread(next, pieces, b"")  # a fault has its status while it still can
+
+        async def stream() -> AsyncIterator[bytes]:
+            piece = first
+            while piece:
+                yield piece
+                piece = await asyncio.to_thread(next, pieces, b"")
+
+        named = {"content-disposition": f'attachment; filename="{row.id}.zip"'}
+        return StreamingResponse(stream(), headers=named | {k.decode(): v.decode() for k, v in SAFE}, media_type=ZIP)
+
+    @routes.delete(
+        "/v1/jobs/{job}",
+        summary="End a job that waits or runs, or destroy the results of one that has ended.",
+        responses=reply(200, JobInfo),
+    )
     async def cancel(request: Request, job: str) -> Response:
         row = await find(request, job)
 
+        @contextmanager
+        def both() -> Iterator[sa.Connection]:
+            with effect(parts, event(request, 200)) as db:
+                yield db
+                jobs.forget(db, row)
+
         def end() -> None:
+            if kept := (row.result or {}).get("results"):
+                return parts.cases.vault.remove(row.tenant, kept["object"], within=both)
             with effect(parts, event(request, 200)) as db:
                 jobs.cancel(db, row)
 
