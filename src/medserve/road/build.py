@@ -29,7 +29,7 @@ from medserve.road.domain import fit_domain
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
 from medserve.store.files import write_bytes
-from medserve.types import Array, Named, Samples, Scores
+from medserve.types import SEQUENCES, Array, Named, Samples, Scores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,7 @@ def build(
     shape = plain.shape
     mean, std = scale_of(normalise)
     # The distance of a text says nothing of its words; a likelihood is itself what tells how usual a molecule is.
-    marks = plain.output.task in ("tags", "generate")
+    marks = plain.output.task in SEQUENCES
     try:
         if marks:
             raise BadData("no-distance", "This kind of answer is not measured against the training cases.")

@@ -51,7 +51,7 @@ from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
-from medserve.types import Array, Scores
+from medserve.types import SEQUENCES, Array, Scores
 
 ALIKE = "likeness to training molecules"
 
@@ -93,7 +93,7 @@ def finish(
                 offered, other, prepared, test, ours, audit=options.audit, seed=options.seed
             )
         gallery = None
-        if mine and spec.output.task not in ("tags", "generate"):
+        if mine and spec.output.task not in SEQUENCES:
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]

@@ -16,7 +16,7 @@ from medserve.evaluation.shortcuts import SOURCES, label_columns
 from medserve.models.spec import Method, ModelSpec
 from medserve.road.build import Built
 from medserve.road.run import Prepared
-from medserve.types import Array
+from medserve.types import SEQUENCES, Array
 
 if TYPE_CHECKING:
     from medserve.explain.records import Evidence
@@ -64,7 +64,7 @@ def audit_records(built: Built, prepared: Prepared, *, quick: bool, seed: int) -
     """
     from medserve.explain.records import methods_of
 
-    if built.spec.output.task in ("tags", "generate"):  # no method has been tried on one entity, or on a likelihood
+    if built.spec.output.task in SEQUENCES:  # no method has been tried on one entity, or on a likelihood
         return []
 
     found = [_audit(name, built, prepared, quick, seed) for name in methods_of(blocks_of(built.spec))]
@@ -209,7 +209,7 @@ def _shuffled(served: Any, seed: int) -> Any:
 
 def record_checks(built: Built, prepared: Prepared, *, seed: int) -> list[dict[str, Any]]:
     """The dangers of records, on the training part (never the test part)."""
-    if built.spec.output.task in ("tags", "generate"):
+    if built.spec.output.task in SEQUENCES:
         return []
     part = prepared.parts.train
     rows = np.arange(len(part))
