@@ -45,6 +45,13 @@ def test_how_a_molecule_is_written_changes_nothing(model):
     assert model.predict(b"NCc1ccc2ccccc2c1\n", name="a.smi")["outputs"] == wanted
 
 
+def test_the_gallery_draws_what_its_caption_names(made, model):
+    """Atoms alone: neighbours passed their audit too, but are no picture of the case."""
+    page = (Path(made[1]["package"]) / "evaluation" / "report.html").read_text()
+    assert "neighbours" in model.offered
+    assert re.findall(r'<br><span class="soft">([a-z, ]+)</span></div>', page) == ["atoms"] * 6
+
+
 def test_the_planted_group_is_what_the_atoms_point_at(model):
     """Atom weights rank the atoms of the nitro group first: mean AUROC at least .9 over toxic molecules."""
     from rdkit import Chem

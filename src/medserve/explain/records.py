@@ -135,6 +135,7 @@ def explain_record(
         return _residues(score, record, blocks, column)
     if method == "words":
         return _words(score, record, blocks, column, label)
+    assert method == "shapley", method  # "neighbours" asks other cases, see `neighbours`
     return _shapley(score, record, background, blocks, column, permutations, seed)
 
 

@@ -47,7 +47,8 @@ def make_gallery(
     Returns: what `evaluation.report` draws; None for tasks that have no right or wrong case, and for records where no
         method of explanation passed its audit.
     """
-    offered = [m.name for m in offered_methods(spec.explanations)]
+    # Neighbours are other molecules: no evidence that a look at the case itself could draw.
+    offered = [m.name for m in offered_methods(spec.explanations) if m.name != "neighbours"]
     if spec.output.task not in _SHOWN or (spec.is_record and not offered):
         return None
     probs = probabilities(spec, scores.logits)
