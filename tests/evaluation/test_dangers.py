@@ -166,3 +166,10 @@ def test_many_rows_are_looked_at_by_a_sample():
     columns["outcome"], known["outcome"] = labels.copy(), np.ones(len(who), bool)
     found = levels(columns, known, labels, who, sites(labels, 1.0))
     assert found[INSIDE] == "red" and found[SOURCE] == "red"
+
+
+def test_where_no_input_can_be_tried_alone_it_says_so():
+    """Molecules, texts and waveforms are no columns: an AUROC of 0 would be a figure that nobody measured."""
+    _, _, labels, who = table()
+    inside = next(c for c in danger_checks({}, {}, labels, patients=who, facts=[]) if c["name"] == INSIDE)
+    assert inside["value"] is None and inside["message"].startswith("Not measured")

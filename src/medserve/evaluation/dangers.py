@@ -87,6 +87,8 @@ def _inside(
     follow_up: Array | None,
 ) -> dict[str, Any]:
     """One input that tells the label almost alone, and without which the others cannot."""
+    if not columns:
+        return check(INSIDE, "green", None, None, None, "Not measured: no input is a number or a word.")
     best: tuple[float, str, int] = (0.0, "", 0)
     for k, label in enumerate(labels.T):
         rows = np.isfinite(label)
