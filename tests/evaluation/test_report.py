@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from medserve.evaluation.card import describe_part, make_card
 from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import render, show, write_report
 from medserve.evaluation.wording import NOT_REPORTED, number, percent
-from medserve.models.spec import Method, OutputSpec
+from medserve.models.spec import InputSpec, Method, OutputSpec
 from medserve.types import Scores
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -198,6 +199,8 @@ def test_limits_follow_from_the_facts():
     )["limits"]  # fmt: skip
     codes = {limit["code"] for limit in more}
     assert {"synthetic", "leaks-kept", "shortcut", "claim-refused", "patients-not-known", "one-source"} <= codes
+    molecules = msgspec.structs.replace(spec, inputs=[InputSpec(kind="molecule", shape=(9,))])
+    assert "patients-not-known" not in {one["code"] for one in make_card(spec=molecules, independent=True)["limits"]}
 
 
 def test_a_part_is_described_without_its_small_groups():

@@ -60,7 +60,8 @@ def make_card(
         "intended_use": f"Research and evaluation. {NOT_VALIDATED}",
         "not_for": [
             "deciding on the care of a patient without a qualified reader",
-            "pictures of another kind, view, modality or population than the training data",
+            f"{'cases of another kind' if spec.is_record else 'pictures of another kind, view, modality'} or population"
+            " than the training data",
         ],
         "inputs": [
             {
@@ -147,10 +148,11 @@ def limits(
     """What a reader must know before any figure: [{"code", "message"}]."""
     out: list[tuple[str, str]] = [("not-validated", NOT_VALIDATED)]
     if source.get("synthetic"):
-        out.append(("synthetic", "Trained on generated pictures; the figures say nothing about medicine."))
+        out.append(("synthetic", "Trained on generated data; the figures say nothing about medicine."))
     if note := source.get("note") or source.get("caveat"):
         out.append(("data-note", str(note)))
-    if independent:
+    of_patients = not spec.inputs or any(want.kind not in ("molecule", "protein") for want in spec.inputs)
+    if independent and of_patients:
         out.append(
             ("patients-not-known", "No patient key: a patient may stand in several parts without being noticed.")
         )
@@ -167,7 +169,7 @@ def limits(
     elif spec.calibration.conformal is None:
         out.append(("no-sets", "It gives no prediction set and so does not abstain when unsure."))
     if spec.ood is None:
-        out.append(("no-distance-check", "It has no check for pictures unlike its training data."))
+        out.append(("no-distance-check", "It has no check for cases unlike its training data."))
     else:
         out.append(
             (
