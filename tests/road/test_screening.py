@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,9 @@ from medserve.cli import run as command
 from medserve.data.molecules.standard import standardise
 from medserve.models.signing import Trust
 from medserve.road.screening import plan
+from medserve.road.screening.page import _card
 from medserve.road.screening.parts import Parts
+from medserve.road.screening.plan import Model
 from medserve.road.screening.ranking import BITS, Best, Places
 from medserve.runtime.model import LoadedModel
 
@@ -110,6 +113,14 @@ def test_hits_stand_in_the_order_of_the_consensus(screened):
     assert [(m.GetProp("_Name"), m.GetProp("smiles")) for m in drawn] == [(h["name"], h["smiles"]) for h in hits]
     assert all(standardise(Chem.MolToSmiles(m)).smiles == m.GetProp("smiles") for m in drawn)
     assert [one["name"] for one in result["top"]] == [h["name"] for h in hits[:10]]
+
+
+def test_a_number_stands_with_its_interval_and_its_unit():
+    """Both ends as exact as the value between them, and the unit behind all three."""
+    model = Model("herg", "2", "sha256:0", "pic50", "nmol/L", "number", True, False, 0.9)
+    hit = {"score": 4321.56, "low": 4219.4, "high": 4423.7, "status": "answered", "smiles": "CCO"}
+    card = _card(hit, None, SimpleNamespace(models=[model], known=[]))
+    assert card["lines"] == [("herg: pic50", "4322 [4219, 4424] nmol/L")]
 
 
 def test_labels_tell_how_early_the_actives_stand(screened):

@@ -40,9 +40,10 @@ def _card(hit: Mapping[str, Any], explained: str | None, plan: Plan) -> dict[str
     lines = []
     for k, model in enumerate(plan.models):
         after = "" if len(plan.models) == 1 else f"_{k + 1}"
-        text = f"{hit['score' + after]:.4g}" + (f" {model.unit}" if model.unit else "")
+        text = f"{hit['score' + after]:.4g}"
         if hit.get("low" + after) is not None:
-            text += f" [{hit['low' + after]:.3g}, {hit['high' + after]:.3g}]"
+            text += f" [{hit['low' + after]:.4g}, {hit['high' + after]:.4g}]"
+        text += f" {model.unit}" if model.unit else ""
         if hit["status" + after] == "abstained":
             text += ", abstained"
         lines.append((f"{model.name}: {model.label}", text))

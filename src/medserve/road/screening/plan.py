@@ -27,7 +27,7 @@ MOST_MODELS = 8
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One package as the results name it. unit: of a number. label: what ranks."""
+    """One package as the results name it. unit: of a number. label: what ranks. coverage: of its intervals or sets."""
 
     name: str
     version: str
@@ -37,6 +37,7 @@ class Model(msgspec.Struct, frozen=True):
     task: str
     high: bool
     explains: bool
+    coverage: float | None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -101,7 +102,11 @@ def make_plan(
         inputs = _inputs(model, given)
         output = model.spec.output
         label, atoms = output.labels[column], "atoms" in model.offered
-        models.append(Model(model.name, model.version, model.digest, label, output.unit, output.task, high, atoms))
+        sets = model.spec.calibration.conformal
+        covered = None if sets is None else round(1 - sets.alpha, 6)
+        models.append(
+            Model(model.name, model.version, model.digest, label, output.unit, output.task, high, atoms, covered)
+        )
         asked.append(Asked(str(folder.absolute()), model.digest, target, high, inputs))
     known, source = _known(queries, actives), "as given"
     if not known:
