@@ -1,5 +1,7 @@
 """What a graph file may not do is refused before an engine sees it."""
 
+import time
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -50,10 +52,31 @@ def constant(model) -> None:
     model.graph.node.append(helper.make_node("Constant", [], ["k"], value=tensor))
 
 
-@pytest.mark.parametrize("hide", [lambda m: external(m.graph.initializer[0]), constant, lambda m: nested(m, 3)])
+def behind_lists(model) -> None:
+    """A tensor of an attribute behind and before long lists of numbers and words in the same message."""
+    constant(model)
+    hidden = model.graph.node[-1].attribute[0]
+    hidden.ints.extend([0, -1, 2**40] * 1000)
+    hidden.floats.extend([0.5] * 1000)
+    hidden.strings.extend([b"BRANCH_LEQ", b"", b"x" * 300] * 1000)
+
+
+@pytest.mark.parametrize(
+    "hide", [lambda m: external(m.graph.initializer[0]), constant, lambda m: nested(m, 3), behind_lists]
+)
 def test_tensors_in_other_files_are_refused_wherever_they_hide(hide):
-    """External data: in an initializer, a constant, a nested graph."""
+    """External data: in an initializer, a constant, a nested graph, an attribute full of lists."""
     assert code_of(changed(hide)) == "graph-external-data"
+
+
+def test_the_lists_of_a_forest_are_jumped_over():
+    """A million numbers in one attribute take no time, whatever they look like."""
+    nodes = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", nodes_values=[0.1] * 300_000,
+                             nodes_nodeids=[*range(-50_000, 250_000)], nodes_modes=["LEAF"] * 300_000)  # fmt: skip
+    data = changed(lambda model: model.graph.node.append(nodes))
+    began = time.process_time()
+    check_graph(data)
+    assert time.process_time() - began < 0.5
 
 
 def test_operators_of_foreign_libraries_are_refused():

@@ -11,13 +11,15 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from medserve.errors import Fault
+from medserve.models.record.trees import OPERATOR, Forest
 from medserve.models.served import ServedNet
 from medserve.types import Array
 
@@ -73,16 +75,7 @@ def export_step(net: torch.nn.Module, path: Path) -> None:
     step = _Step(net).eval()
     letter, state = torch.tensor([0, 1]), net.start(2)  # type: ignore[operator]
     try:
-        with _quiet():
-            batch = torch.export.Dim("batch", min=1, max=65536)
-            program = torch.onnx.export(
-                step, (letter, state), dynamo=True, input_names=["letter", "state"], output_names=["logits", "next"],
-                dynamic_shapes=({0: batch}, {0: batch}), opset_version=OPSET, external_data=False, verbose=False,
-            )  # fmt: skip
-            assert program is not None
-            for node in program.model.graph.all_nodes():
-                node.metadata_props.clear()
-            program.save(str(path), external_data=False)
+        write_graph(step, {"letter": letter, "state": state}, ["logits", "next"], path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -116,28 +109,43 @@ def _write(served: ServedNet, shape: Sequence[int], path: Path, names: tuple[str
         example = torch.from_numpy(np.ascontiguousarray(samples[:2], np.float32))
     else:
         example = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1, max=65536)
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                _Present(served).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[input_name(shape)],
-                output_names=list(names),
-                dynamic_shapes=({0: batch},),
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-            )
-            assert program is not None
-            for node in program.model.graph.all_nodes():
-                node.metadata_props.clear()  # source lines and paths of the machine that exports
-            program.save(str(path), external_data=False)
+        write_graph(_Present(served).eval(), {input_name(shape): example}, names, path)
     except OSError as error:
         raise Fault("export-failed", f"Cannot write {path.name}: {error.strerror}.", hint="Free some space.") from error
     except (RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
         raise Fault("export-failed", f"The network cannot be written as ONNX: {type(error).__name__}.") from error
+
+
+def write_graph(net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str], path: Path) -> None:
+    """One file with a free batch. inputs: name -> example, by position.
+
+    Raises: OSError, RuntimeError, ValueError, torch.onnx.OnnxExporterError.
+    """
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    forests = [module for module in net.modules() if isinstance(module, Forest)]
+    for number, forest in enumerate(forests):
+        forest.number = number
+    with _quiet():
+        program = torch.onnx.export(
+            net, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in inputs), opset_version=OPSET, external_data=False, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        for node in program.model.graph.all_nodes():
+            if node.op_type == OPERATOR:
+                _plant(node, forests[int(node.metadata_props[OPERATOR])])
+            node.metadata_props.clear()  # source lines and paths of the machine that exports
+        program.save(str(path), external_data=False)
+
+
+def _plant(node: Any, forest: Forest) -> None:
+    """The tables of a forest into the operator that stands for it: far too long for the exporter to carry."""
+    import onnx_ir as ir
+
+    for name, values in forest.attributes().items():
+        make = {int: ir.AttrInt64s, float: ir.AttrFloat32s, str: ir.AttrStrings}[type(values[0])]
+        node.attributes[name] = make(name, values)
 
 
 def input_name(shape: Sequence[int]) -> str:

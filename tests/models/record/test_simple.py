@@ -1,10 +1,5 @@
 """Simple models of records: their columns, and that the exported graph gives the fitted library's own numbers."""
 
-import contextlib
-import io
-import logging
-import warnings
-
 import lightgbm
 import numpy as np
 import onnxruntime
@@ -13,10 +8,11 @@ import torch
 from torch import nn
 
 from medserve.data.fields import Block
+from medserve.models.export import write_graph
 from medserve.models.nets import MODELS
 from medserve.models.record import additive, linear, trees  # noqa: F401 - registers
 from medserve.models.record.features import RecordFeatures, folds
-from medserve.models.record.trees import Forest, shape_of, trees_of
+from medserve.models.record.trees import Forest, constant, shape_of, trees_of
 from medserve.types import ArraySamples
 
 
@@ -32,22 +28,8 @@ class _Logits(nn.Module):
 
 def onnx_session(net, width, folder):
     """The module as one ONNX file with a free batch, open in ONNX Runtime."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Logits(net).eval(),
-            (torch.zeros(2, width),),
-            dynamo=True,
-            input_names=["record"],
-            output_names=["logits", "embedding"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
-            opset_version=20,
-            external_data=False,
-            verbose=False,
-        )
-        path = folder / "graph.onnx"
-        program.save(str(path), external_data=False)
+    path = folder / "graph.onnx"
+    write_graph(_Logits(net).eval(), {"record": torch.zeros(2, width)}, ["logits", "embedding"], path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -133,7 +115,7 @@ def test_a_gap_that_training_never_saw_follows_the_many():
 
 
 def test_trees_in_the_graph(booster, tmp_path):
-    """Same numbers in ONNX Runtime for one case and for many; the graph does not grow with the trees."""
+    """Same numbers in ONNX Runtime for one case and for many, missing values among them; the trees are one operator."""
     model, x = booster
     net = filled(model, x.shape[1])
     session = onnx_session(net, x.shape[1], tmp_path)
@@ -144,8 +126,23 @@ def test_trees_in_the_graph(booster, tmp_path):
         assert np.abs(embedding - expected.embedding.numpy()).max() <= 1e-5
     import onnx
 
-    nodes = len(onnx.load(tmp_path / "graph.onnx").graph.node)
-    assert nodes < 40 + 12 * net.forest.depth
+    operators = [node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node]
+    assert operators.count("TreeEnsembleRegressor") == 1 and len(operators) < 40
+
+
+def test_several_outputs_and_a_tree_of_one_leaf_in_the_graph(booster, tmp_path):
+    """Each output has its own trees, fewer than the most and padded; NaN and the largest value find their way."""
+    model, x = booster
+    grown = trees_of(model.dump_model())
+    forests = [grown[:3], [constant(0.25)], [*grown[5:9], constant(-1.5)]]
+    net = MODELS["record-trees"](x.shape[1], (), 3, blocks=numbers(x.shape[1]), **shape_of(forests))
+    net.forest.fill(forests)
+    some = np.concatenate(
+        [x[:50], np.full((1, x.shape[1]), np.nan, np.float32), np.full((1, x.shape[1]), 3e38, np.float32)]
+    )
+    given, _ = onnx_session(net, x.shape[1], tmp_path).run(None, {"record": some})
+    assert np.abs(given - net(torch.from_numpy(some)).logits.numpy()).max() <= 1e-5
+    assert given[:, 1].tolist() == [0.25] * len(some)
 
 
 def test_shuffled_tables_still_answer(booster):

@@ -76,11 +76,14 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
         )  # fmt: skip
     _no_metal(mol, _strange(), name)
     try:
-        mol = tools.normalizer.normalize(mol)
-        mol = tools.uncharger.uncharge(mol)
-        if tautomer:
-            mol = tools.tautomers.Canonicalize(mol)
-        chem.SanitizeMol(mol)
+        if tautomer or mol.HasSubstructMatch(
+            _changeable()
+        ):  # most molecules have nothing to change, at a third of the time
+            mol = tools.normalizer.normalize(mol)
+            mol = tools.uncharger.uncharge(mol)
+            if tautomer:
+                mol = tools.tautomers.Canonicalize(mol)
+            chem.SanitizeMol(mol)
         smiles = chem.MolToSmiles(mol)
     except (ValueError, RuntimeError) as error:  # RDKit's own exceptions are ValueErrors
         raise _invalid(name, "its standard form cannot be made") from error
@@ -119,7 +122,8 @@ def read(text: str, *, name: str = "molecule") -> Any:
         if mol.HasSubstructMatch(_anything()):
             raise _invalid(name, "it holds an atom that stands for anything (*)")
         chem.SanitizeMol(mol)
-        mol = chem.RemoveHs(mol)
+        if mol.GetNumAtoms() > mol.GetNumHeavyAtoms():
+            mol = chem.RemoveHs(mol)
         if block:
             chem.AssignStereochemistryFrom3D(mol) if mol.GetNumConformers() and mol.GetConformer().Is3D() else None
     except (ValueError, RuntimeError, OverflowError) as error:
@@ -149,6 +153,14 @@ def _complexing() -> Any:
 def _strange() -> Any:
     """An atom that is not organic."""
     return chemistry().MolFromSmarts(f"[{';'.join(f'!#{number}' for number in sorted(ORGANIC))}]")
+
+
+@cache
+def _changeable() -> Any:
+    """An atom that a rule of the normaliser or of the uncharger could touch: a charge, or another valence than that of
+    carbon, an amine, an ether, a halide, or a sulfone. Every rule asks for at least one of them."""
+    usual = ("#1", "#5", "#6", "#14", "#7;v3", "#8;v2", "#9;v1", "#16;v2", "#16;v6;D4", "#17;v1", "#35;v1", "#53;v1")
+    return chemistry().MolFromSmarts("[!+0," + "".join(f"!$([{one}])&" for one in usual).rstrip("&") + "]")
 
 
 @cache

@@ -43,7 +43,7 @@ def write_results(
     _refused(parts, work / "refused.csv", plan)
     columns = _columns(plan)
     lazy = pl.scan_parquet(parts).select(pl.col(inside).alias(outside) for outside, inside in columns.items())
-    lazy.with_columns(_nearest(plan)).sink_parquet(work / "scores.parquet", row_group_size=50_000)
+    lazy.sink_parquet(work / "scores.parquet", row_group_size=50_000)
     for path in parts:
         path.unlink()
     ranked.rmdir()
@@ -73,14 +73,6 @@ def _columns(plan: Plan) -> dict[str, str]:
 
 def _after(plan: Plan) -> list[str]:
     return [""] if len(plan.models) == 1 else [f"_{k + 1}" for k in range(len(plan.models))]
-
-
-def _nearest(plan: Plan) -> list[pl.Expr]:
-    """The name of the nearest known molecule in the place of its number."""
-    if not plan.known:
-        return []
-    names = pl.Series([name for name, _ in plan.known])
-    return [pl.col("nearest").replace_strict(list(range(len(names))), names, default=None, return_dtype=pl.String)]
 
 
 def _refused(parts: Sequence[Path], path: Path, plan: Plan) -> None:
