@@ -76,9 +76,7 @@ def standardise(text: str, *, tautomer: bool = False, name: str = "molecule") ->
         )  # fmt: skip
     _no_metal(mol, _strange(), name)
     try:
-        if tautomer or mol.HasSubstructMatch(
-            _changeable()
-        ):  # most molecules have nothing to change, at a third of the time
+        if tautomer or mol.HasSubstructMatch(_changeable()):  # of most molecules nothing changes, in half of the time
             mol = tools.normalizer.normalize(mol)
             mol = tools.uncharger.uncharge(mol)
             if tautomer:
