@@ -144,7 +144,7 @@ def _plant(node: Any, forest: Forest) -> None:
     import onnx_ir as ir
 
     for name, values in forest.attributes().items():
-        make = {int: ir.AttrInt64s, float: ir.AttrFloat32s, str: ir.AttrStrings}[type(values[0])]
+        make: Any = {int: ir.AttrInt64s, float: ir.AttrFloat32s, str: ir.AttrStrings}[type(values[0])]
         node.attributes[name] = make(name, values)
 
 

@@ -111,7 +111,7 @@ def _ranked(parts: Parts, work: Path, plan: Plan, settings: Settings, progress: 
             one.add(scored[column].to_numpy(), _sides(scored))
     best, both = Best(plan.top), Places(labelled)
     ranking = {c: one for c, one in places.items() if plan.by == "consensus" or c != "alike"}
-    ranked, names = work / "scores.parts", pl.Series([name for name, _ in plan.known], dtype=pl.String)
+    ranked, known = work / "scores.parts", pl.Series([name for name, _ in plan.known], dtype=pl.String)
     ranked.mkdir()
     for number, frame in enumerate(progress.track(parts.frames(), "Writing", len(parts.done))):
         frame = _with_ranks(frame, ranking)
@@ -121,7 +121,7 @@ def _ranked(parts: Parts, work: Path, plan: Plan, settings: Settings, progress: 
             order = (row["consensus"], *(-row[column] for column in ranking), row["row"])
             best.offer(order, row["smiles"], row)
         if plan.known:  # the name of the nearest one in the place of its number
-            frame = frame.with_columns(names.gather(frame["nearest"]).alias("nearest"))
+            frame = frame.with_columns(known.gather(frame["nearest"]).alias("nearest"))
         frame.write_parquet(ranked / f"part-{number:07d}.parquet")
     figures: dict[str, Any] = {}
     if labelled:
