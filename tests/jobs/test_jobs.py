@@ -200,7 +200,7 @@ def test_a_screen_through_the_network_is_downloaded_and_destroyed(settings):
         assert made.status_code == 201, made.text
         address = f"/v1/jobs/{made.json()['id']}"
         page = lambda: house.ask("engineer", "GET", address).json()  # noqa: E731
-        done = wait_for(lambda: (p := page())["job"]["ended_at"] and p, 60)
+        done = wait_for(lambda: (p := page())["job"]["ended_at"] and p, 240)
         assert done["job"]["state"] == "done", done
         assert (done["result"]["molecules"], done["result"]["refused"]) == (40, 1)
         assert {"hits.csv", "hits.sdf", "scores.parquet", "report.html"} <= set(done["result"]["results"])
