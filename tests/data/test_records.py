@@ -3,10 +3,14 @@
 import csv
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from medserve.data.fields import Records
+from medserve.data.fields import MOST_PLAIN, Records
+from medserve.data.fields.category import Category
+from medserve.data.fields.number import Number
+from medserve.data.fields.text import Text
 from medserve.data.forms import list_items, write_yaml
 from medserve.data.records import encode, fit_fields, prepare_records, values_of
 from medserve.data.split import split
@@ -179,3 +183,33 @@ def test_ucr_series_are_waveforms_with_official_parts(tmp_path):
     assert listing.form == "ucr" and listing.task == "binary" and [i.part for i in listing.items].count("test") == 8
     raw = listing.raw(listing.items[0])["series"]
     assert len(raw["values"][0]) == 30 and raw["unit"] == ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plain_body_is_decoded_to_what_its_values_make(seed):
+    """Byte for byte, or not at all: whatever the fields refuse, or read in another way, is left to them."""
+    random = np.random.default_rng(seed)
+    fields = [Number("a", "a", 0, 120), Number("b"), Number("é c", None, None, 9), Category("w", ("icu", "general")),
+              Category("o", ("1", "2.5"), open=True)]  # fmt: skip
+    records, decoded = Records(tuple(fields)), 0
+    values = ["0", "-0", "-0.0", "71", "120", "120.00000001", "1e2", "-3", "1e400", "1e39", "3.4028235e38", "null",
+              "true", '"icu"', '" icu"', '"attic"', '"71"', '""', '"?"', "[]", '{"value": 1}', "0.1", "1e-320", "NaN",
+              "12345678901234567890123", "9007199254740993", "2.5", "1"]  # fmt: skip
+    names = [*(field.name for field in fields), "x", "\\u0061"]
+    for _ in range(1500):
+        some = random.choice(names, random.integers(0, 6), p=[0.2, 0.2, 0.15, 0.2, 0.2, 0.03, 0.02])
+        inner = ", ".join(f'"{name}": {values[random.integers(len(values))]}' for name in some)
+        body = random.choice(['{"inputs": {%s}}', '{"inputs": {%s}}', "{%s}", '{"inputs": {%s}} ', '{"inputs": {%s}'])
+        data = (body % inner).encode()
+        row = records.decode(data)
+        if row is None:
+            continue
+        decoded += 1
+        said = msgspec.json.decode(data)["inputs"]
+        expected = records(said)
+        assert row.dtype == expected.dtype and np.array_equal(row, expected, equal_nan=True), data
+    assert decoded > 100
+    plain = {"a": 71, "b": 1.5, "w": "icu"}
+    assert records.decode(msgspec.json.encode({"inputs": plain})) is not None
+    assert records.decode(msgspec.json.encode({"inputs": plain}) + b" " * MOST_PLAIN) is None
+    assert Records((Text("t"),)).decode(b'{"inputs": {"t": "x"}}') is None

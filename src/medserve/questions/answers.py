@@ -7,8 +7,7 @@ The same functions serve evaluation, `medserve predict` and the network, so that
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ NOT_CALIBRATED = "not-calibrated"
 NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """labels and probabilities in the order of the signature; `value` and `interval` for task "number" (and
     `value` for "generate": mean log-likelihood a letter).
 
@@ -93,7 +91,7 @@ def log_hazard(spec: ModelSpec, logits: Array, *, temperature: float | None = No
 
 
 def answer_one(
-    spec: ModelSpec, probs: Array, distance: float | None = None, *, absent: Collection[str] = ()
+    spec: ModelSpec, probs: Array | list[float], distance: float | None = None, *, absent: Collection[str] = ()
 ) -> Prediction:
     """One case's answer.
 
@@ -128,10 +126,10 @@ def answer_one(
     if spec.output.task == "survival":
         baseline = baseline_of(spec.output)
         said = decide(spec, probs) if spec.operating_points else None
-        line = tuple(curve(baseline, eta_of(baseline, probs)))
+        line = tuple(curve(baseline, eta_of(baseline, np.asarray(probs))))
         stated = tuple(float(p) for p in probs)
         return Prediction(horizon_labels(spec.output), stated, None, None, False, said, tuple(reasons), curve=line)
-    each: list[float] = np.asarray(probs, np.float64).tolist()  # plain numbers compare faster
+    each: list[float] = probs if isinstance(probs, list) else np.asarray(probs, np.float64).tolist()
     chosen = prediction_set(spec, each, absent)
     decision = decide(spec, each)
     abstained = False

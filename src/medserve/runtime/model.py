@@ -38,11 +38,12 @@ from medserve.questions.tags import entities_of
 from medserve.runtime.domain import at_the_edge, open_domain
 from medserve.runtime.engine import DEFAULT, Engine, Unfit
 from medserve.runtime.graphfile import read_graph
-from medserve.runtime.inputs import raw_inputs
+from medserve.runtime.inputs import JSON, raw_inputs
 from medserve.runtime.known import KnownModel
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict, read_quantised
 from medserve.types import Array, Picture, Scores
 
+PLAIN_TASKS = ("binary", "multiclass", "multilabel", "ordinal")
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
 RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
 NEIGHBOUR_NOTE = (
@@ -52,15 +53,22 @@ NOTE = "The map shows what moved this model's score; it does not outline disease
 
 
 class Scored(NamedTuple):
-    """One case of a batch. scores: of it alone (B == 1). probs: (K,) calibrated. absent: inputs that it lacks.
+    """One case of a batch, its row `at`. probs: (K,) calibrated. absent: inputs that it lacks.
 
     cut: inputs of which only the beginning was read, with the number of residues left out.
     """
 
-    scores: Scores
-    probs: Array
+    batch: Scores
+    at: int
+    probs: Array | list[float]
+    distance: float | None
     absent: tuple[str, ...]
     cut: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def scores(self) -> Scores:
+        """Of it alone (B == 1)."""
+        return self.batch[self.at : self.at + 1]
 
 
 class LoadedModel(KnownModel):
@@ -223,10 +231,17 @@ class LoadedModel(KnownModel):
         """
         if self._records is None:
             return self.prepare(self.read(data, name))
-        record = self._records(raw_inputs(self.spec, data, media=media, name=name))
-        if not (math.isfinite(record.item(0)) or np.isfinite(record).any()):
+        record = self._records.decode(data) if media == JSON else None
+        if record is None:
+            record = self._records(raw_inputs(self.spec, data, media=media, name=name))
+        if _empty(record):
             raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
         return record
+
+    def row(self, data: bytes) -> Array | None:
+        """What `load` gives for the plainest JSON of a record; None where it is anything else, or refused."""
+        record = None if self._records is None else self._records.decode(data)
+        return None if record is None or _empty(record) else record
 
     @property
     def records(self) -> Records | None:
@@ -256,9 +271,13 @@ class LoadedModel(KnownModel):
 
     def read_scores(self, scores: Scores, cases: Array) -> "list[Scored]":
         """What `answer` needs of each case of a batch, computed for all of them at once. cases: what was scored."""
-        probs = probabilities(self.spec, scores.logits)
+        found = probabilities(self.spec, scores.logits)
+        probs = found.tolist() if self.spec.output.task in PLAIN_TASKS else found  # plain numbers compare faster
+        far = [None] * len(cases) if scores.distance is None else scores.distance.tolist()
         absent = self._absent(cases)
-        return [Scored(scores[i : i + 1], probs[i], absent[i], self._cut(cases[i])) for i in range(len(cases))]
+        plain = self._records is None or self._records.plain
+        cut = [()] * len(cases) if plain else [self._cut(case) for case in cases]
+        return [Scored(scores, *row) for row in zip(range(len(cases)), probs, far, absent, cut, strict=True)]
 
     def _cut(self, case: Array) -> tuple[tuple[str, int], ...]:
         """The proteins of a record that were longer than the window, with the residues that were not read."""
@@ -283,14 +302,13 @@ class LoadedModel(KnownModel):
 
         Raises: Refusal "out-of-distribution".
         """
-        if isinstance(scores, Scored):
-            scores, probs, absent, cut = scores
-        else:
+        if not isinstance(scores, Scored):
             probs = probabilities(self.spec, scores.logits)[0]
+            distance = None if scores.distance is None else float(scores.distance[0])
             absent = () if case is None else self._absent(case[None])[0]
-            cut = () if case is None else self._cut(case)
-        distance = None if scores.distance is None else float(scores.distance[0])
-        found = answer_one(self.spec, probs, distance, absent=absent)
+            scores = Scored(scores, 0, probs, distance, absent, () if case is None else self._cut(case))
+        absent, cut = scores.absent, scores.cut
+        found = answer_one(self.spec, scores.probs, scores.distance, absent=absent)
         domain = None if self.domain is None or case is None else self.domain.of(case)
         return {
             "id": new_id(),
@@ -308,7 +326,7 @@ class LoadedModel(KnownModel):
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "domain": domain,
-            "entities": None if text is None else entities_of(self.spec.output, scores.logits[0], text),
+            "entities": None if text is None else entities_of(self.spec.output, scores.scores.logits[0], text),
             "trace": trace or new_id(),
         }
 
@@ -420,6 +438,10 @@ def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, 
         gap = float(np.abs(here - wanted).max())
         found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
     return found
+
+
+def _empty(record: Array) -> bool:
+    return not (math.isfinite(record.item(0)) or np.isfinite(record).any())
 
 
 def _cut_off(cut: tuple[tuple[str, int], ...]) -> list[dict[str, str]]:

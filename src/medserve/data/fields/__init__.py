@@ -10,7 +10,7 @@ end to end, are the record. Models see records only, as blocks; whatever else th
 embedding) stands in their graph. A new kind of input is one class registered in `FIELDS`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
@@ -22,6 +22,7 @@ from medserve.catalog import Catalog
 from medserve.data.declaration import Input
 from medserve.types import Array, Named
 
+MOST_PLAIN, MOST_COMPILED = 64 * 1024, 512  # bytes and inputs: a name that is looked for is compared with the others
 SCALARS = ("number", "category")  # kinds whose value is one number of the record
 
 
@@ -140,6 +141,17 @@ class Records:
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(field.name for field in self.fields)
+
+    @cached_property
+    def _decode(self) -> Callable[[bytes], Array | None]:
+        from medserve.data.fields._rows import row_decoder
+
+        return row_decoder(self.fields) if self.plain and len(self.fields) <= MOST_COMPILED else lambda data: None
+
+    def decode(self, data: bytes) -> Array | None:
+        """The record of a short JSON body in its plainest form, many times as fast as its values one by one; None
+        where it is anything else, or wrong."""
+        return self._decode(data) if len(data) <= MOST_PLAIN else None
 
     @property
     def length(self) -> int:

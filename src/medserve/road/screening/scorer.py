@@ -144,9 +144,8 @@ class _Model:
         cases = np.stack(rows)
         spec = self._model.spec
         for i, one in zip(at, self._model.read_scores(self._model.score(cases), cases), strict=True):
-            distance = None if one.scores.distance is None else float(one.scores.distance[0])
             try:
-                found = answer_one(spec, one.probs, distance, absent=one.absent)
+                found = answer_one(spec, one.probs, one.distance, absent=one.absent)
             except MedServeError as error:
                 told.code[i], told.message[i] = error.code, error.message
                 continue
