@@ -153,3 +153,23 @@ def test_the_stored_hash_is_keyed(ring, settings):
         (stored,) = db.execute("select hash from api_keys").fetchone()
     db.close()
     assert stored == hmac.digest(load_pepper(settings), new.key.encode(), hashlib.sha256)
+
+
+def test_a_key_in_use_is_read_again_beside_the_requests(ring, monkeypatch):
+    """None of them waits for it, one read runs at a time, and a revocation elsewhere is followed as soon as ever."""
+    new, reads, read = ring.create("busy"), [], ring._read
+    assert ring.held(new.key) is None and ring.verify(new.key)
+    monkeypatch.setattr(ring, "_read", lambda digest: (time.sleep(0.05), reads.append(digest), read(digest))[2])
+    until = time.monotonic() + 2 * module.FRESH_S
+    while time.monotonic() < until:
+        assert ring.held(new.key).id == new.row.id
+        time.sleep(0.002)
+    assert 2 <= len(reads) <= 4
+    monkeypatch.undo()
+    with ring._engine.begin() as db:
+        db.execute(module.api_keys.update().values(revoked_at=time.time()))
+    until = time.monotonic() + module.FRESH_S + 0.3
+    while ring.held(new.key) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert denied(ring, new.key) == "key-revoked"

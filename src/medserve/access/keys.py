@@ -10,6 +10,7 @@ one, and a mistyped one never reaches the database. The stored hash is HMAC-SHA-
 the database, in a file of its own that only its owner can read: a copy of the database alone opens nothing.
 """
 
+import contextlib
 import hmac
 import os
 import re
@@ -18,6 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from medserve.store.database import accounts, api_keys, database, key_grants
 
 PREFIX = "msk_"
 FRESH_S = 0.5  # a verified key is read again after this long, so that a revocation takes effect at once
+AHEAD_S = 0.25  # and one in use after this long already, beside the requests, so that none of them waits for it
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SECRET_DIGITS, _CHECK_DIGITS = 43, 6  # 62**43 > 2**256, 62**6 > 2**32
 _MAX_CACHED = 4096
@@ -88,8 +91,10 @@ class KeyRing:
 
     def __init__(self, engine: sa.Engine, pepper: bytes, ledger: Ledger, policy: Policy) -> None:
         self._engine, self._mac, self._ledger, self._policy = engine, Mac(pepper), ledger, policy
-        self._cache: dict[bytes, tuple[float, KeyRow]] = {}
+        self._cache: dict[bytes, tuple[float, KeyRow, Principal]] = {}  # since when it is known
         self._lock = threading.Lock()
+        self._rereading: set[bytes] = set()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="keys")
 
     @classmethod
     def open(cls, settings: Settings) -> "KeyRing":
@@ -100,6 +105,7 @@ class KeyRing:
 
     def close(self) -> None:
         """Let the database's connections go."""
+        self._reader.shutdown(cancel_futures=True)
         self._engine.dispose()
         self._ledger.close()
 
@@ -220,19 +226,38 @@ class KeyRing:
 
     def _cached(self, digest: bytes) -> KeyRow | None:
         with self._lock:
-            at, row = self._cache.get(digest, (0.0, None))
-        return row if row is not None and time.monotonic() - at < FRESH_S else None
+            found = self._cache.get(digest)
+        return found[1] if found is not None and time.monotonic() - found[0] < FRESH_S else None
+
+    def _ahead(self, digest: bytes) -> None:
+        """On a thread: read a key again before what is known of it is too old."""
+        with contextlib.suppress(Denied, sa.exc.SQLAlchemyError):  # the next request that shows it is told
+            self._read(digest)
+        with self._lock:
+            self._rereading.discard(digest)
 
     def held(self, key: str) -> Principal | None:
         """What `verify` returns, where that is known without the database; else None. For every request, so cheap."""
-        row = self._cached(self._hash(key))  # what is not well formed was never kept
-        return row.principal if row is not None and row.state(time.time()) == "active" else None
+        digest, now = self._hash(key), time.monotonic()
+        with self._lock:
+            found = self._cache.get(digest)  # what is not well formed was never kept
+            if found is None:
+                return None
+            at, row, principal = found
+            if now - at >= FRESH_S or row.state(time.time()) != "active":
+                return None
+            if now - at >= AHEAD_S and digest not in self._rereading:
+                self._rereading.add(digest)
+                with contextlib.suppress(RuntimeError):  # closing
+                    self._reader.submit(self._ahead, digest)
+            return principal
 
     def cached(self, key: str) -> bool:
         """True when `verify` would not touch the database now."""
         return not well_formed(key) or self._cached(self._hash(key)) is not None
 
     def _read(self, digest: bytes) -> KeyRow:
+        began = time.monotonic()
         with self._engine.connect() as db:
             found = db.execute(_ALL.where(api_keys.c.hash == digest)).one_or_none()
         if found is None or not hmac.compare_digest(found.hash, digest):
@@ -241,7 +266,7 @@ class KeyRing:
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
-            self._cache[digest] = (time.monotonic(), row)
+            self._cache[digest] = (began, row, row.principal)
         return row
 
     def _hash(self, key: str) -> bytes:
