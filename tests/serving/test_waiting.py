@@ -1,16 +1,19 @@
 """Work goes on while its client waits and its deadline lasts, and not a moment longer."""
 
 import asyncio
+import socket
 import time
 
 import pytest
+import uvloop
 
 from medserve.data.fields import Records
 from medserve.data.fields.category import Category
 from medserve.data.fields.number import Number
 from medserve.runtime.batcher import Late
+from medserve.serving.bodies import BodyTiming, read_body
 from medserve.serving.waiting import while_client_waits
-from medserve.serving.wire import ClientLeft
+from medserve.serving.wire import ClientLeft, SlowBody
 
 
 async def waits() -> dict:
@@ -60,3 +63,31 @@ def test_a_plain_record_is_what_its_fields_say_one_by_one():
     for values in ({"age": 0.1, "sex": "M", "ward": "z"}, {"age": None, "sex": None}, {"age": 63, "ward": "b"}):
         said = b"".join(field.encode(values.get(field.name)).tobytes() for field in fields)
         assert records.encode(values).tobytes() == said
+
+
+def test_a_service_that_stood_still_does_not_blame_the_client():
+    """A body that came while the loop was held up, for longer than a body may stall, is read; none is given up."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    async def ask(held: float) -> bytes:
+        loop = asyncio.get_running_loop()
+
+        async def receive() -> dict:
+            return {"type": "http.request", "body": await loop.sock_recv(ours, 100), "more_body": False}
+
+        async def hold() -> None:
+            await asyncio.sleep(0.01)
+            time.sleep(held)
+            loop.call_later(0.05, theirs.send, b"late") if held else None
+
+        task = asyncio.create_task(hold())
+        try:
+            return await read_body(receive, 100, BodyTiming(stall_s=0.2))
+        finally:
+            await task
+
+    with ours, theirs:
+        assert uvloop.run(ask(0.5)) == b"late"
+        with pytest.raises(SlowBody):
+            uvloop.run(ask(0.0))

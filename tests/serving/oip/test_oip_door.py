@@ -195,8 +195,11 @@ def test_every_call_is_one_event_with_its_trace(ask, running):
     ledger = Ledger.open(running.settings)
     before = ledger.count()
     _, call = ask.call("ModelInfer", picture(png(ramp()), png(ramp())))
-    (event,) = [event for _, event in ledger.read(after=before)]
     told = dict(call.trailing_metadata())
+    until = time.monotonic() + 10
+    while not (found := [event for _, event in ledger.read(after=before)]) and time.monotonic() < until:
+        time.sleep(0.01)
+    (event,) = found
     assert (event.action, event.count, event.status) == ("models.predict", 2, 200)
     assert event.trace == told["x-trace-id"] and event.principal.startswith("k-")
 
