@@ -6,18 +6,26 @@
 File names, header values, query strings and message texts stay out: routes are named, not quoted.
 """
 
+import asyncio
 import datetime as dt
 import sys
+import threading
+import time
 from typing import Any, TextIO
 
 import msgspec
 
 
 class Log:
-    """Lines of one stream, each written when it is said."""
+    """Lines of one stream. What is said on an event loop is written once a turn of it, anything else at once."""
 
     def __init__(self, stream: TextIO, always: dict[str, Any]) -> None:
         self._stream, self._always = stream, always
+        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+        self._lines: list[bytes] = []
+        self._turning: asyncio.AbstractEventLoop | None = None  # on which they will be written
+        self._lock = threading.Lock()
+        self._stamp = (0, "")  # a second, and its text
 
     def info(self, event: str, **keys: Any) -> None:
         self._say("info", event, keys)
@@ -26,10 +34,37 @@ class Log:
         self._say("warning", event, keys)
 
     def _say(self, level: str, event: str, keys: dict[str, Any]) -> None:
-        now = dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
-        line = {**self._always, **keys, "event": event, "level": level, "timestamp": now}
-        self._stream.write(msgspec.json.encode(line, enc_hook=str).decode() + "\n")
-        self._stream.flush()
+        line = {**self._always, **keys, "event": event, "level": level, "timestamp": self._now()}
+        said = self._encode(line) + b"\n"
+        try:
+            loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        with self._lock:
+            self._lines.append(said)
+            if loop is not None and self._turning is loop:
+                return
+            self._turning = loop
+        if loop is None:
+            self.flush()
+        else:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what was said."""
+        with self._lock:
+            lines, self._lines, self._turning = self._lines, [], None
+            self._stream.write(b"".join(lines).decode())
+            self._stream.flush()
+
+    def _now(self) -> str:
+        now = time.time()
+        second, text = self._stamp
+        if int(now) != second:
+            second = int(now)
+            text = dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+            self._stamp = second, text
+        return f"{text}{int((now - second) * 1e6):06d}Z"
 
 
 def make_log(stream: TextIO | None = None, **always: Any) -> Log:
