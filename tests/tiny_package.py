@@ -210,11 +210,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(application: Application, tls: Tls | None = None, beside: Beside | None = None) -> Iterator[int]:
+def serving(
+    application: Application, tls: Tls | None = None, beside: Beside | None = None, kind: type[Server] = Server
+) -> Iterator[int]:
     """The application on a free loopback port, in a thread. beside: another way in."""
     sock = listen(Address(port=0))
     ready = threading.Event()
-    server = Server(application, "", lambda url: ready.set(), tls, beside)
+    server = kind(application, "", lambda url: ready.set(), tls, beside)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -6,6 +6,7 @@ durable is the product as it is. memory swaps the writing thread for a list, her
 what durability costs: authentication, policy and quota stay.
 """
 
+import asyncio
 import collections
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from medserve.access.audit import Event
 from medserve.access.recorder import Recorder
 from medserve.serving.server import Address
 from medserve.settings import Settings
+from medserve.types import Waiter
 
 
 class InMemory(Recorder):
@@ -22,8 +24,9 @@ class InMemory(Recorder):
 
     kept: collections.deque[Event] = collections.deque(maxlen=1000)
 
-    async def record(self, event: Event) -> None:
+    def put(self, event: Event, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
         self.kept.append(event)
+        waiter.set_result(None)
 
 
 def main() -> None:

@@ -149,3 +149,16 @@ class Scores:
     def concat(parts: "list[Scores]") -> "Scores":
         columns = zip(*((p.logits, p.distance, p.cam) for p in parts), strict=True)
         return Scores(*(None if c[0] is None else np.concatenate(c) for c in columns))  # type: ignore[arg-type]
+
+
+class Waiter(Protocol):
+    """Who is told what comes of something, on the event loop that it belongs to: a future, or what costs less.
+
+    done: it was told already, or waits no more.
+    """
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, error: Any, /) -> None: ...

@@ -183,7 +183,7 @@ def test_what_is_no_request_is_answered_in_json_and_disconnected(running, data, 
 
 def test_a_request_that_never_ends_its_headers_is_disconnected(running, monkeypatch):
     """Silent and dripping connections are closed when the time for a head is over."""
-    monkeypatch.setattr("medserve.serving.server.HEAD_S", 0.4)
+    monkeypatch.setattr("medserve.serving.http.HEAD_S", 0.4)
     began = time.monotonic()
     assert raw(running.port, b"") == b""
     assert b" 408 " in raw(running.port, b"GET / HTTP/1.1\r\nhost: x\r\n").partition(b"\r\n")[0]

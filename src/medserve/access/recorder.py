@@ -2,6 +2,7 @@
 
     recorder = Recorder(ledger)
     await recorder.record(event)           # returns once the event is on disk; raises what `Ledger.write` raises
+    recorder.put(event, waiter, loop)      # the same for one who waits in another way than a coroutine
     recorder.close()                       # signs the open epoch
 
 A lone event never waits for others; while one commit runs the next one gathers. Nothing is acknowledged early.
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from medserve.access.audit import EPOCH_S, AuditFault, Event, Ledger
 from medserve.errors import MedServeError
+from medserve.types import Waiter
 
 MOST = 1000  # events of one commit
 CLOSING_S = 20.0
@@ -27,11 +29,16 @@ CLOSING_S = 20.0
 class _Waiting(NamedTuple):
     event: Event
     loop: asyncio.AbstractEventLoop
-    done: "asyncio.Future[None]"
+    done: Waiter
 
 
 class Recorder:
-    """Events of one process. told: gets the number of events of a commit, and its seconds."""
+    """Events of one process. told: gets the number of events of a commit, and its seconds.
+
+    sound: the last commit went well.
+    """
+
+    sound = True
 
     def __init__(self, ledger: Ledger, told: Callable[[int, float], None] = lambda events, seconds: None) -> None:
         self._ledger, self._told = ledger, told
@@ -42,12 +49,19 @@ class Recorder:
 
     async def record(self, event: Event) -> None:
         """Raises: Fault "audit-unwritable", and those of `Ledger.append`."""
-        if self._closing or not self._thread.is_alive():
-            raise AuditFault("audit-closed", "The audit log is closed, so nothing is done.")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Waiting(event, loop, done))
+        self.put(event, done, loop)
         await done
+
+    def put(self, event: Event, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell the waiter, on its loop, once the event is on disk, or why it is not.
+
+        Raises: AuditFault "audit-closed".
+        """
+        if self._closing or not self._thread.is_alive():
+            raise AuditFault("audit-closed", "The audit log is closed, so nothing is done.")
+        self._queue.put(_Waiting(event, loop, waiter))
 
     def close(self) -> None:
         """Write what waits, and sign it."""
@@ -75,10 +89,13 @@ class Recorder:
                     self._told(len(waiting), time.perf_counter() - began)
             except Exception as caught:  # told to every request that waits
                 error = caught
+            self.sound = error is None
             for loop in {one.loop for one in waiting}:
                 mine = [one.done for one in waiting if one.loop is loop]
                 with contextlib.suppress(RuntimeError):  # its loop is gone, and nobody waits
                     loop.call_soon_threadsafe(_settle, mine, error)
+                del mine
+            del batch, waiting, error  # nothing of a request is kept until the next one comes
         self._sign()
 
     def _sign(self) -> None:
@@ -86,8 +103,8 @@ class Recorder:
             self._ledger.end_epoch()
 
 
-def _settle(futures: "list[asyncio.Future[None]]", error: BaseException | None) -> None:
-    for done in futures:
+def _settle(waiters: list[Waiter], error: BaseException | None) -> None:
+    for done in waiters:
         if done.done():  # its request was cancelled
             continue
         if error is None:

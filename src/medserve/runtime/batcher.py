@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from medserve.errors import Busy, Fault, MedServeError
+from medserve.types import Waiter
 
 I = TypeVar("I")
 R = TypeVar("R")
@@ -59,14 +60,14 @@ class Spent:
 class _Job(Generic[I, R]):
     item: I
     deadline: float  # time.monotonic()
-    answer: "asyncio.Future[R]"
+    answer: Waiter
     loop: asyncio.AbstractEventLoop
     came: float  # time.monotonic()
     spent: Spent
     bucket: int
 
 
-_Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
+_Outcome = tuple[Waiter, Any, Exception | None]
 
 
 class Batcher(Generic[I, R]):
@@ -80,7 +81,10 @@ class Batcher(Generic[I, R]):
         horizon_s: seconds of promised work above which new work is refused.
         max_waiting: most items that wait, whatever they cost; bounds the memory.
         item_s: first guess of the cost of one item, from the load-time self-check.
-        inline_s: longest pass that may run on the event loop; 0.0: none may.
+        inline_s: longest pass of one item that may run on the event loop, and a tenth of it more for each further
+            one; 0.0: none may.
+        clock: of that. `time.thread_time` where `run` computes on the thread that calls it: then what other threads
+            and processes took meanwhile does not count.
         bucket: of an item; only items of one bucket share a call.
     """
 
@@ -96,6 +100,7 @@ class Batcher(Generic[I, R]):
         item_s: float = 0.0,
         inline_s: float = 0.0,
         bucket: Callable[[I], int] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
         name: str = "engine",
     ) -> None:
         self._run, self._gather, self._max_batch = run, gather, max_batch
@@ -107,7 +112,7 @@ class Batcher(Generic[I, R]):
         self._busy_s = 0.0
         self._sizes: dict[int, int] = {}
         self._item_s = self._pass_s = item_s
-        self._inline_s = inline_s
+        self._inline_s, self._clock = inline_s, clock
         self._turning: asyncio.AbstractEventLoop | None = None  # the loop on which a turn will end with a pass
         self._ready = threading.Condition()
         self._open = True
@@ -154,6 +159,11 @@ class Batcher(Generic[I, R]):
         return self._item_s
 
     @property
+    def inline(self) -> bool:
+        """Whether passes run on the event loop now."""
+        return 0.0 < self._pass_s <= self._inline_s
+
+    @property
     def alive(self) -> bool:
         return self._open and all(thread.is_alive() for thread in self._threads)
 
@@ -168,19 +178,27 @@ class Batcher(Generic[I, R]):
             raised for this item alone.
         """
         loop = asyncio.get_running_loop()
-        now = time.monotonic()
+        answer: asyncio.Future[R] = loop.create_future()
+        self.put(item, answer, loop, deadline=deadline, priority=priority, spent=spent or Spent())
+        return await answer
+
+    def put(
+        self, item: I, answer: Waiter, loop: asyncio.AbstractEventLoop, *, deadline: float, priority: int, spent: Spent
+    ) -> None:
+        """The same for one who waits in another way. loop: the running one, on which `answer` is told.
+
+        Raises: Busy, Late, at once.
+        """
         bucket = self._bucket(item) if self._bucket else 0
         with self._ready:
             self.check(deadline=deadline, priority=priority)
-            answer: asyncio.Future[R] = loop.create_future()
-            job = _Job(item, deadline, answer, loop, now, spent or Spent(), bucket)
+            job: _Job[I, R] = _Job(item, deadline, answer, loop, time.monotonic(), spent, bucket)
             self._waiting[priority].setdefault(bucket, deque()).append(job)
-            if not 0.0 < self._pass_s <= self._inline_s:
+            if not self.inline:
                 self._ready.notify()
             elif self._turning is not loop:
                 self._turning = loop
                 loop.call_soon(self._turn)
-        return await answer
 
     def check(self, *, deadline: float, priority: int = ROUTINE) -> None:
         """Whether one more item would be taken now; what is said before a body is read need not be read in vain.
@@ -226,9 +244,9 @@ class Batcher(Generic[I, R]):
 
     def _pass(self, jobs: list[_Job[I, R]]) -> list[_Outcome]:
         """One pass, and what it cost."""
-        started = time.perf_counter()
+        started, began = time.perf_counter(), self._clock()
         outcomes = self._compute(jobs)
-        took = time.perf_counter() - started
+        took, cost = time.perf_counter() - started, self._clock() - began
         with self._ready:
             self._running[jobs[0].bucket] -= len(jobs)
             self._busy_s += took
@@ -238,11 +256,11 @@ class Batcher(Generic[I, R]):
             if self._bucket:
                 before = self._costs.setdefault(jobs[0].bucket, item_s)
                 self._costs[jobs[0].bucket] += (item_s - before) * SMOOTHING
-            if took >= STALL_S or not self._pass_s:
-                self._pass_s = took
+            if cost >= STALL_S or not self._pass_s:
+                self._pass_s = cost
             else:  # by a share of itself at most: one pass that the machine interrupted says little
-                most = SMOOTHING * self._pass_s
-                self._pass_s += min(most, max(-most, took - self._pass_s))
+                most, alone = SMOOTHING * self._pass_s, cost / (1 + (len(jobs) - 1) / 10)
+                self._pass_s += min(most, max(-most, alone - self._pass_s))
         return outcomes
 
     def _take(self) -> list[_Job[I, R]]:
@@ -264,7 +282,7 @@ class Batcher(Generic[I, R]):
         late: list[_Job[I, R]] = []
         now = time.monotonic()
         while len(jobs) < self._max_batch and (job := self._first(jobs[0].bucket if jobs else None)):
-            if job.answer.cancelled():
+            if job.answer.done():  # its request was cancelled
                 continue
             job.spent.queue = now - job.came
             (late if job.deadline < now else jobs).append(job)
@@ -292,9 +310,8 @@ class Batcher(Generic[I, R]):
                 job.spent.batch, job.spent.infer, job.spent.size = gathered - began, took, len(jobs)
             return [(job.answer, result, None) for job, result in zip(jobs, results, strict=True)]
         except Exception as error:
-            if len(jobs) == 1:
-                known = error if isinstance(error, MedServeError) else _failed(error)
-                return [(jobs[0].answer, None, known)]
+            if len(jobs) == 1:  # no name here holds the error, which holds this frame, and so the case
+                return [(jobs[0].answer, None, error if isinstance(error, MedServeError) else _failed(error))]
         return [outcome for job in jobs for outcome in self._compute([job])]
 
 

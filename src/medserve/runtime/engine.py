@@ -121,6 +121,11 @@ class Engine:
             )
 
     @property
+    def on_caller(self) -> bool:
+        """Whether a pass computes on the thread that calls it, with others or alone."""
+        return self.choice.engine in ("onnxruntime", "torch", "inductor")
+
+    @property
     def has_cam(self) -> bool:
         return "cam" in self.outputs
 

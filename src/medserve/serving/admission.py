@@ -119,7 +119,8 @@ class Admission:
         """
         return _Room(self, size)
 
-    def _enter(self, size: int) -> None:
+    def enter(self, size: int) -> None:
+        """What `admit` does as its block begins; `leave` is its end."""
         if self.draining:
             raise Busy("service-stopping", "The service is shutting down.", hint="Try again in a moment.")
         if self.requests and (self.requests >= self.max_requests or self.bytes + size > self._max_bytes):
@@ -132,6 +133,10 @@ class Admission:
         self.requests += 1
         self.bytes += size
 
+    def leave(self, size: int) -> None:
+        self.requests -= 1
+        self.bytes -= size
+
 
 class _Room:
     """A class, because a generator costs several times as much."""
@@ -142,8 +147,7 @@ class _Room:
         self._admission, self._size = admission, size
 
     def __enter__(self) -> None:
-        self._admission._enter(self._size)
+        self._admission.enter(self._size)
 
     def __exit__(self, *_: object) -> None:
-        self._admission.requests -= 1
-        self._admission.bytes -= self._size
+        self._admission.leave(self._size)

@@ -40,7 +40,7 @@ from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
 from medserve.serving.logs import Log, make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
-from medserve.serving.registry import Registry
+from medserve.serving.registry import Registry, Stages
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
 from medserve.serving.tracing import UNTRACED, Told, Tracing
@@ -122,7 +122,7 @@ class Application:
     ) -> None:
         self.registry, self.identity, self.limits = registry, identity, limits or Limits()
         self.gate, self.recorder, self._ledger = Gate(policy, registry.tenant_of), recorder, ledger
-        self._cases, self._witness, self._closing, self._running = cases, witness, closing, running
+        self._cases, self.witness, self._closing, self._running = cases, witness, closing, running
         self.reload, self.tracing = reload, tracing
         self.admission = Admission(max_requests=self.limits.max_requests, max_bytes=self.limits.max_inflight_bytes)
         self._log = make_log() if log is None else log
@@ -174,13 +174,16 @@ class Application:
             if watched.failure is not None:
                 note["code"] = watched.failure.code
             spent = time.perf_counter() - began
-            self.metrics.request(note.get("route", "unknown"), watched.status, spent)
             if place is not None:
                 self.tracing.end(place, note, watched.status, spent)
-            ms = round(spent * 1000, 2)
-            logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
-            log = self._log.warning if note.get("loud") else self._log.info
-            log("request", trace=trace, method=scope["method"], status=watched.status, ms=ms, **logged)
+            self.done(scope["method"], note, trace, watched.status, spent)
+
+    def done(self, method: str, note: dict[str, Any], trace: str, status: int, spent: float) -> None:
+        """Count a request and write its line, once its answer has left. spent: seconds."""
+        self.metrics.request(note.get("route", "unknown"), status, spent)
+        logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
+        log = self._log.warning if note.get("loud") else self._log.info
+        log("request", trace=trace, method=method, status=status, ms=round(spent * 1000, 2), **logged)
 
     async def _record(self, scope: Scope, note: dict[str, Any], trace: str, status: int) -> None:
         """One event a request, on disk before its answer begins. Probes of health that everybody may send are none:
@@ -275,7 +278,7 @@ class Application:
             meant = self.gate.policy.purpose(caller, said)
             note["purpose"] = meant if meant in PURPOSES else "unknown"  # no text of a client in the log
             note["explain"] = target is not None and bool(scope.get("query_string"))  # the only thing to ask for there
-            known = self._names()
+            known = self.names()
             note["resource"] = asked.resource.name if asked.resource.name in known else ""  # a name of ours, no text
             try:
                 self.gate.check(caller, asked, said, known)
@@ -296,7 +299,7 @@ class Application:
         else:
             await self._predict(target, scope, receive, send, trace, note)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
         """Of all models here, one for each version; made anew when one comes or goes."""
         changes, names = self._known
         if changes != self.registry.changes:
@@ -310,8 +313,7 @@ class Application:
         Raises: Denied, Forbidden; Quota "quota-strangers" instead, where too many were denied.
         """
         said = header(scope, b"authorization")
-        scheme, _, shown = said.partition(" ")
-        shown = shown.strip() if scheme.lower() == "bearer" else ""
+        shown = bearer(said)
         try:
             shown = shown if said else session_cookie(scope)
             if (known := self.identity.held(shown)) is not None:
@@ -375,23 +377,29 @@ class Application:
             )
             answer, stages = await while_client_waits(work, receive, deadline)
         note["told"] = Told(began, read, (stages,))
-        self.gate.charge(caller, stages.compute)
-        note["answer"] = answer["status"]
+        out, timing = self.account(caller, answer, stages, read, note)
         if case is None:
             note["said"] = await self.digest("answer", caller, trace, canonical(answer))
         else:
             await asyncio.to_thread(self._keep, case, answer, scope, note)
-        began = time.perf_counter()
-        body = encode(answer)
-        timing = self.metrics.answered(read, [stages], time.perf_counter() - began)
-        await send_body(send, 200, body, trace, ((b"server-timing", timing),))
+        await send_body(send, 200, out, trace, ((b"server-timing", timing),))
         if free:
             self.shadows.after(service, data, media, answer, trace)
 
+    def account(
+        self, caller: Principal, answer: dict[str, Any], stages: Stages, read: float, note: dict[str, Any]
+    ) -> tuple[bytes, bytes]:
+        """Charge and count what an answer has cost. Returns: its bytes, and the header `Server-Timing`."""
+        self.gate.charge(caller, stages.compute)
+        note["answer"] = answer["status"]
+        began = time.perf_counter()
+        out = encode(answer)
+        return out, self.metrics.answered(read, [stages], time.perf_counter() - began)
+
     async def digest(self, what: str, caller: Principal, trace: str, data: bytes) -> str:
         if len(data) <= INLINE_BYTES:
-            return self._witness.of(what, caller.tenant, trace, data)
-        return await asyncio.to_thread(self._witness.of, what, caller.tenant, trace, data)
+            return self.witness.of(what, caller.tenant, trace, data)
+        return await asyncio.to_thread(self.witness.of, what, caller.tenant, trace, data)
 
     async def _case(self, named: str, caller: Principal, model: KnownModel, note: dict[str, Any]) -> Case:
         """A stored case, for whoever may read cases too.
@@ -474,6 +482,12 @@ class _Watch:
             if not any(name == b"x-trace-id" for name, _ in message["headers"]):
                 message = {**message, "headers": [*message["headers"], (b"x-trace-id", self._trace)]}
         await self._send(message)
+
+
+def bearer(said: str) -> str:
+    """The key or token of an Authorization header, "" where it holds none."""
+    scheme, _, shown = said.partition(" ")
+    return shown.strip() if scheme.lower() == "bearer" else ""
 
 
 def parse_target(path: str) -> Target | None:

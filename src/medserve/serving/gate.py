@@ -105,7 +105,7 @@ class Gate:
         """
         self._spend(principal, asked)
         name = asked.resource.name
-        if asked.resource.kind == "model" and name not in self.visible(principal, known):
+        if asked.resource.kind == "model" and not self._shows(principal, name, known):
             raise self.not_here(principal, name, known)  # before anything that would tell hidden from absent
         for action in asked.actions:
             decision = self.policy.decide(principal, action, asked.resource, purpose)
@@ -118,12 +118,35 @@ class Gate:
                     hint="Ask whoever keeps the policy of this service.",
                 )
 
+    def permits(self, principal: Principal, asked: Asked, purpose: str, known: Sequence[str]) -> bool:
+        """Whether `check` would let him do this to a model, quota apart; so as long as policy and models are these."""
+        return self._shows(principal, asked.resource.name, known) and all(
+            self.policy.decide(principal, one, asked.resource, purpose).allowed for one in asked.actions
+        )
+
+    def has_room(self, principal: Principal) -> bool:
+        """Whether his quota allows one more prediction now. Spends nothing; who goes on takes his token with `take`."""
+        role = self.policy.said.roles.get(principal.role)
+        if role is None:
+            return False
+        rate = role.requests_per_s
+        return not self._requests.wait(principal.id, rate, _burst(rate), 1.0) and not self.compute_wait(principal)
+
+    def take(self, principal: Principal, tokens: float = 1.0) -> None:
+        """Of the requests that it may make; below zero they come back."""
+        role = self.policy.said.roles.get(principal.role)
+        rate = role.requests_per_s if role else 1.0
+        self._requests.charge(principal.id, rate, _burst(rate), tokens)
+
     def not_here(self, principal: Principal, name: str, known: Sequence[str]) -> NotFound:
         """The same words for a model that is hidden and for one that does not exist."""
         return NotFound("model", name, self.visible(principal, known), hint="List them with GET /v1/models.")
 
     def visible(self, principal: Principal, known: Sequence[str]) -> list[str]:
         return [name for name in known if self.policy.sees(principal, name) and self._own(principal, name)]
+
+    def _shows(self, principal: Principal, name: str, known: Sequence[str]) -> bool:
+        return name in known and self.policy.sees(principal, name) and self._own(principal, name)
 
     def _own(self, principal: Principal, name: str) -> bool:
         return self._tenant_of(name) in (None, principal.tenant)
@@ -132,7 +155,7 @@ class Gate:
         """One request out of the principal's bucket; for a prediction, none while its share of computing is used up."""
         role = self.policy.said.roles.get(principal.role)
         rate = role.requests_per_s if role else 1.0
-        wait = self._requests.take(principal.id, rate, max(1.0, rate * BURST_S))
+        wait = self._requests.take(principal.id, rate, _burst(rate))
         if wait:
             raise Quota(
                 "quota-requests",
@@ -163,8 +186,12 @@ class Gate:
         """What an answer has cost, once it is known. more: cases beyond the first, each as much as a request."""
         role = self.policy.said.roles.get(principal.role)
         if more:
-            rate = role.requests_per_s if role else 1.0
-            self._requests.charge(principal.id, rate, max(1.0, rate * BURST_S), more)
+            self.take(principal, more)
         if role is not None and role.compute_s_per_s is not None:
             share = role.compute_s_per_s
             self._compute.charge(principal.id, share, share * COMPUTE_BURST_S, compute_s)
+
+
+def _burst(rate: float) -> float:
+    """Requests that may come at once."""
+    return max(1.0, rate * BURST_S)

@@ -36,7 +36,8 @@ T = TypeVar("T")
 State = Literal["unloaded", "loading", "loaded", "failed", "withdrawn"]
 PROBE_FRESH_S = 5.0
 QUICK_BYTES = 4096
-INLINE_S = 0.0003  # a pass this short runs on the event loop; a thread costs as much, there and back
+INLINE_S = 0.0003  # a pass this short runs on the event loop; a thread costs as much, there and back, and a tenth of
+# it for each case of a batch: they are told one by one
 AGAIN_S = 30.0  # after a load that failed
 FIRST_LOAD_S = 5.0  # a guess, until one was measured
 MARGIN_S = 0.02  # before its deadline a request is told when the load will be done
@@ -82,6 +83,7 @@ class Live:
             item_s=model.item_s,
             inline_s=INLINE_S,
             bucket=None if of is None else lambda wanted: of(wanted.tensor),
+            clock=time.thread_time if model.engine.on_caller else time.perf_counter,
             name=f"engine-{model.name}",
         )
         self._probe_image = np.asarray(model.package.tensors(SELFCHECK)[model.engine.input])[0]
@@ -215,6 +217,21 @@ class Service:
         self.used_at = time.monotonic()
         return live
 
+    def light(self) -> Live | None:
+        """What is in memory, where a small case is computed on the event loop now: see `hold`."""
+        live = self._live
+        return live if live is not None and live.model.quick and live.batcher.inline else None
+
+    def hold(self, live: Live) -> None:
+        """What `claimed` and `use` do, until `let_go`."""
+        self._claim(1)
+        live.users += 1
+        self.used_at = time.monotonic()
+
+    def let_go(self, live: Live) -> None:
+        live.let_go()
+        self._claim(-1)
+
     def claimed(self) -> "_Claim":
         """What was told that this version answers: it is not withdrawn before the end of the block."""
         return _Claim(self)
@@ -311,18 +328,20 @@ class Service:
             retry_after_s=again_s,
         )
 
-    def promise(self, deadline: float, priority: int, wait_s: float) -> Promise:
+    def promise(self, deadline: float | None, priority: int, wait_s: float) -> Promise:
         """Before a body is read: room for its request, until `kept`.
 
         Args:
-            wait_s: of work that may be ahead of it.
+            deadline: None asks no more of the batcher, for who hands his case in at once. wait_s: of work that may be
+                ahead of it.
 
         Raises: Busy "service-full", Late "deadline-missed".
         """
         item_s = 0.0
         if self._live is not None:
             batcher = self._live.batcher
-            batcher.check(deadline=deadline, priority=priority)
+            if deadline is not None:
+                batcher.check(deadline=deadline, priority=priority)
             item_s = batcher.item_s / batcher.threads
         return self._promises.take(priority, wait_s=wait_s, item_s=item_s)
 
@@ -489,7 +508,8 @@ class _Claim:
 
 
 def _together(cases: list[Wanted]) -> tuple[Array, bool]:
-    return np.stack([case.tensor for case in cases]), any(case.cam for case in cases)
+    end_to_end = np.concatenate([case.tensor for case in cases])  # `np.stack` costs several times as much
+    return end_to_end.reshape(len(cases), *cases[0].tensor.shape), any(case.cam for case in cases)
 
 
 def _seen(task: "asyncio.Task[None]") -> None:

@@ -99,7 +99,7 @@ def test_outputs_come_as_they_were_asked_for(http):
 
 def test_a_request_is_one_event_with_the_digests_of_predict(running, http):
     """Of one file the same keyed digests as of a prediction; of several cases their number, and the body's digest."""
-    ledger, witness = Ledger.open(running.settings), running.application._witness
+    ledger, witness = Ledger.open(running.settings), running.application.witness
     before = ledger.count()
     body, headers = binary({"image": [png(ramp())]})
     answer = http.post(TINY, content=body, headers=headers)

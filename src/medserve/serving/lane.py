@@ -1,0 +1,361 @@
+"""The short way of a small prediction: from the bytes of its request to those of its answer in one turn of the loop.
+
+    class Protocol(LaneProtocol):
+        lane = Lane(application)
+
+A request of the plainest kind (a key, a few kilobytes of JSON, a light model in memory) is answered here without
+a task, a scope and their messages, which cost more than the rest of it. Everything is decided by the functions that
+decide for `asgi.Application`, and nothing is refused here: whatever is not plainly in order goes the ordinary way, as
+if it had just come, and so does what fails later. What was taken for it is given back first.
+
+    head -> identify -> clear? -> decode -> hold -> (batch) -> answer -> (audit log) -> write
+
+In brackets is what is waited for: both tell an `Asked`, which stands where uvicorn looks for its cycle, so that
+pipelining, a slow reader, idle connections and the end of the process are what they are for every other request.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from medserve.access.policy import Principal
+from medserve.errors import MedServeError, NotFound
+from medserve.runtime.batcher import ROUTINE, Spent
+from medserve.runtime.model import Scored, new_id
+from medserve.runtime.replay import canonical
+from medserve.serving.admission import Promise
+from medserve.serving.asgi import Application, Target, bearer, parse_target
+from medserve.serving.gate import asked_of
+from medserve.serving.http import BoundedProtocol, OneWrite, answer_of
+from medserve.serving.service import QUICK_BYTES, Live, Service, Stages, Wanted
+from medserve.serving.tracing import UNTRACED
+from medserve.serving.wire import Header
+from medserve.types import Array
+
+PATIENCE_S = 0.005  # for a body that its client sends apart from the head
+_PLAIN = re.compile(rb"/v1/models/[A-Za-z0-9._~-]+(/versions/[A-Za-z0-9._~-]+)?/predict")
+_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_SPECIAL = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"traceparent", b"tracestate",
+                      b"x-priority", b"x-request-deadline-ms"})  # fmt: skip
+
+
+class Asked:
+    """One small prediction, from its head to its answer. For uvicorn it is a cycle; for the batcher, who waits."""
+
+    __slots__ = (
+        "__weakref__", "began", "body", "caller", "decoded", "disconnected", "head", "keep_alive", "live", "more_body",
+        "note", "promise", "protocol", "read", "response_complete", "response_started", "row", "scope", "service",
+        "spent", "target", "trace", "url",
+    )  # fmt: skip
+
+    message_event = asyncio.Event()  # of a cycle; nobody waits for it
+    # What was taken of the service for it; `live` while it is held.
+    caller: Principal
+    promise: Promise
+    service: Service
+    row: Array
+    trace: str
+    note: dict[str, Any]
+    read: float  # seconds
+    decoded: float
+
+    def __init__(self, protocol: "LaneProtocol", target: Target, head: dict[bytes, bytes]) -> None:
+        self.protocol, self.target, self.url, self.head = protocol, target, protocol.url, head
+        self.scope, self.body, self.began = protocol.scope, b"", time.perf_counter()
+        self.keep_alive, self.response_started, self.response_complete, self.disconnected = True, False, False, False
+        self.live: Live | None = None
+        self.spent = Spent()
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, scored: Scored) -> None:
+        self.protocol.lane.answer(self, scored)
+
+    def set_exception(self, error: Exception) -> None:
+        self.protocol.lane.give_up(self)
+
+
+class _Recording:
+    """Who waits for the audit log to hold an answer."""
+
+    __slots__ = ("_asked", "_body", "_timing")
+
+    def __init__(self, asked: Asked, body: bytes, timing: bytes) -> None:
+        self._asked, self._body, self._timing = asked, body, timing
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: None) -> None:
+        self._asked.protocol.lane.leave(self._asked, self._body, self._timing)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._asked.protocol.lane.give_up(self._asked)
+
+
+class _Standing(NamedTuple):
+    """What was decided for the last request of a connection, and of what; it holds for the next one that is like it.
+    changes: of the registry."""
+
+    caller: Principal
+    url: bytes
+    said: bytes
+    changes: int
+    action: str
+    purpose: str
+
+
+class Lane:
+    """Of one application and its event loop."""
+
+    def __init__(self, application: Application) -> None:
+        self._app = application
+
+    def sees(self, protocol: "LaneProtocol", headers: list[Header]) -> Asked | None:
+        """A request that may go the short way, by its head."""
+        target = _target(protocol.url)
+        if target is None:
+            return None
+        head = dict(headers)
+        size = head.get(b"content-length", b"")
+        plain = (
+            len(head) == len(headers)  # none stands twice
+            and _SPECIAL.isdisjoint(head)
+            and head.get(b"content-type") in _TYPES
+            and (size.isdigit() and len(size) < 6 and int(size) <= QUICK_BYTES)
+        )
+        return Asked(protocol, target, head) if plain else None
+
+    def takes(self, asked: Asked) -> bool:
+        """Whether it goes the short way, now that its body is here. If so its answer is under way."""
+        app = self._app
+        if app.admission.leaving or app.admission.draining or app.tracing is not UNTRACED or not app.recorder.sound:
+            return False
+        name, version = asked.target
+        caller = app.identity.held(bearer(asked.head.get(b"authorization", b"").decode("latin-1")))
+        if caller is None or caller.glass or app.registry.split_of(name) is not None:
+            return False
+        standing = self._standing(asked, caller)
+        if standing is None or not app.gate.has_room(caller):
+            return False
+        try:
+            service = app.registry.find(name, version)
+        except NotFound:
+            return False
+        live = service.light()
+        if live is None:
+            return False
+        began = time.perf_counter()
+        row = live.model.row(asked.body)
+        if row is None:
+            return False
+        asked.read, asked.decoded = began - asked.began, time.perf_counter() - began
+        model, size = live.model, len(asked.body)
+        asked.caller, asked.service, asked.row, asked.trace = caller, service, row, new_id()
+        asked.note = {
+            "route": standing.action, "caller": caller, "key": caller.id, "purpose": standing.purpose,
+            "resource": name, "model": model.name, "version": model.version, "digest": model.digest, "bytes": size,
+            "input": app.witness.of("input", caller.tenant, asked.trace, asked.body),
+        }  # fmt: skip
+        return self._enters(asked, live, size)
+
+    def _standing(self, asked: Asked, caller: Principal) -> _Standing | None:
+        """What the policy allows him; None: nothing, and he is told why elsewhere."""
+        app, protocol, said = self._app, asked.protocol, asked.head.get(b"x-purpose", b"")
+        last, changes = protocol.standing, app.registry.changes
+        if last is not None and last.caller is caller and last[1:4] == (asked.url, said, changes):
+            return last
+        wish, purpose = asked_of("POST", asked.url.decode()), said.decode("latin-1")[:64]
+        if not app.gate.permits(caller, wish, purpose, app.names()):
+            return None
+        meant = app.gate.policy.purpose(caller, purpose)
+        protocol.standing = _Standing(caller, asked.url, said, changes, wish.named, meant)
+        return protocol.standing
+
+    def _enters(self, asked: Asked, live: Live, size: int) -> bool:
+        """Takes room in the service; False where there is none, and then nothing is taken."""
+        app, deadline = self._app, time.monotonic() + self._app.limits.deadline_s
+        try:
+            promise = asked.service.promise(None, ROUTINE, app.limits.wait_s)
+            promise.read()
+            try:
+                app.admission.enter(size)
+                try:
+                    loop = asked.protocol.loop
+                    live.batcher.put(
+                        Wanted(asked.row), asked, loop, deadline=deadline, priority=ROUTINE, spent=asked.spent
+                    )
+                except MedServeError:
+                    app.admission.leave(size)
+                    raise
+            except MedServeError:
+                promise.kept()
+                raise
+        except MedServeError:
+            return False
+        app.gate.take(asked.caller)
+        asked.service.hold(live)
+        asked.promise, asked.live = promise, live
+        return True
+
+    def answer(self, asked: Asked, scored: Scored) -> None:
+        """Its scores are here."""
+        app, live, spent, note = self._app, asked.live, asked.spent, asked.note
+        assert live is not None
+        try:
+            began = time.perf_counter()
+            answer = live.model.answer(scored, case=asked.row, trace=asked.trace)
+            encoded = time.perf_counter() - began
+            asked.service.answered += 1
+            stages = Stages(
+                decode=asked.decoded, queue=spent.queue, batch=spent.batch, infer=spent.infer, encode=encoded,
+                compute=asked.decoded + live.batcher.item_s, size=spent.size,
+            )  # fmt: skip
+            self._let_go(asked, live)
+            body, timing = app.account(asked.caller, answer, stages, asked.read, note)
+            note["said"] = app.witness.of("answer", asked.caller.tenant, asked.trace, canonical(answer))
+            event = app.event(note["route"], note, asked.trace, 200)
+            app.recorder.put(event, _Recording(asked, body, timing), asked.protocol.loop)
+        except Exception:  # refused for its scores, or broken: what comes of it is said in the ordinary way
+            self.give_up(asked)
+
+    def leave(self, asked: Asked, body: bytes, timing: bytes) -> None:
+        """It stands in the audit log."""
+        asked.protocol.answers(asked, body, timing)
+        asked.promise.kept()
+        with contextlib.suppress(Exception):  # a broken log; others wait behind this one
+            self._app.done("POST", asked.note, asked.trace, 200, time.perf_counter() - asked.began)
+
+    def give_up(self, asked: Asked) -> None:
+        """Give back what was taken, and begin again in the ordinary way."""
+        if asked.response_complete:
+            return
+        if asked.live is not None:
+            self._let_go(asked, asked.live)
+        asked.promise.kept()
+        self._app.gate.take(asked.caller, -1.0)
+        asked.protocol.ordinary(asked, whole=True)
+
+    def _let_go(self, asked: Asked, live: Live) -> None:
+        asked.live = None
+        asked.service.let_go(live)
+        self._app.admission.leave(len(asked.body))
+
+
+class LaneProtocol(BoundedProtocol):
+    """Holds back a request that may go the short way until its body is here."""
+
+    lane: Lane
+    standing: _Standing | None = None
+    _held: Asked | None = None
+
+    def begin(self) -> None:
+        if (
+            (self.cycle is None or self.cycle.response_complete)  # nothing before it is under way
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.flow.write_paused
+        ):
+            self._held = self.lane.sees(self, self.headers)
+        if self._held is None:
+            super().begin()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.body += body
+
+    def on_message_complete(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self.cycle = held  # type: ignore[assignment]
+            try:
+                short = self.lane.takes(held)
+            except Exception:  # said in the ordinary way, which will meet it too
+                short = False
+            if not short:
+                self.ordinary(held, whole=True)
+                held = None
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._held is not None and self._timer is None:
+            self._start(PATIENCE_S)
+
+    def _expired(self) -> None:
+        if self._held is None:
+            super()._expired()
+        else:
+            self._timer = None
+            self._release()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._release()
+        super().connection_lost(exc)
+
+    def close_after(self) -> None:
+        self._release()
+        super().close_after()
+
+    def shutdown(self) -> None:
+        self._release()
+        super().shutdown()
+
+    def _release(self) -> None:
+        """What is held goes the ordinary way, with as much of its body as is here."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._stop()
+            self.ordinary(held, whole=False)
+
+    def ordinary(self, asked: Asked, *, whole: bool) -> None:
+        """A task for the request, as `begin` makes one from the parser, which may be past it by now."""
+        url = asked.url
+        more = {"method": "POST", "path": url.decode(), "raw_path": url, "query_string": b""}
+        cycle = OneWrite(
+            scope={**asked.scope, **more},  # type: ignore[typeddict-item]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=asked.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += asked.body
+        cycle.more_body, cycle.disconnected = not whole, asked.disconnected
+        cycle.message_event.set()
+        if self.cycle is asked or not whole:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, self.app)
+        if self.leaving():
+            cycle.keep_alive = False
+
+    def answers(self, asked: Asked, body: bytes, timing: bytes) -> None:
+        """Write an answer, as `OneWrite` does; what is known of its request is not kept until the next one comes."""
+        asked.response_started = asked.response_complete = True
+        if self.cycle is asked:
+            self.cycle = None  # type: ignore[assignment]
+        if self.transport.is_closing():
+            return
+        self.transport.write(
+            answer_of(body, asked.trace.encode(), timing, secure=self.scheme == "https", last=not asked.keep_alive)
+        )
+        if not asked.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+@lru_cache(maxsize=1024)
+def _target(url: bytes) -> Target | None:
+    return parse_target(url.decode()) if _PLAIN.fullmatch(url) else None
