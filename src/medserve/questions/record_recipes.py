@@ -147,6 +147,60 @@ _network(
     },
     settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
 )
+_PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
+_PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 1024, "warm_up": 0.05}
+_network(
+    "affinity",
+    "the default for very many pairs of a molecule and a protein: convolutions over the letters of both (DeepDTA)",
+    ("protein",),
+    images=1_200_000,
+    rate=9_000,
+    minimum=100_000,
+    together="protein",
+    params=_PAIR | {"encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}}},
+    settings=_PAIRS,
+)
+_network(
+    "affinity-graph",
+    "the same with the molecule as a graph: messages along bonds (as GraphDTA, here a D-MPNN)",
+    ("protein",),
+    images=1_200_000,
+    rate=8_000,
+    minimum=100_000,
+    together="protein",
+    params=_PAIR
+    | {"encoders": {"molecule": {"name": "molecule-graph", "hidden": 128}, "protein": {"name": "protein-cnn"}}},
+    settings=_PAIRS,
+)
+_network(
+    "affinity-full",
+    "a molecule and a protein by wider networks and ten times the schedule; for a GPU",
+    ("protein",),
+    images=12_000_000,
+    rate=1_500,
+    minimum=100_000,
+    together="protein",
+    params={
+        "encoders": {
+            "molecule": {"name": "molecule-graph", "hidden": 256, "depth": 4},
+            "protein": {"name": "protein-cnn", "embedding": 64, "channels": 192, "kernel": 9, "hide": 0.1},
+        },
+        "joint": [1024, 1024, 512],
+        "once": True,
+        "dropout": 0.2,
+        "hide": 0.02,
+    },
+    settings=_PAIRS | {"batch": 512, "rate_peak": 5e-4, "ema": 0.999},
+)
+_add(
+    average_of(
+        "affinity-mean",
+        [RECIPES["affinity"], RECIPES["affinity-graph"]],
+        title="the mean of affinity and affinity-graph, for twice the work",
+        baseline="record-trees",
+        minimum=100_000,
+    )
+)
 _network(
     "molecule-graph",
     "molecules as graphs: messages along bonds (D-MPNN, as Chemprop), with RDKit's descriptors beside them",
@@ -199,60 +253,6 @@ _network(
     pretrained=True,
     params={"encoders": {"molecule": {"name": "smiles-lora", "rank": 8}}},
     settings={"rate_peak": 1e-3, "batch": 16, "ema": 0.9},
-)
-_PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
-_PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 1024, "warm_up": 0.05}
-_network(
-    "affinity",
-    "the default for a molecule and a protein: convolutions over the letters of both, then joint layers (DeepDTA)",
-    ("protein",),
-    images=1_200_000,
-    rate=9_000,
-    minimum=2_000,
-    together="protein",
-    params=_PAIR | {"encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}}},
-    settings=_PAIRS,
-)
-_network(
-    "affinity-graph",
-    "the same with the molecule as a graph: messages along bonds (as GraphDTA, here a D-MPNN)",
-    ("protein",),
-    images=1_200_000,
-    rate=8_000,
-    minimum=100_000,
-    together="protein",
-    params=_PAIR
-    | {"encoders": {"molecule": {"name": "molecule-graph", "hidden": 128}, "protein": {"name": "protein-cnn"}}},
-    settings=_PAIRS,
-)
-_network(
-    "affinity-full",
-    "a molecule and a protein by wider networks and ten times the schedule; for a GPU",
-    ("protein",),
-    images=12_000_000,
-    rate=1_500,
-    minimum=100_000,
-    together="protein",
-    params={
-        "encoders": {
-            "molecule": {"name": "molecule-graph", "hidden": 256, "depth": 4},
-            "protein": {"name": "protein-cnn", "embedding": 64, "channels": 192, "kernel": 9, "hide": 0.1},
-        },
-        "joint": [1024, 1024, 512],
-        "once": True,
-        "dropout": 0.2,
-        "hide": 0.02,
-    },
-    settings=_PAIRS | {"batch": 512, "rate_peak": 5e-4, "ema": 0.999},
-)
-_add(
-    average_of(
-        "affinity-mean",
-        [RECIPES["affinity"], RECIPES["affinity-graph"]],
-        title="the mean of affinity and affinity-graph, for twice the work",
-        baseline="record-trees",
-        minimum=100_000,
-    )
 )
 _simple(
     "boosting",
