@@ -112,7 +112,8 @@ def train(work: Path, data: Path, name: str, descriptors: bool) -> Path:
     shutil.copy(data / "lipophilicity.csv", folder)
     (folder / "dataset.yaml").write_text(YAML.format(name=name, descriptors=str(descriptors).lower()))
     subprocess.run(medserve("train", folder, "--out", work / f"{name}-package", "--audit", "none", "--recipe", "linear",
-                            "--home", work / "home", "--json"), check=True, capture_output=True)  # fmt: skip
+                            "--home", work / "home", "--json"), check=True, capture_output=True,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     return work / f"{name}-package"
 
 
