@@ -88,13 +88,15 @@ def test_an_error_while_reading_is_raised_where_it_is_needed():
 
 
 def test_cases_of_one_value_follow_each_other():
-    """`together`: every case once before any comes back, each group in one piece, in another order every epoch."""
-    groups = np.random.default_rng(0).integers(0, 9, 100)
+    """`together`: every case once before any comes back, each group in pieces, which are shuffled, in another order
+    every epoch: 40 cases of each of 20 groups are 60 pieces of 16, 16 and 8, few of which meet by chance."""
+    groups = np.repeat(np.arange(20), 40)
     orders = [
-        epoch_rows(np.zeros(100), task="number", count=128, seed=1, epoch=epoch, balance=False, together=groups)
+        epoch_rows(np.zeros(800), task="number", count=900, seed=1, epoch=epoch, balance=False, together=groups)
         for epoch in (0, 1)
     ]
     for order in orders:
-        assert len(order) == 128 and sorted(order[:100]) == list(range(100))
-        assert (np.diff(groups[order[:100]]) != 0).sum() == len(np.unique(groups)) - 1
+        assert len(order) == 900 and sorted(order[:800]) == list(range(800))
+        runs = np.diff(np.flatnonzero(np.diff(groups[order[:800]], prepend=-1, append=-1)))
+        assert 50 <= len(runs) <= 60 and not (runs % 8).any()
     assert (orders[0] != orders[1]).any()

@@ -40,7 +40,7 @@ class Recipe:
     members: recipes whose scores are averaged; one of the same name twice is trained from two seeds. baseline: the
     simple model beside it. inputs: of records, the kinds of which at least one must be there. once_s: seconds a case
     costs once, before the schedule begins. together: a kind of input that few values make many cases of; while
-    training, cases of one value stand in one batch.
+    training, cases of one value stand in pieces in one batch.
     """
 
     name: str

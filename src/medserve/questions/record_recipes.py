@@ -154,7 +154,7 @@ _network(
     "the default for very many pairs of a molecule and a protein: convolutions over the letters of both (DeepDTA)",
     ("protein",),
     images=1_200_000,
-    rate=9_000,
+    rate=2_000,
     minimum=100_000,
     together="protein",
     params=_PAIR | {"encoders": {"molecule": {"name": "smiles-deep"}, "protein": {"name": "protein-cnn"}}},
@@ -165,7 +165,7 @@ _network(
     "the same with the molecule as a graph: messages along bonds (as GraphDTA, here a D-MPNN)",
     ("protein",),
     images=1_200_000,
-    rate=8_000,
+    rate=1_800,
     minimum=100_000,
     together="protein",
     params=_PAIR

@@ -17,6 +17,7 @@ import numpy as np
 from medserve.types import Array, Samples, Task
 
 AHEAD = 4  # batches waiting, at most
+PIECE = 16  # cases of one value in a row: enough to save work, few enough that a batch is no sample of a few values
 
 
 def epoch_rows(
@@ -28,7 +29,8 @@ def epoch_rows(
     Args:
         targets: as in `Samples`.
         balance: every class of the training part equally often (binary, multiclass, ordinal); a rare class repeats.
-        together: (N,) integers; rows of one number follow each other, so that a batch holds few different ones.
+        together: (N,) integers; rows of one number follow each other in pieces, so that a batch holds each of its
+            numbers several times.
 
     Returns: (count,) int64. No image comes back before all others of its class have had their turn.
     """
@@ -87,12 +89,16 @@ def read_ahead(samples: Samples, order: Array, batch: int) -> Iterator[tuple[Arr
 
 
 def _in_groups(together: Array, count: int, random: np.random.Generator) -> Array:
-    """Groups in random order, each whole and its rows in random order; another round where `count` asks for more."""
+    """Pieces of groups in random order, each of at most `PIECE` rows; another round where `count` asks for more."""
     rounds = []
     for _ in range(-(-count // max(1, len(together)))):
-        place = random.permutation(int(together.max(initial=0)) + 1)
         rows = random.permutation(len(together))
-        rounds.append(rows[np.argsort(place[together[rows]], kind="stable")])
+        rows = rows[np.argsort(together[rows], kind="stable")]
+        first = np.diff(together[rows], prepend=-1) != 0
+        within = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+        piece = np.cumsum(within % PIECE == 0) - 1
+        place = random.permutation(len(rows))
+        rounds.append(rows[np.argsort(place[piece], kind="stable")])
     return np.concatenate(rounds)[:count].astype(np.int64)
 
 
