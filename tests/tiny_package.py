@@ -230,6 +230,22 @@ def serving(
 
 
 @contextlib.contextmanager
+def asking(settings: Settings, package: Path, name: str = "chemist") -> Iterator[httpx2.Client]:
+    """A client with a key of its own, of a real server that holds one package."""
+    ring = KeyRing.open(settings)
+    key = ring.create(name).key
+    application = build(settings, [package], keys=ring, limits=SMALL, threads=1)
+    with (
+        serving(application) as port,
+        httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, timeout=60
+        ) as client,
+    ):
+        yield client
+    ring.close()
+
+
+@contextlib.contextmanager
 def live_server(root: Path) -> Iterator[Running]:
     """Versions 1 and 2 of `tiny`, on a free loopback port."""
     settings = Settings(home=root / "home")

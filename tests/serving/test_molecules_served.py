@@ -8,10 +8,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from made_molecules import molecules
-from tiny_package import SMALL, serving
+from tiny_package import asking
 
-from medserve.access.keys import KeyRing
-from medserve.app import build
 from medserve.data.molecules.standard import chemistry
 
 SMILES, SDF, MOLFILE = "chemical/x-daylight-smiles", "chemical/x-mdl-sdfile", "chemical/x-mdl-molfile"
@@ -25,19 +23,10 @@ BAD = {
 @pytest.fixture(scope="module")
 def http(made) -> Iterator[httpx2.Client]:
     settings, result = made
-    ring = KeyRing.open(settings)
-    key = ring.create("chemist").key
     policy = (Path(__file__).parents[2] / "src/medserve/access/policy.yaml").read_text()
     (settings.home / "policy.yaml").write_text(policy.replace("per_s: 20\n", "per_s: 5000\n"))
-    application = build(settings, [Path(result["package"])], keys=ring, limits=SMALL, threads=1)
-    with (
-        serving(application) as port,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, timeout=60
-        ) as client,
-    ):
+    with asking(settings, Path(result["package"])) as client:
         yield client
-    ring.close()
 
 
 def ended(http: httpx2.Client, batch: str) -> dict:

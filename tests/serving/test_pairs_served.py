@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 from made_pairs import DRUGS, proteins, write_pairs
-from tiny_package import SMALL, serving
+from tiny_package import asking
 
-from medserve.access.keys import KeyRing
-from medserve.app import build
 from medserve.progress import SILENT
 from medserve.road.run import Options
 from medserve.road.train import train_package
@@ -30,17 +28,8 @@ def http(tmp_path_factory) -> Iterator[httpx2.Client]:
     settings = Settings(home=folder / "home")
     options = Options(audit="none", name="pairs")
     train_package(write_pairs(folder / "data"), folder / "package", settings=settings, options=options, progress=SILENT)
-    ring = KeyRing.open(settings)
-    key = ring.create("chemist").key
-    application = build(settings, [folder / "package"], keys=ring, limits=SMALL, threads=1)
-    with (
-        serving(application) as port,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, timeout=60
-        ) as client,
-    ):
+    with asking(settings, folder / "package") as client:
         yield client
-    ring.close()
 
 
 def test_a_bad_protein_has_its_code_and_the_rest_of_the_batch_is_answered(http):
