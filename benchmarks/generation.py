@@ -3,9 +3,9 @@
     python benchmarks/generation.py FOLDER --out RUNS [--budget 3000]   # FOLDER holds mols.txt and train_pairs.txt
 
 Everything by the verbs' own calls, on one core, resumable: the same command goes on. One: a prior is trained on 90 % of
-the molecules, and writes 10,000. Two: oracles A and B are trained on molecules of the pairs (right column active, left
-not) that share no scaffold; the prior is optimised by A; B judges, beside the best by A of as many molecules of the
-prior. Prints one JSON object and exits 1 where a figure of `TARGETS` is missed.
+the molecules, each standard form once, and writes 10,000. Two: oracles A and B are trained on molecules of the pairs
+(right column active, left not) that share no scaffold; the prior is optimised by A; B judges, beside the best by A of
+as many molecules of the prior. Prints one JSON object and exits 1 where a figure of `TARGETS` is missed.
 
 Data: Jin, Barzilay and Jaakkola, ICML 2020 (hgraph2graph). No DRD2 activity was measured: labels are a classifier's.
 """
@@ -51,8 +51,8 @@ def standard(text: str) -> str | None:
 def prior_data(folder: Path, out: Path) -> Path:
     if not (out / "dataset.yaml").is_file():
         out.mkdir(parents=True, exist_ok=True)
-        rows = (folder / "mols.txt").read_text().split()
-        lines = [f"{s},{PARTS[chance(standard(s) or s, 100)]}" for s in rows]
+        forms = {standard(s) for s in (folder / "mols.txt").read_text().split()}
+        lines = [f"{s},{PARTS[chance(s, 100)]}" for s in sorted(form for form in forms if form is not None)]
         (out / "molecules.csv").write_text("smiles,part\n" + "\n".join(lines) + "\n")
         (out / "dataset.yaml").write_text(
             f"name: drd2-molecules\ntable: molecules.csv\nsplit: part\n{HEAD}"

@@ -315,8 +315,8 @@ _network(
     tasks=("generate",),
     architecture="letters-rnn",
     baseline="letters-ngram",
-    params={"hidden": 384, "layers": 1, "embedding": 64, "dropout": 0.1},
-    settings={"rate_peak": 3e-3, "batch": 128, "ema": 0.99, "warm_up": 0.1, "weight_decay": 0.01},
+    params={"hidden": 384, "layers": 1, "embedding": 64, "dropout": 0.1, "syntax": True},
+    settings={"rate_peak": 2e-3, "batch": 64, "ema": 0.99, "warm_up": 0.1, "weight_decay": 0.01},
 )
 _network(
     "case-network",

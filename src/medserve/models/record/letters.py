@@ -7,6 +7,7 @@
 
 Letters are numbered 1 to V - 2 in the order of the field's alphabet; 0 begins and ends a molecule, V - 1 is every
 letter that training never saw. `step` is exported as the package's step graph: sampling needs no training framework.
+With `syntax` the network is told what is open (branches, a bracket, rings), and what cannot come next is barred.
 
 Sources: Segler, Kogej, Tyrchan and Waller, ACS Cent Sci 4:120 (2018) (recurrent networks over SMILES);
 Witten and Bell, IEEE Trans Inf Theory 37:1085 (1991) (interpolated shares).
@@ -23,6 +24,7 @@ from medserve.data.fields import Block
 from medserve.data.fields.molecule import LETTERS
 from medserve.models.nets import MODELS, Features
 from medserve.models.record import as_blocks, take_block
+from medserve.models.record.syntax import BAR, Syntax
 from medserve.types import Samples
 
 END = 0
@@ -59,14 +61,18 @@ def mean_of(each: Tensor, count: Tensor) -> Tensor:
 
 
 class LettersRnn(nn.Module):
-    """Long short-term memory over letters."""
+    """Long short-term memory over letters. syntax: what is open is read beside each letter, what cannot come barred."""
 
-    def __init__(self, block: Block, hidden: int, layers: int, embedding: int, dropout: float) -> None:
+    def __init__(
+        self, block: Block, hidden: int, layers: int, embedding: int, dropout: float, syntax: bool = False
+    ) -> None:
         super().__init__()
         self.letters = Letters(block)
         self.hidden, self.layers = hidden, layers
         self.embed = nn.Embedding(self.letters.vocabulary, embedding)
-        self.rnn = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.syntax = Syntax(str(block.facts["alphabet"])) if syntax else None
+        told = embedding + (self.syntax.width if self.syntax else 0)
+        self.rnn = nn.LSTM(told, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, self.letters.vocabulary)
 
@@ -76,7 +82,7 @@ class LettersRnn(nn.Module):
 
     @property
     def state_size(self) -> int:
-        return 2 * self.layers * self.hidden
+        return 2 * self.layers * self.hidden + (self.syntax.width if self.syntax else 0)
 
     def fit(self, train: Samples) -> None:
         """Nothing is scaled."""
@@ -98,8 +104,13 @@ class LettersRnn(nn.Module):
 
     def log_probs(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L) -> (B, L + 1) log-probability of each letter and of the end; (B, hidden) the mean of what was read."""
-        read, _ = self.rnn(self.drop(self.embed(F.pad(ids, (1, 0), value=END))))
-        log = F.log_softmax(self.out(self.drop(read)), 2)
+        given = F.pad(ids, (1, 0), value=END)
+        x, open_ = self.drop(self.embed(given)), None
+        if self.syntax is not None:
+            open_ = self.syntax.read(given)
+            x = torch.cat([x, open_], 2)
+        read, _ = self.rnn(x)
+        log = F.log_softmax(self._barred(self.out(self.drop(read)), open_), 2)
         wanted = F.pad(ids, (0, 1), value=END)
         return log.gather(2, wanted.unsqueeze(2)).squeeze(2), read.mean(1)
 
@@ -108,8 +119,11 @@ class LettersRnn(nn.Module):
 
     def step(self, letter: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """letter: (B,) int64; state: (B, S). The same arithmetic as the library's, cell by cell, so that it exports."""
-        x = self.embed(letter)
-        parts = list(state.chunk(2 * self.layers, 1))
+        x, open_, told = self.embed(letter), None, 2 * self.layers * self.hidden
+        if self.syntax is not None:
+            open_ = self.syntax.after(letter, state[:, told:])
+            x = torch.cat([x, open_], 1)
+        parts = list(state[:, :told].chunk(2 * self.layers, 1))
         for layer in range(self.layers):
             h, c = parts[2 * layer], parts[2 * layer + 1]
             names = (f"{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
@@ -118,7 +132,10 @@ class LettersRnn(nn.Module):
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             x = torch.sigmoid(o) * torch.tanh(c)
             parts[2 * layer], parts[2 * layer + 1] = x, c
-        return self.out(x), torch.cat(parts, 1)
+        return self._barred(self.out(x), open_), torch.cat(parts if open_ is None else [*parts, open_], 1)
+
+    def _barred(self, logits: Tensor, open_: Tensor | None) -> Tensor:
+        return logits if self.syntax is None or open_ is None else logits - BAR * self.syntax.barred(open_)
 
 
 class LettersNgram(nn.Module):
@@ -178,9 +195,10 @@ def letters_rnn(
     layers: int = 1,
     embedding: int = 64,
     dropout: float = 0.1,
+    syntax: bool = False,
 ) -> nn.Module:
     (block,) = as_blocks(blocks)
-    return LettersRnn(block, hidden, layers, embedding, dropout)
+    return LettersRnn(block, hidden, layers, embedding, dropout, syntax)
 
 
 @MODELS.register("letters-ngram")
