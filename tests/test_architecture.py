@@ -12,8 +12,8 @@ import medserve
 
 ROOT = Path(medserve.__file__).parent
 WORDS = ("errors", "guard", "catalog", "types", "settings", "progress")
-ORDER = ("store", "data", "privacy", "models", "questions", "training", "evaluation", "explain", "runtime", "access",
-         "jobs", "serving", "channels", "console", "road", "app", "cluster", "client", "cli")  # fmt: skip
+ORDER = ("store", "data", "privacy", "models", "questions", "safety", "training", "evaluation", "explain", "runtime",
+         "access", "jobs", "serving", "channels", "console", "road", "app", "cluster", "client", "cli")  # fmt: skip
 LIGHT = ["errors", "types", "settings", "catalog", "store.database", "data.cohort", "models", "models.package",
          "questions.answers", "questions.recipes", "runtime.model", "access.keys", "serving.asgi", "app", "client",
          "cli"]  # fmt: skip

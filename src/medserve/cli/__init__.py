@@ -31,6 +31,7 @@ VERBS = {
     "screen": "A library of molecules, ranked.",
     "generate": "New molecules, plain or made to score well.",
     "admet": "Molecules: 52 properties beside approved drugs.",
+    "safety": "Medicines held against rules, apart from every model.",
     "batch": "Many inputs at a running service, one result each.",
     "tune": "The fastest engine here that answers alike.",
     "serve": "Step 5: answer over HTTP.",
