@@ -29,6 +29,7 @@ from medserve.jobs.table import Jobs
 from medserve.models.signing import Trust
 from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
+from medserve.safety.policy import Standing
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.batches import Runner
 from medserve.serving.changes import Changes
@@ -38,6 +39,7 @@ from medserve.serving.doors import cases as cases_door
 from medserve.serving.doors import jobs as jobs_door
 from medserve.serving.doors import metrics as metrics_door
 from medserve.serving.doors import packages as packages_door
+from medserve.serving.doors import safety as safety_door
 from medserve.serving.doors import traffic as traffic_door
 from medserve.serving.footprint import few_arenas, settle, trimmed
 from medserve.serving.metrics import Metrics
@@ -124,10 +126,14 @@ def build(
     parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits)
     batches = Batches(settings, cases)
     runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
-    doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner)]
+    witness, rules = Witness.open(settings), Standing.open(settings)
+    if rules.envelope is None:
+        warn(f"The rules of safety cannot be read, so every review of them is refused: {rules.why}")
+    doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner),
+             safety_door.router(rules, witness)]  # fmt: skip
     application = Application(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
-        witness=Witness.open(settings), limits=bounds, doors=doors,
+        witness=witness, limits=bounds, doors=doors,
         closing=(shelf.close, jobs.close, splits.close, tracing.close), metrics=metrics, tracing=tracing,
         running=(changes.follow, runner.follow, trimmed), reload=changes.reload,
     )  # fmt: skip

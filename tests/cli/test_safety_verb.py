@@ -1,8 +1,14 @@
 """`medserve safety`: medicines held against rules on the command line."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "safety"))
+
+from bundles import NO_ALLERGY, NO_PROBLEM, bundle, patient, request, taken
 
 from medserve.cli import run
 
@@ -46,6 +52,16 @@ def test_the_sources(ask, tmp_path):
     (own / "header.yaml").write_text("id: own\n")
     status, _, err = ask("--sources", "--rules", str(own), file=None)
     assert status == 2 and err.startswith("rules-header: header.yaml")
+
+
+def test_a_bundle_in_and_out(ask, tmp_path):
+    """A FHIR Bundle with its proposals, and the answer as one; names beside them."""
+    path = tmp_path / "bundle.json"
+    path.write_bytes(bundle(patient(), NO_ALLERGY, NO_PROBLEM, taken("atc|B01AA03"), request("atc|M01AE01")))
+    status, out, _ = ask("--drugs", "loratadine", "--fhir", file=path)
+    kinds = [entry["resource"]["resourceType"] for entry in json.loads(out)["entry"]]
+    assert status == 0 and kinds.count("MedicationRequest") == 1 and "DetectedIssue" in kinds
+    assert json.loads(ask("--drugs", "loratadine", "--json", file=path)[1])["offered"] == ["atc|R06AX13"]
 
 
 def test_bad_input(ask, tmp_path):

@@ -285,7 +285,9 @@ def test_a_bound_is_judged_where_it_tells(envelope, value, comparator, status):
 
 
 def test_units_are_converted(envelope):
-    """0.04 L/min are 40 mL/min."""
+    """0.04 L/min are 40 mL/min; a spelling that is in use beside UCUM is read."""
+    labs = [{"code": "loinc|98979-8", "value": 20, "unit": "mL/min/1.73m2"}]
+    assert one(envelope, "metformin", labs=labs).status == "blocked"
     item = one(envelope, "gabapentin", labs=[{"code": "loinc|35591-7", "value": 0.04, "unit": "L/min"}])
     assert item.status == "limited" and item.most[0].value == 1400
 

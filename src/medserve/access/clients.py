@@ -33,7 +33,7 @@ _MAX_JTI = 256
 _SCOPE = re.compile(r"system/\*\.(read|write|\*|c?r?u?d?s?)")
 _OLD = {"read": "rs", "write": "c", "*": "crs"}  # SMART 1 words, as far as this service has them
 LETTERS = {
-    "c": ("cases.create", "batches.create", "models.predict", "models.explain"),
+    "c": ("cases.create", "batches.create", "models.predict", "models.explain", "safety.review"),
     "r": ("models.read", "cases.read", "batches.read", "packages.read", "jobs.read", "api.read", "session.read"),
     "u": (),
     "d": ("cases.delete", "batches.delete"),

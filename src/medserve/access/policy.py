@@ -27,7 +27,8 @@ ACTIONS = ("health.live", "health.ready", "api.read", "metrics.read", "models.li
            "models.explain", "models.load", "models.traffic", "batches.create", "batches.read", "batches.delete",
            "cases.create", "cases.read", "cases.delete", "packages.upload", "packages.read", "packages.publish",
            "jobs.create", "jobs.read", "jobs.cancel", "audit.read", "keys.manage", "patients.erase",
-           "patients.identify", "session.open", "session.read", "access.break-glass", "access.review")  # fmt: skip
+           "patients.identify", "session.open", "session.read", "access.break-glass", "access.review",
+           "safety.review")  # fmt: skip
 HEALTH = ("health.live", "health.ready")  # all that may be open to everybody
 PURPOSES = ("treatment", "research", "operations", "audit")
 DEFAULT_TENANT = "default"

@@ -24,6 +24,7 @@ _ACTS = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 DONE = {
     "models.predict": ("E", "operation"),
     "models.explain": ("E", "operation"),
+    "safety.review": ("E", "operation"),
     "models.list": ("R", "search"),
     "models.read": ("R", "read"),
     "cases.create": ("C", "create"),

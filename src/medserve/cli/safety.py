@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -11,6 +11,9 @@ from rich.table import Table
 from medserve.cli._answer import Answer, table
 from medserve.errors import Refusal, Usage
 from medserve.settings import Settings
+
+if TYPE_CHECKING:
+    from medserve.safety.patient import SafetyRequest
 
 
 def safety(
@@ -21,6 +24,7 @@ def safety(
     rules: tuple[Path, ...] = (),
     alternatives: Annotated[bool, Parameter(negative=())] = False,
     sources: Annotated[bool, Parameter(negative=())] = False,
+    fhir: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -28,6 +32,7 @@ def safety(
 
         medserve safety patient.json --drugs ibuprofen metformin atc|B01AA03
         medserve safety patient.json --drugs ibuprofen --rules rules/hospital
+        medserve safety bundle.json --fhir
         medserve safety --sources
 
     What a rule forbids is blocked, with the rule and its source; what cannot be judged is not offered, with what is
@@ -36,7 +41,7 @@ def safety(
     Parameters
     ----------
     patient
-        A patient as JSON (docs/safety.md), or a whole request with its candidates.
+        A patient as JSON (docs/safety.md), a whole request with its candidates, or a FHIR Bundle with its proposals.
     drugs
         Names, ATC or RxNorm codes of the candidates, the most wanted first.
     rules
@@ -45,6 +50,8 @@ def safety(
         Judge each candidate by itself; left out, they are one set, and none may interact with one before it.
     sources
         List the sources: version, date, number of rules, what they do not cover.
+    fhir
+        Print the answer as a FHIR Bundle: proposals, and an issue for every rule that was met.
     home
         Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
     json
@@ -60,19 +67,35 @@ def safety(
         raise Usage(
             "patient-missing", "No patient is named.", hint="Name one: medserve safety patient.json --drugs ..."
         )
-    asked = _request(patient, drugs, alternatives)
-    review = envelope.review(asked.patient, asked.candidates, together=asked.together, would_change=True)
+    now = datetime.datetime.now(datetime.UTC)
+    asked, subject, notes = _request(patient, drugs, alternatives, now.date())
+    review = envelope.review(asked.patient, asked.candidates, together=asked.together, would_change=True, notes=notes)
+    if fhir:
+        from medserve.safety.fhir_out import as_fhir
+
+        made = as_fhir(review, subject=subject, at=now)
+        return Answer(made, msgspec.json.format(msgspec.json.encode(made)).decode())
     return Answer(msgspec.to_builtins(review), _shown(review))
 
 
-def _request(path: Path, drugs: tuple[str, ...], alternatives: bool) -> Any:
-    """Raises: Usage "input-missing"; Refusal "safety-request"."""
-    from medserve.safety.patient import MAX_BODY, parse_request
+def _request(
+    path: Path, drugs: tuple[str, ...], alternatives: bool, today: datetime.date
+) -> "tuple[SafetyRequest, str, list[str]]":
+    """What is asked, how the patient is referred to, and what was not read.
+
+    Raises: Usage "input-missing", "drugs-missing"; Refusal "safety-request", "auto-execute", "fhir-..."."""
+    from medserve.safety.fhir_in import is_bundle, read_bundle
+    from medserve.safety.patient import MAX_BODY, Candidate, SafetyRequest, parse_request
 
     if not path.is_file():
         raise Usage("input-missing", f"{path} is not a file.", hint="Name a JSON file of one patient.")
     with path.open("rb") as file:
         body = file.read(MAX_BODY + 1)
+    if is_bundle(body):
+        named = [Candidate(one) for one in drugs]
+        bundle = read_bundle(body, today=today, named=named)
+        asked = SafetyRequest(bundle.patient, bundle.candidates, not alternatives)
+        return asked, bundle.subject, bundle.notes
     try:
         said = msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -86,7 +109,7 @@ def _request(path: Path, drugs: tuple[str, ...], alternatives: bool) -> Any:
         raise Usage("drugs-missing", "No medicine is named.", hint="Name them: --drugs ibuprofen metformin")
     if alternatives:
         said["together"] = False
-    return parse_request(msgspec.json.encode(said))
+    return parse_request(msgspec.json.encode(said)), "", []
 
 
 def _sources(envelope: Any) -> Answer:

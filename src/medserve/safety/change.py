@@ -10,13 +10,13 @@ again until nothing new is found.
 from collections.abc import Callable, Sequence
 
 from medserve.safety.patient import Candidate
-from medserve.safety.review import Change, Fact, Item, Review
+from medserve.safety.review import Change, Fact, Item, SafetyReview
 
 MOST_ROUNDS = 8
 Again = Callable[[frozenset[str], list[Candidate]], list[Item]]
 
 
-def changes(review: Review, asked: Sequence[Candidate], again: Again) -> list[Change]:
+def changes(review: SafetyReview, asked: Sequence[Candidate], again: Again) -> list[Change]:
     """
     Args:
         again: judges once more, with the keys of facts that are taken as if they were not so.

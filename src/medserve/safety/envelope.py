@@ -22,7 +22,7 @@ from medserve.safety.facts import Facts, Taken
 from medserve.safety.judge import Judgement
 from medserve.safety.knowledge import Knowledge, Known
 from medserve.safety.patient import Candidate, Patient
-from medserve.safety.review import Fact, Item, Missing, Review, SourceNote, Status
+from medserve.safety.review import Fact, Item, Missing, SafetyReview, SourceNote, Status
 from medserve.safety.source import OLD_DAYS, STARTER, Action, Source, check_severity, unavailable
 
 
@@ -38,6 +38,7 @@ class Envelope:
         check_severity(dict(severity), "the policy")
         self.knowledge = knowledge
         self._stopped = ""
+        self._counts = {source.header.id: sum(1 for _ in source.rules) for source in knowledge.sources}
         self._actions = {source.header.id: {**source.header.severity, **severity} for source in knowledge.sources}
         parts = [[source.header.id, source.digest, self._actions[source.header.id]] for source in knowledge.sources]
         self.digest = f"sha256:{hashlib.sha256(msgspec.json.encode(parts, order='deterministic')).hexdigest()}"
@@ -66,20 +67,21 @@ class Envelope:
         return [
             SourceNote(
                 one.header.id, one.header.title, one.header.version, one.header.date, one.header.licence, one.digest,
-                sum(1 for _ in one.rules), one.header.coverage, (today - one.header.date).days > OLD_DAYS,
+                self._counts[one.header.id], one.header.coverage, (today - one.header.date).days > OLD_DAYS,
             )
             for one in self.knowledge.sources
         ]  # fmt: skip
 
     def review(
         self, patient: Patient, candidates: Iterable[Candidate | str], *, together: bool = True,
-        would_change: bool = False, today: datetime.date | None = None,
-    ) -> Review:  # fmt: skip
+        would_change: bool = False, today: datetime.date | None = None, notes: Sequence[str] = (),
+    ) -> SafetyReview:  # fmt: skip
         """
         Args:
             candidates: the most wanted first.
             together: they are one set; false: alternatives.
             would_change: also say what stands in the way of each that is not offered.
+            notes: what the reader of the request has to say of it.
 
         Raises: Unavailable "safety-unavailable": nothing is offered.
         """
@@ -88,12 +90,14 @@ class Envelope:
         day = today or datetime.date.today()
         asked = [Candidate(one) if isinstance(one, str) else one for one in candidates]
         try:
-            notes = self.notes(day)
+            sources = self.notes(day)
             facts = Facts(patient, self.knowledge, today=day)
             items = self._judge(facts, asked, together)
-            said = list(dict.fromkeys(facts.notes))
-            said += [f"The source {one.id} is older than {OLD_DAYS} days." for one in notes if one.old]
-            found = Review(items, [one.drug for one in items if one.is_offered], together, notes, self.digest, said)
+            said = list(dict.fromkeys([*notes, *facts.notes]))
+            said += [f"The source {one.id} is older than {OLD_DAYS} days." for one in sources if one.old]
+            found = SafetyReview(
+                items, [one.drug for one in items if one.is_offered], together, sources, self.digest, said
+            )
             if not would_change:
                 return found
 

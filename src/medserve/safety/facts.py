@@ -22,6 +22,9 @@ from medserve.safety.rules import NONE, Measure
 from medserve.safety.words import Codes, starts, tidy, vague
 
 FERTILE_A = (12.0, 55.0)  # years of age between which a woman may be pregnant
+# Not UCUM, and in use.
+SPELLED = dict.fromkeys(("mL/min/1.73m2", "mL/min/1.73 m2", "mL/min/1.73m^2", "mL/min/1.73m²", "mL/min/1.73 m²",
+                         "ml/min/1.73m2", "ml/min/1.73 m2"), "mL/min/{1.73_m2}")  # fmt: skip
 _NO_DIMENSION = re.compile(r"\{[^{}]*\}")  # UCUM: an annotation alone is the unit 1
 
 
@@ -273,7 +276,7 @@ def _reading(measure: Measure, lab: Lab) -> Reading | Missing:
     if lab.unit is None:
         return Missing("unit-missing", measure.name, f"{measure.title}: the value has no unit.",
                        f"Send its unit (UCUM), for instance {measure.unit}.")  # fmt: skip
-    unit = "1" if _NO_DIMENSION.fullmatch(lab.unit) and measure.unit == "1" else lab.unit
+    unit = "1" if _NO_DIMENSION.fullmatch(lab.unit) and measure.unit == "1" else SPELLED.get(lab.unit, lab.unit)
     try:
         value = convert(lab.value, unit, measure.unit, what=measure.title)
     except Refusal as error:

@@ -86,7 +86,7 @@ class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     as_of: datetime.date | None = None
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SafetyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """together: the candidates are one set, the most wanted first, and none of them may interact with one before it
     that is offered; false: they are alternatives, each judged by itself. would_change: also say which facts stand in
     the way of each."""
@@ -97,10 +97,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     would_change: bool = False
 
 
-_decoder = msgspec.json.Decoder(Request)
+_decoder = msgspec.json.Decoder(SafetyRequest)
 
 
-def parse_request(body: bytes) -> Request:
+def parse_request(body: bytes) -> SafetyRequest:
     """
     Raises: Refusal "safety-request": not of this form; "auto-execute": it asks for an order.
     """

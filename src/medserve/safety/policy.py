@@ -9,12 +9,13 @@ digest: sha256:...               # of all this, as `medserve safety --sources` s
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import yaml
 
-from medserve.errors import BadData
+from medserve.errors import BadData, MedServeError
 from medserve.safety.envelope import Envelope
 from medserve.safety.source import STARTER, Action, check_severity, unavailable
 from medserve.settings import Settings
@@ -30,6 +31,27 @@ class SafetyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     starter: bool = True
     severity: dict[str, Action] = {}
     digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The envelope of a running service, or why there is none: then everything is refused."""
+
+    envelope: Envelope | None
+    why: str = ""
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Standing":
+        try:
+            return cls(open_envelope(settings))
+        except MedServeError as error:
+            return cls(None, f"{error.code}: {error.message}")
+
+    def ask(self) -> Envelope:
+        """Raises: Unavailable "safety-unavailable"."""
+        if self.envelope is None:
+            raise unavailable(self.why)
+        return self.envelope
 
 
 def read_policy(home: Path) -> SafetyPolicy:

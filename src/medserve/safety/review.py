@@ -108,7 +108,7 @@ class Change(msgspec.Struct, frozen=True):
     needs: list[Missing] = []
 
 
-class Review(msgspec.Struct, frozen=True):
+class SafetyReview(msgspec.Struct, frozen=True):
     """offered: codes, in the order in which they were asked. rules: digest of all sources and of what is done about
     each severity."""
 
@@ -120,3 +120,11 @@ class Review(msgspec.Struct, frozen=True):
     notes: list[str]
     changes: list[Change] = []
     intent: Literal["proposal"] = "proposal"
+
+
+class SafetyPage(msgspec.Struct, frozen=True):
+    """Which rules are asked. medicines: how many are known. digest: that of a review's `rules`."""
+
+    sources: list[SourceNote]
+    medicines: int
+    digest: str

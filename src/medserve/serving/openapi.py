@@ -13,6 +13,8 @@ from medserve import __version__
 from medserve.models.spec import ModelSpec
 from medserve.runtime.batcher import PRIORITIES
 from medserve.runtime.inputs import schema_of
+from medserve.safety.patient import SafetyRequest
+from medserve.safety.review import SafetyPage, SafetyReview
 from medserve.serving import schema
 from medserve.serving.oip import words
 from medserve.serving.wire import is_open_inference
@@ -20,7 +22,8 @@ from medserve.serving.wire import is_open_inference
 STRUCTS = (schema.Answer, schema.ErrorAnswer, schema.ModelList, schema.ModelPage, schema.Live, schema.Ready,
            schema.Predict, schema.PredictCase, schema.CaseStored, schema.CasePage, schema.PackageInfo,
            schema.PackageList, schema.PackagePage, schema.JobInfo, schema.JobList, schema.JobPage, schema.SetTraffic,
-           schema.TrafficPage, schema.BatchStored, schema.BatchInfo, schema.BatchList, schema.Ranking,
+           schema.TrafficPage, schema.BatchStored, schema.BatchInfo, schema.BatchList, schema.Ranking, SafetyRequest,
+           SafetyReview, SafetyPage,
            words.InferRequest, words.InferResponse, words.InferError, words.ServerMetadata, words.ModelMetadata,
            words.ModelReady, words.ModelIndex, words.IndexAsked, words.ChangeAsked, words.Changed)  # fmt: skip
 _REF = "#/components/schemas/{name}"

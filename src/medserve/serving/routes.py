@@ -64,6 +64,8 @@ ROUTES = (
     Route("GET", "/v1/batches/{batch}/ranking", "batches.read"),
     Route("GET", "/v1/batches/{batch}/events", "batches.read"),
     Route("DELETE", "/v1/batches/{batch}", "batches.delete"),
+    Route("GET", "/v1/safety", "safety.review"),
+    Route("POST", "/v1/safety/review", "safety.review"),
     Route("POST", "/v1/cases", "cases.create"),
     Route("GET", "/v1/cases/{case}", "cases.read"),
     Route("DELETE", "/v1/cases/{case}", "cases.delete"),
