@@ -13,6 +13,7 @@ import itertools
 import json
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,12 +64,24 @@ class Bare:
 
     def files(self, seconds: float, folder: str) -> dict[str, Any]:
         bodies = itertools.cycle([path.read_bytes() for path in sorted(Path(folder).iterdir())])
-        end, done = time.perf_counter() + seconds, -AHEAD * self.best  # until as much is decoded ahead as at the end
-        for batch in self._decoded(bodies, end):
-            self._model.score(batch)
-            done += len(batch)
-            if done == 0:
-                began = time.perf_counter()
+        batches, taking = self._decoded(bodies, time.perf_counter() + seconds), threading.Lock()
+        done, began = -AHEAD * self.best, 0.0  # until as much is decoded ahead as at the end
+
+        def work(_: int) -> None:
+            nonlocal done, began
+            while True:
+                with taking:
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                self._model.score(batch)
+                with taking:
+                    done += len(batch)
+                    if done >= 0 and not began:
+                        done, began = 0, time.perf_counter()
+
+        with ThreadPoolExecutor(self._streams) as pool:
+            list(pool.map(work, range(self._streams)))
         return {"per_s": done / (time.perf_counter() - began), "batch": self.best}
 
     def _decoded(self, bodies: Iterator[bytes], end: float) -> Iterator[np.ndarray]:

@@ -51,19 +51,22 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a graph is run.
 
     streams: passes that run side by side, each on its share of the threads. batch: most cases of one pass; 0 leaves
-    it to the size of the input.
+    it to the size of the input. shared (ONNX Runtime): the passes share all threads; where one waits for its own
+    threads, or for Python, another one computes, and a lone one still has all of them.
     """
 
     engine: EngineName = "onnxruntime"
     precision: Precision = "fp32"
     streams: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     batch: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    shared: bool = False
 
     def __str__(self) -> str:
         return f"{TITLES[self.engine]} {self.precision}"
 
 
 DEFAULT = Choice()
+OVERLAP = 2  # passes a thread where they share them
 
 
 class Unfit(Fault):
@@ -170,6 +173,18 @@ def default_batch(shape: Sequence[int], graph_bytes: int = 0) -> int:
     return min(most, LARGE_BATCH) if graph_bytes > LARGE_GRAPH else most
 
 
+def usual(shape: Sequence[int], graph_bytes: int, threads: int) -> Choice:
+    """What runs a graph that the tuner has not measured here.
+
+    Large pictures pass one by one, several at once: they gain nothing from a common pass, and lose the time in which
+    it is put together. As many as one pass would have held, so that the memory is the same.
+    """
+    together = default_batch(shape, graph_bytes)
+    if len(shape) != 3 or not 1 < together <= LARGE_BATCH:
+        return DEFAULT
+    return Choice(streams=min(OVERLAP * (threads or os.cpu_count() or 1), together), batch=1, shared=True)
+
+
 def versions() -> dict[str, str]:
     """The installed engines, and their versions."""
     found = {}
@@ -203,4 +218,5 @@ def _open(graph: bytes, threads: int, choice: Choice, quantised: bytes, package:
     if reduced and choice.engine != "onnxruntime-tensorrt":
         raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32 or int8, not in {choice.precision}.")
     data = quantised if choice.precision == "int8" else graph
-    return OnnxRuntime(data, threads, choice.streams, engine=choice.engine, reduced=reduced)
+    each = threads if choice.shared else max(1, threads // choice.streams)
+    return OnnxRuntime(data, each, engine=choice.engine, reduced=reduced)

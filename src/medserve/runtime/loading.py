@@ -17,7 +17,7 @@ from pathlib import Path
 from medserve.errors import BadPackage
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
-from medserve.runtime.engine import DEFAULT, LARGE_GRAPH, Choice
+from medserve.runtime.engine import DEFAULT, LARGE_GRAPH, Choice, usual
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict
@@ -69,7 +69,8 @@ class Loader:
         """Estimate of what its engines take in memory."""
         quiet = replace(self, warn=lambda text: None)
         verdict = quiet._verdict(known)
-        engines = [DEFAULT] if verdict is None else [verdict.chosen]
+        own = usual(known.spec.shape, known.graph_bytes, self.threads)
+        engines = [own] if verdict is None else [verdict.chosen]
         if verdict is not None and verdict.chosen.precision != EXACT:
             engines.append(DEFAULT)  # draws the explanations
         return sum(_engine_bytes(known, choice) for choice in engines)

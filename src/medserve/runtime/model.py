@@ -36,7 +36,7 @@ from medserve.models.spec import ModelSpec
 from medserve.questions.answers import NOT_COVERED, Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
 from medserve.runtime.domain import at_the_edge, open_domain
-from medserve.runtime.engine import DEFAULT, Engine, Unfit
+from medserve.runtime.engine import DEFAULT, Engine, Unfit, usual
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import JSON, raw_inputs
 from medserve.runtime.known import KnownModel
@@ -109,7 +109,10 @@ class LoadedModel(KnownModel):
         codes = self.spec.output.codes.items()
         self._codes = {label: {"system": code.system, "code": code.code} for label, code in codes}
         graph = read_graph(package.path(GRAPH))
-        self.engine = self.reference = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads)
+        choice = usual(self._shape, len(graph), threads) if verdict is None else DEFAULT
+        self.engine = self.reference = Engine(
+            graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice
+        )
         self.item_s = self.self_check()
         if verdict is not None and verdict.chosen != DEFAULT:
             self._follow(verdict, tuned, graph, threads, warn)
@@ -173,7 +176,8 @@ class LoadedModel(KnownModel):
             engine.score(images[:1])  # the first pass pays for memory and threads
             started = time.perf_counter()
             scores = engine.score(images, cam="cam" in stored)
-            seconds = (time.perf_counter() - started) / len(images)
+            beside = min(len(images), engine.choice.streams) if engine.max_batch < len(images) else 1
+            seconds = (time.perf_counter() - started) / len(images) * beside
         except Fault as error:
             raise _check_failed("the engine does not run it") from error
         for name, (gap, share) in gaps(scores, stored).items():

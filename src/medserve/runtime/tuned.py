@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from medserve.runtime.engine import Choice, Unfit, versions
+from medserve.runtime.engine import OVERLAP, Choice, Unfit, versions
 from medserve.runtime.gate import Gate
 from medserve.store.files import write_bytes
 
@@ -157,7 +157,7 @@ def _unusable(verdict: Verdict | None, digest: str, threads: int) -> tuple[str, 
     lacking = (chosen.precision == "int8") != bool(verdict.quantised)
     if (
         chosen.engine in COMPARED
-        or chosen.streams > verdict.cores
+        or chosen.streams > verdict.cores * (OVERLAP if chosen.shared else 1)
         or (chosen.precision != EXACT and not gated)
         or lacking
     ):

@@ -18,13 +18,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from medserve.errors import BadPackage, Fault
 from medserve.models.package import GRAPH, SELFCHECK, Package
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
-from medserve.runtime.engine import DEFAULT, Choice, Engine, EngineName, Precision, Unfit, default_batch, versions
+from medserve.runtime.engine import (
+    DEFAULT,
+    OVERLAP,
+    Choice,
+    Engine,
+    EngineName,
+    Precision,
+    Unfit,
+    default_batch,
+    versions,
+)
 from medserve.runtime.gate import gate
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.model import TOLERANCE, gaps
@@ -75,7 +86,7 @@ def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers
     """What is tried, without batch sizes.
 
     Args:
-        threads: one stream on all of them, a stream a thread, and powers of two between.
+        threads: one stream on all of them, a stream a thread, and powers of two between; passes that share all.
         compare: also PyTorch on the processor, eager and compiled.
         gpu: PyTorch sees one.
         providers: of ONNX Runtime here.
@@ -83,6 +94,7 @@ def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers
     streams = sorted({1, threads, *(n for n in (2, 4, 8) if n < threads)})
     kinds = [(engine, precision) for engine, many in PRECISIONS.items() for precision in many]
     found = [Choice(engine, precision, n) for engine, precision in kinds for n in streams]
+    found += [Choice("onnxruntime", p, OVERLAP * threads, shared=True) for p in PRECISIONS["onnxruntime"]]
     if compare:
         found += [Choice("torch"), Choice("inductor")]
     if gpu:
@@ -309,7 +321,7 @@ def _rows(one: _Open) -> list[Row]:
     base, choice = one.row, one.row.choice
     return [
         Row(
-            Choice(choice.engine, choice.precision, choice.streams, batch),
+            msgspec.structs.replace(choice, batch=batch),
             1 / statistics.median(seconds),
             1000 * statistics.median(one.lone_s),
             base.gap,

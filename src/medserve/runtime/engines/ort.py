@@ -1,7 +1,7 @@
 """ONNX Runtime: the reference. It runs every graph that a package may hold.
 
-session = OnnxRuntime(graph, threads=2, streams=1)
-session = OnnxRuntime(graph, threads=2, streams=1, engine="onnxruntime-cuda")     # not measured on this version
+session = OnnxRuntime(graph, threads=2)
+session = OnnxRuntime(graph, threads=2, engine="onnxruntime-cuda")     # not measured on this version
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ GPU: dict[str, tuple[str, dict[str, str]]] = {  # engine -> its provider and wha
 
 
 class OnnxRuntime:
-    """A `Session`. Its threads are shared by passes that run at once: streams get `threads // streams` each.
+    """A `Session`. A pass computes on the thread that calls it and on `threads - 1` more, which all passes share.
 
     Args:
         engine: "onnxruntime", or one of `GPU`.
@@ -31,9 +31,7 @@ class OnnxRuntime:
     Raises: BadPackage "graph-broken"; Unfit "engine-missing": this ONNX Runtime has no such provider.
     """
 
-    def __init__(
-        self, graph: bytes, threads: int, streams: int, *, engine: str = "onnxruntime", reduced: bool = False
-    ) -> None:
+    def __init__(self, graph: bytes, threads: int, *, engine: str = "onnxruntime", reduced: bool = False) -> None:
         import onnxruntime as ort
 
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
@@ -44,7 +42,7 @@ class OnnxRuntime:
             providers.insert(0, (provider, told | ({"trt_bf16_enable": "1"} if reduced else {})))
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = max(1, threads // streams)
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # a broken graph speaks through the error below
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores free
