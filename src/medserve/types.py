@@ -16,6 +16,7 @@ Array = NDArray[Any]
 Part = Literal["train", "val", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
 Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate"]
+Scale = Literal["", "sqrt", "log"]  # on which a number is learnt
 # An answer a word or a letter and not a case: neither calibrated, nor tuned, nor explained by what its inputs moved.
 SEQUENCES: tuple[Task, ...] = ("tags", "generate")
 

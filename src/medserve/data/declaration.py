@@ -7,6 +7,7 @@ One grammar for every kind and question (see `docs/data.md`). A wrong or unknown
 its neighbours.
 """
 
+import math
 import re
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from medserve.errors import BadData, neighbours
 MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
 SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule", "protein")
+_ATC = re.compile(r"[A-Z]\d{2}[A-Z]{2}\d{2}")
 TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate")
 
 
@@ -68,6 +70,11 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     separator: between the labels of one cell of a multilabel column.
     censored: of a number, what becomes of values that are bounds (">10"): drop leaves these cases out, bound takes the
         bound for the value.
+    scale: of a positive number, on which it is learnt: sqrt or log; errors and intervals then grow with the value.
+    range: of a number, [lowest, highest]: cases outside are listed and left out, and no answer leaves it.
+    bands: of a number, rising limits between which the report tells its errors apart.
+    interval_by: of a number, an input of kind category: the interval holds its coverage in each of its groups.
+    medicine: its ATC code, where the number is a dose of it (question treatment).
     """
 
     column: str | list[str] | None = None
@@ -77,6 +84,11 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     separator: str = "|"
     event: str | None = None
     censored: Literal["drop", "bound"] | None = None
+    scale: Literal["sqrt", "log"] | None = None
+    range: list[float] | None = None
+    bands: list[float] | None = None
+    interval_by: str | None = None
+    medicine: str | None = None
 
 
 class Split(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -221,6 +233,8 @@ def _check(declared: Dataset, name: str) -> Dataset:
         )  # fmt: skip
     if target is not None and target.kind is not None and target.kind not in TASKS:
         raise BadData("declaration-key", f"{name}: no target kind {target.kind!r} ({neighbours(target.kind, TASKS)}).")
+    if target is not None:
+        _check_number(target, declared, name)
     if declared.intervals is not None and not (declared.independent and declared.records):
         raise BadData(
             "declaration-value",
@@ -281,6 +295,42 @@ def _check(declared: Dataset, name: str) -> Dataset:
                 hint=f"Write `split: {{by: {split.by}, column: NAME}}`.",
             )
     return declared
+
+
+def _check_number(target: Target, declared: Dataset, name: str) -> None:
+    """What is said of a target of kind number alone."""
+    said = [k for k in ("scale", "range", "bands", "interval_by", "medicine") if getattr(target, k) is not None]
+    if said and target.kind != "number":
+        raise BadData("declaration-value", f"{name}: `target.{said[0]}` is for a target of kind number.")
+    if target.range is not None and (len(target.range) != 2 or not target.range[0] < target.range[1]):
+        raise BadData("declaration-value", f"{name}: `target.range` is [lowest, highest].")
+    lowest = {"sqrt": 0.0, "log": 1e-300}.get(target.scale or "", -math.inf)
+    if target.range is not None and target.range[0] < lowest:
+        raise BadData("declaration-value", f"{name}: `target.scale: {target.scale}` is for positive numbers.")
+    if target.bands is not None and (not target.bands or sorted(set(target.bands)) != target.bands):
+        raise BadData("declaration-value", f"{name}: `target.bands` are rising limits.", hint="Write [21, 49].")
+    if target.interval_by is not None:
+        by = declared.inputs.get(target.interval_by)
+        if by is None or by.kind != "category":
+            near = neighbours(target.interval_by, [k for k, v in declared.inputs.items() if v.kind == "category"])
+            raise BadData(
+                "declaration-value",
+                f"{name}: `target.interval_by` is an input of kind category; {target.interval_by!r} is none ({near}).",
+            )
+    if target.medicine is None:
+        return
+    if not _ATC.fullmatch(target.medicine):
+        raise BadData(
+            "declaration-value", f"{name}: `target.medicine` is an ATC code of a substance.",
+            hint="For instance B01AA03, warfarin.",
+        )  # fmt: skip
+    lacking = [k for k in ("unit", "range") if getattr(target, k) is None]
+    if lacking:
+        raise BadData(
+            "dose-undeclared",
+            f"{name}: a dose needs `target.{lacking[0]}`.",
+            hint="Write `unit: mg/wk` and `range: [lowest, highest]` of the doses that may be named.",
+        )
 
 
 _FIELDS: dict[str, type[msgspec.Struct]] = {"": Dataset, "target": Target, "split": Split, "inputs": Input}

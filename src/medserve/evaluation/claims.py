@@ -12,6 +12,8 @@ the mean risk by the middle horizon is not surely off the observed one by more t
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+FEWEST = 50  # cases of a group that is judged
+
 REFUSE, WEAK = 20, 100
 SLOPE = (0.8, 1.25)
 ECE_SLACK = 0.02
@@ -130,6 +132,14 @@ def _sets(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             f"These cases differ from the calibration cases (AUROC {sets['shift']['auroc']:.2f} by"
             f" {sets['shift']['of']}): the coverage guarantee does not apply.",
         )
+    for row in sets["groups"]:
+        if row["coverage"] < row["low"] and row["n"] >= FEWEST:
+            yield _claim(
+                "red",
+                "group-coverage",
+                f"Of {row['group'] or 'cases of no known group'} the intervals cover {row['coverage']:.1%} of"
+                f" {row['n']} cases, less than the expected {row['low']:.3f} to {row['high']:.3f}.",
+            )
     if sets["inside_band"]:
         yield _claim("green", "coverage", f"{what} cover {value:.1%}, inside the expected {span}.")
     elif value < band["low"]:

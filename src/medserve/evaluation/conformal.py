@@ -3,9 +3,10 @@
     conformal = fit_conformal(spec, logits, targets, alpha=0.1)       # on the calibration part
     coverage_band(conformal, counts, evaluated)                       # where the empirical coverage may fall
 
-Scores are 1 - p(true label) (LAC), or |error| for a number; the quantile is the k-th smallest of n with
+Scores are 1 - p(true label) (LAC), or |error| on the scale of a number; the quantile is the k-th smallest of n with
 k = ceil((n + 1)(1 - alpha)). With enough cases of every label it is taken per label: then the guarantee holds for
-each label by itself and survives another mix of labels. It asks that new cases are exchangeable with these.
+each label by itself and survives another mix of labels; of a number likewise per group of the declared input. It asks
+that new cases are exchangeable with these.
 
 A case may lack whole inputs. What a model says then is less sure than its scores of whole cases let one think, so
 `fit_absent` takes the quantile of the same cases with those inputs hidden, and the larger one holds: a set only widens.
@@ -17,6 +18,7 @@ Sources: Vovk 2005; Sadinle 2019 (LAC); Angelopoulos & Bates 2023, section 3.2 (
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from medserve.models.spec import Absent, Conformal, ModelSpec
@@ -25,6 +27,7 @@ from medserve.types import Array
 
 ALPHA = 0.1
 PER_LABEL = 50  # calibration cases of every label for quantiles per label
+PER_GROUP = 30  # calibration cases of a group for a quantile of its own
 
 
 def rank(n: int, alpha: float) -> int:
@@ -39,10 +42,10 @@ def quantile(scores: Array, alpha: float) -> float | None:
 
 
 def scores_of(spec: ModelSpec, logits: Array, targets: Array) -> Array:
-    """(N,) how badly each truth fits: 1 - p(true), or |error| in the unit of the number."""
+    """(N,) how badly each truth fits: 1 - p(true), or |error| on the scale of the number."""
     probs = probabilities(spec, logits)
     if spec.output.task == "number":
-        return np.abs(probs[:, 0] - np.asarray(targets, np.float64))
+        return np.abs(spec.output.scaled(probs[:, 0]) - spec.output.scaled(targets))
     return 1 - np.take_along_axis(probs, np.asarray(targets, np.int64)[:, None], axis=1)[:, 0]
 
 
@@ -67,6 +70,25 @@ def _by_label(spec: ModelSpec, scores: Array, targets: Array, alpha: float) -> d
     return {label: float(quantile(s, alpha) or 0.0) for label, s in each.items()}
 
 
+def with_groups(spec: ModelSpec, logits: Array, targets: Array, groups: Sequence[str | None]) -> ModelSpec:
+    """The signature with a quantile of its own for every group of calibration cases that is large enough.
+
+    groups: of each case the word for the output's `by`; None where it is not known.
+    """
+    conformal = spec.calibration.conformal
+    if conformal is None or spec.output.task != "number":
+        return spec
+    scores, names = scores_of(spec, logits, targets), np.array([name or "" for name in groups], str)
+    found: dict[str, tuple[float, int]] = {}
+    for name in np.unique(names).tolist():
+        own = scores[names == name]
+        limit = quantile(own, conformal.alpha)
+        if name and limit is not None and len(own) >= PER_GROUP:
+            found[name] = (limit, len(own))
+    conformal = msgspec.structs.replace(conformal, by_group=found)
+    return msgspec.structs.replace(spec, calibration=msgspec.structs.replace(spec.calibration, conformal=conformal))
+
+
 def fit_absent(spec: ModelSpec, hidden: Mapping[tuple[str, ...], tuple[Array, Array]]) -> list[Absent]:
     """Quantiles for cases that lack inputs; none where the model has no prediction sets (multilabel, survival).
 
@@ -87,12 +109,17 @@ def fit_absent(spec: ModelSpec, hidden: Mapping[tuple[str, ...], tuple[Array, Ar
 
 
 def covered(
-    spec: ModelSpec, logits: Array, targets: Array, absent: Sequence[Collection[str]] | None = None
+    spec: ModelSpec,
+    logits: Array,
+    targets: Array,
+    absent: Sequence[Collection[str]] | None = None,
+    groups: Sequence[str | None] | None = None,
 ) -> tuple[Array, Array]:
     """What the served sets did.
 
     Args:
         absent: of each row the inputs that it lacks; None: every case is whole.
+        groups: of each row the word for the output's `by`.
 
     Returns: (hit, size), (N,) each: whether the truth is inside, and how many labels the set holds; for a number the
         size is always 1.
@@ -102,7 +129,8 @@ def covered(
     labels = spec.output.labels
     lacks = absent if absent is not None else [()] * len(targets)
     if spec.output.task == "number":
-        half = np.array([limits(conformal, labels, names)[0] for names in lacks])
+        theirs = groups if groups is not None else [None] * len(targets)
+        half = np.array([limits(conformal, labels, names, g)[0] for names, g in zip(lacks, theirs, strict=True)])
         return scores_of(spec, logits, targets) <= half, np.ones(len(targets), np.int64)
     rows = zip(probabilities(spec, logits), lacks, strict=True)
     sets = [prediction_set(spec, row, names) or () for row, names in rows]
@@ -125,10 +153,14 @@ def coverage_band(
     Args:
         evaluated: evaluated cases by label (any one key for a number).
         calibrated: calibration cases by label; without it, labels are taken in the evaluated proportions.
+            Of a number with quantiles per group, both count the cases of each group.
     """
     rng = np.random.default_rng(seed)
     total = sum(evaluated.values())
-    if conformal.by_label is None:
+    if conformal.by_group is not None and set(evaluated) & set(conformal.by_group):
+        own = conformal.by_group
+        groups = [(own[name][1] if name in own else conformal.n, m) for name, m in evaluated.items() if m]
+    elif conformal.by_label is None:
         groups = [(conformal.n, total)]
     else:
         share = calibrated or {k: round(conformal.n * m / max(total, 1)) for k, m in evaluated.items()}

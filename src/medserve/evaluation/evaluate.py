@@ -60,6 +60,7 @@ def evaluate(
     openings: int | None = None,
     refused: Mapping[str, int] | None = None,
     absent: Sequence[Collection[str]] | None = None,
+    members: Sequence[str | None] | None = None,
     decision_range: tuple[float, float, str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -82,6 +83,7 @@ def evaluate(
         openings: how often this sealed part has been opened.
         refused: code -> how many inputs were refused before any score.
         absent: of each row the inputs that the case lacks, whose set is the wider; None: nothing is ever missing.
+        members: of each row the word for the output's `by`, whose own interval holds.
         decision_range: (low, high, why) thresholds of the decision curve, as the user declares them.
 
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
@@ -105,13 +107,15 @@ def evaluate(
         other = judge(baseline_spec or spec, baseline[rows].logits, judged.targets)
     lacks = None if absent is None else [absent[row] for row in rows]
     whole = None if lacks is None else np.array([not names for names in lacks], bool)
-    hit, size = (None, None)
+    hit, size, theirs = (None, None, None)
     if spec.calibration.conformal is not None:
-        hit, size = covered(spec, kept.logits, judged.targets, lacks)
+        theirs = None if members is None else [members[row] for row in rows]
+        hit, size = covered(spec, kept.logits, judged.targets, lacks, theirs)
     unlike = _out_of_distribution(spec, kept)
     unsure = np.zeros(len(rows), bool) if size is None or judged.task in _PLAIN else size != 1
     unsure &= ~unlike
     answered = ~unlike & ~unsure
+    told = _rows(groups, rows) | sections.bands(spec.output, judged.targets)
     outside = None if leaky is None else ~np.asarray(leaky, bool)[rows]
 
     def figures(w: Array) -> dict[str, Array]:
@@ -169,7 +173,7 @@ def evaluate(
         "majority": sections.majority(judged),
         "per_label": sections.per_label(judged, who, strata, draws, seed),
         "calibration": sections.calibration_of(spec, judged, found, draws, seed),
-        "conformal": sections.prediction_sets(spec, judged, kept, found, hit, size, calibration, whole),
+        "conformal": sections.prediction_sets(spec, judged, kept, found, hit, size, calibration, whole, theirs),
         "operating": sections.operating_of(spec, judged, metrics),
         "answers": {
             "answered": int(answered.sum()),
@@ -185,7 +189,7 @@ def evaluate(
         else survival.by_horizon(spec, judged, who, draws=draws, seed=seed),
         "curves": curves(judged, who, draws=min(draws, 200), seed=seed),
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
-        "subgroups": subgroups(judged, who, _rows(groups, rows), hit=hit, abstained=~answered, draws=draws, seed=seed),
+        "subgroups": subgroups(judged, who, told, hit=hit, abstained=~answered, draws=draws, seed=seed),
         "baseline": None if other is None else sections.against(judged, other, found, baseline_spec, role, called),
         "threshold_rules": sections.other_rules(spec, judged, val, calibration, who, draws, seed),
         "leaks": None if leaky is None else sections.leaks_of(np.asarray(leaky, bool)[rows], found, metrics),

@@ -1,6 +1,7 @@
 """The sections of an evaluation: each takes what `evaluate` has measured and gives one JSON-ready record."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from medserve.evaluation.curves import ece_null
 from medserve.evaluation.intervals import LEVEL, Interval, bootstrap, delong
 from medserve.evaluation.operating import threshold_rules
 from medserve.evaluation.shift import two_sample
-from medserve.models.spec import ModelSpec
+from medserve.models.spec import Conformal, ModelSpec, OutputSpec
 from medserve.questions.metrics import Judged, judge, one_vs_rest
 from medserve.questions.weighted import average_precision, rank_auroc, ratio
 from medserve.types import Array, Scores
@@ -250,10 +251,12 @@ def prediction_sets(
     size: Array | None,
     calibration: tuple[Scores, Array] | None,
     whole: Array | None = None,
+    members: Sequence[str | None] | None = None,
 ) -> dict[str, Any] | None:
     """What the prediction sets did here: coverage with its band, sizes, and whether the guarantee may be quoted.
 
     whole: (N,) False where a case lacks an input; its set is wider on purpose, and the band is not about it.
+    members: of each case its group, where intervals are per group.
     """
     fitted = spec.calibration.conformal
     if fitted is None or hit is None or size is None:
@@ -268,7 +271,10 @@ def prediction_sets(
         by_label = (truth, judged.targets) if fitted.by_label is not None else None
         shift = two_sample(cal_scores[rows], scores, by_label)
     full = np.ones(len(hit), bool) if whole is None or not whole.any() else whole
-    low, high = coverage_band(fitted, counts(judged.keep(full)), calibrated)
+    theirs = None if members is None else np.array([name or "" for name in members], str)
+    low, high = coverage_band(
+        fitted, counts(judged.keep(full)) if theirs is None else count_of(theirs[full]), calibrated
+    )
     value = float(hit[full].mean())
     labels = [] if judged.task == "number" else list(judged.labels)
     return {
@@ -276,7 +282,8 @@ def prediction_sets(
         "target": 1 - fitted.alpha,
         "n_calibration": fitted.n,
         "by_label": fitted.by_label is not None,
-        "half_width": fitted.quantile if judged.task == "number" else None,
+        "half_width": fitted.quantile if judged.task == "number" and not spec.output.scale else None,
+        "groups": [] if theirs is None else group_coverage(fitted, theirs[full], hit[full]),
         "coverage": found["coverage"],
         "band": {"low": low, "high": high},
         "inside_band": low - 1e-9 <= value <= high + 1e-9,
@@ -292,6 +299,32 @@ def prediction_sets(
         "shift": shift,
         "suspended": bool(shift and shift["shifted"]),
     }
+
+
+def bands(output: OutputSpec, targets: Array) -> dict[str, Array]:
+    """The subgroups of a number by its true value, between the limits that the data set declares."""
+    if not output.bands:
+        return {}
+    limits, unit = [f"{limit:g}" for limit in output.bands], output.unit or ""
+    names = [f"below {limits[0]}", *(f"{a} to {b}" for a, b in pairwise(limits)), f"{limits[-1]} and more"]
+    told = np.array([f"{name} {unit}".strip() for name in names], str)
+    return {f"true {output.labels[0]}": told[np.digitize(targets, output.bands)]}
+
+
+def count_of(names: Array) -> dict[str, int]:
+    return {str(name): int((names == name).sum()) for name in np.unique(names)}
+
+
+def group_coverage(fitted: Conformal, names: Array, hit: Array) -> list[dict[str, Any]]:
+    """Of each group of cases: how many, how many of them the interval held, and the band of a correct predictor."""
+    found = []
+    for name, n in count_of(names).items():
+        low, high = coverage_band(fitted, {name: n})
+        value = float(hit[names == name].mean())
+        inside = low - 1e-9 <= value <= high + 1e-9
+        own = fitted.by_group is not None and name in fitted.by_group
+        found.append({"group": name, "n": n, "own": own, "coverage": value, "low": low, "high": high, "inside": inside})
+    return found
 
 
 def operating_of(spec: ModelSpec, judged: Judged, metrics: Mapping[str, Interval]) -> dict[str, Any] | None:

@@ -115,6 +115,9 @@ def _figures(
         out["expected_observed"] = censored.expected_observed(base * np.exp(np.minimum(eta, 50.0)), seen_in_time, w)
     elif judged.task == "number":
         out["mae"] = ratio(w @ np.abs(part.probs[:, 0] - part.targets), w.sum(axis=1))
+        if (judged.targets > 0).all():
+            near = np.abs(part.probs[:, 0] - part.targets) <= 0.2 * part.targets
+            out["within_20"] = ratio(w @ near, w.sum(axis=1))
     elif judged.task == "multilabel":
         known = ~np.isnan(part.targets)
         wrong = known & (part.chosen != (part.targets == 1))

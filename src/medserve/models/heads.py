@@ -97,7 +97,7 @@ class Head:
         if task == "generate":  # the target is the molecule itself, which the network has read
             return -logits, torch.ones_like(logits)
         if task == "number":
-            wanted = (targets.to(logits.dtype) - self.output.mean) / self.output.sd
+            wanted = torch.from_numpy(self.output.standard(targets.cpu().numpy())).to(logits)
             each = F.huber_loss(logits[:, 0], wanted, reduction="none", delta=HUBER_DELTA)[:, None]
             return each, torch.ones_like(each)
         if task == "binary":

@@ -9,12 +9,14 @@ import re
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from medserve.errors import BadPackage
-from medserve.types import Named, Task
+from medserve.types import Array, Named, Scale, Task
 
 MAX_CASE_VALUES = 2**28  # of one case as it enters the graph, and of its logits
 MAX_LABELS = 10_000
+ATC = "http://www.whocc.no/atc"
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -61,7 +63,12 @@ class Survival(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """binary: labels are (negative, positive), one logit. number: one label, its name; value = logit * sd + mean.
+    """binary: labels are (negative, positive), one logit. number: one label, its name; `value` says how a logit is one.
+
+    A number may be learnt on another scale (sqrt, log): then errors count as shares rather than amounts, and intervals
+    widen with the value. range: the lowest and highest that is ever answered. bands: limits between which the report
+    tells it apart. by: a category among the inputs, in each of whose groups the interval holds its coverage by itself.
+    A dose is a number that names its medicine in `codes`.
 
     survival: one label, the event; the logit is the log hazard ratio, `unit` the unit of time, and `baseline` what
     turns it into risks.
@@ -80,8 +87,35 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     unit: str | None = None
     mean: float = 0.0
     sd: float = 1.0
+    scale: Scale = ""
+    range: tuple[float, float] | None = None
+    bands: list[float] = []
+    by: str | None = None
     baseline: Survival | None = None
     words: int = 0
+
+    def scaled(self, values: Array) -> Array:
+        """Values in the unit -> on the scale of the errors."""
+        y = np.asarray(values, np.float64)
+        return {"": y, "sqrt": np.sqrt(np.maximum(y, 0)), "log": np.log(np.maximum(y, 1e-300))}[self.scale]
+
+    def standard(self, values: Array) -> Array:
+        """(N,) values in the unit -> the logits that a perfect model gives."""
+        return np.asarray((self.scaled(values) - self.mean) / self.sd)
+
+    def value(self, logits: Array) -> Array:
+        """Logits -> values in the unit, within the range."""
+        return self._unscaled(np.asarray(logits, np.float64) * self.sd + self.mean)
+
+    def around(self, value: float, half: float) -> tuple[float, float]:
+        """The interval of half the width `half`, on the scale, about a value in the unit."""
+        middle = self.scaled(np.array([value]))
+        low, high = self._unscaled(np.array([middle[0] - half, middle[0] + half])).tolist()
+        return low, high
+
+    def _unscaled(self, z: Array) -> Array:
+        values = {"": z, "sqrt": np.maximum(z, 0) ** 2, "log": np.exp(np.minimum(z, 700))}[self.scale]
+        return values if self.range is None else np.clip(values, *self.range)
 
     @property
     def tags(self) -> int:
@@ -108,9 +142,10 @@ class Absent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Conformal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Split conformal prediction; `quantile` of the scores 1 - p(true label), or |error| for a number.
+    """Split conformal prediction; `quantile` of the scores 1 - p(true label), or |error| on the scale of a number.
 
     `by_label`: class-conditional quantiles (Mondrian); used where given, else `quantile`.
+    by_group: of a number, the quantile and the cases behind it of each group of the output's `by` that has enough.
     absent: for cases that lack inputs; the largest of all quantiles that apply is used, so that a set only widens.
     """
 
@@ -118,6 +153,7 @@ class Conformal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     n: int
     quantile: float
     by_label: dict[str, float] | None = None
+    by_group: dict[str, tuple[float, int]] | None = None
     absent: list[Absent] = []
 
 
@@ -179,7 +215,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     format: Literal["medserve-package/1"] = "medserve-package/1"
     name: str
     version: str = "1"
-    question: Literal["diagnosis"] = "diagnosis"
+    question: Literal["diagnosis", "treatment"] = "diagnosis"
     inputs: list[InputSpec]
     output: OutputSpec
     transforms: list[Named]

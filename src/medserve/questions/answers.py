@@ -9,6 +9,7 @@ The same functions serve evaluation, `medserve predict` and the network, so that
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from medserve.data.scope import check_picture
@@ -18,6 +19,7 @@ from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labe
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
+NO_INTERVAL = {"code": "interval-missing", "message": "Too few calibration cases for an interval: no dose is named."}
 NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
 
 
@@ -66,7 +68,7 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
     if output.task == "tags":  # scores of words, which `questions.tags` reads
         return z
     if output.task in ("number", "generate"):
-        return z * output.sd + output.mean
+        return output.value(z)
     if output.task == "survival":
         return risks(baseline_of(output), log_hazard(spec, logits, temperature=temperature))
     z = z / t
@@ -91,7 +93,12 @@ def log_hazard(spec: ModelSpec, logits: Array, *, temperature: float | None = No
 
 
 def answer_one(
-    spec: ModelSpec, probs: Array | list[float], distance: float | None = None, *, absent: Collection[str] = ()
+    spec: ModelSpec,
+    probs: Array | list[float],
+    distance: float | None = None,
+    *,
+    absent: Collection[str] = (),
+    group: str | None = None,
 ) -> Prediction:
     """One case's answer.
 
@@ -99,6 +106,7 @@ def answer_one(
         probs: (K,) a row of `probabilities`.
         distance: the graph's distance to the training data.
         absent: inputs that the case lacks, as `data.fields.absent_from` tells them: set and interval are the wider.
+        group: the case's word for the output's `by`, whose own interval holds.
 
     Raises: Refusal "out-of-distribution": the picture is unlike anything in training.
     """
@@ -120,8 +128,11 @@ def answer_one(
     labels = tuple(spec.output.labels)
     if spec.output.task in ("number", "generate"):
         value = float(probs[0])
-        half = None if conformal is None else limits(conformal, labels, absent)[0]
-        interval = None if half is None else (value - half, value + half)
+        half = None if conformal is None else limits(conformal, labels, absent, group)[0]
+        interval = None if half is None else spec.output.around(value, half)
+        reasons += _of_a_number(spec, value, group)
+        if interval is None and spec.question == "treatment":  # a dose is never a point alone
+            return Prediction(labels, (), None, None, True, None, (*reasons, dict(NO_INTERVAL)))
         return Prediction(labels, (), None, coverage, False, None, tuple(reasons), value, interval)
     if spec.output.task == "survival":
         baseline = baseline_of(spec.output)
@@ -150,8 +161,30 @@ def answer_one(
     )
 
 
-def limits(conformal: Conformal, labels: Sequence[str], absent: Collection[str] = ()) -> list[float]:
-    """The quantile that holds for each label, the largest of those fitted for what the case lacks."""
+def _of_a_number(spec: ModelSpec, value: float, group: str | None) -> list[dict[str, str]]:
+    """What a reader must know of it: that it was held within the range, that its group had too few cases."""
+    output, found = spec.output, []
+    if output.range is not None and value in output.range:
+        low, high = output.range
+        said = f"The estimate reached the limit of {low:g} to {high:g} {output.unit or ''}".rstrip()
+        found.append({"code": "value-at-limit", "message": f"{said} and was held there."})
+    conformal = spec.calibration.conformal
+    if output.by is not None and conformal is not None and group not in (conformal.by_group or {}):
+        said = f"the value of {output.by!r}" if group is None else f"{output.by} {group!r}"
+        message = f"Too few calibration cases had {said}: the interval is that of all cases together."
+        found.append({"code": "group-small", "message": message})
+    return found
+
+
+def limits(
+    conformal: Conformal, labels: Sequence[str], absent: Collection[str] = (), group: str | None = None
+) -> list[float]:
+    """The quantile that holds for each label, the largest of those fitted for what the case lacks.
+
+    group: of a number; its own quantile stands in the place of everybody's.
+    """
+    if group is not None and conformal.by_group is not None and group in conformal.by_group:
+        conformal = msgspec.structs.replace(conformal, quantile=conformal.by_group[group][0])
     if not absent:
         by_label, most = conformal.by_label or {}, conformal.quantile
         return [by_label.get(label, most) for label in labels]

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from medserve.data.fields import Block, Records, absent_from, together
+from medserve.data.fields import Block, Records, absent_from, together, words_of
 from medserve.data.split import PartView
 from medserve.evaluation.conformal import covered, fit_absent
 from medserve.models.spec import ModelSpec
@@ -76,6 +76,19 @@ def lacking(spec: ModelSpec, part: PartView) -> list[tuple[str, ...]] | None:
         names
         for start in starts
         for names in absent_from(blocks, part.take(np.arange(start, min(start + CHUNK, len(part)))))
+    ]
+
+
+def members(spec: ModelSpec, part: PartView) -> list[str | None] | None:
+    """Of each case the word for the output's `by`; None where intervals are not per group."""
+    if spec.output.by is None or not spec.is_record:
+        return None
+    blocks = Records.build(spec.transforms).blocks
+    starts = range(0, len(part), CHUNK)
+    return [
+        word
+        for start in starts
+        for word in words_of(blocks, spec.output.by, part.take(np.arange(start, min(start + CHUNK, len(part)))))
     ]
 
 

@@ -19,12 +19,13 @@ from medserve.data.split import Parts, PartView
 from medserve.data.transforms import Normalise
 from medserve.errors import BadData
 from medserve.evaluation.calibrate import calibrate
+from medserve.evaluation.conformal import with_groups
 from medserve.evaluation.operating import choose_points
 from medserve.models.package import GRAPH, SELFCHECK, STEP, WEIGHTS
 from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.survival import with_baseline
-from medserve.road.absent import hidden_scores, with_absent
+from medserve.road.absent import hidden_scores, members, with_absent
 from medserve.road.domain import fit_domain
 from medserve.runtime.engine import Engine
 from medserve.runtime.graphfile import read_graph
@@ -143,6 +144,8 @@ def build(
     spec = msgspec.structs.replace(plain, architecture=candidate.architecture, transforms=[*plain.transforms, *inside])
     fitted = calibrate(scores["calibration"].logits, cal.targets, plain.output, seed=seed)
     spec = msgspec.structs.replace(spec, calibration=fitted)
+    if (theirs := members(spec, cal)) is not None:
+        spec = with_groups(spec, scores["calibration"].logits, cal.targets, theirs)
     if plain.is_record and fitted.conformal is not None:
         blocks = Records.build(plain.transforms).blocks
         spec = with_absent(spec, hidden_scores(engine, cal, blocks, progress, seed=seed))

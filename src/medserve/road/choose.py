@@ -132,7 +132,7 @@ def _discordance(
 def _losses(output: OutputSpec, logits: Array, targets: Array, patients: Array, nets: Array | None, seed: int) -> Array:
     """(N,) what each case costs."""
     if output.task == "number":
-        return (np.asarray(logits, np.float64)[:, 0] - (targets - output.mean) / output.sd) ** 2
+        return (np.asarray(logits, np.float64)[:, 0] - output.standard(targets)) ** 2
     if output.task == "generate":
         return -np.asarray(logits, np.float64)[:, 0]
     if output.task != "multilabel":

@@ -28,7 +28,7 @@ from medserve.models.package import ALTERNATIVE, Package
 from medserve.models.signing import Signer, Trust
 from medserve.models.spec import ModelSpec
 from medserve.progress import SILENT, Progress
-from medserve.road.absent import lacking
+from medserve.road.absent import lacking, members
 from medserve.road.build import drawn, score
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
@@ -86,6 +86,7 @@ def evaluate_package(
             openings=openings,
             refused=refused,
             absent=lacking(spec, view) if spec.is_record else None,
+            members=members(spec, view),
             decision_range=decision,
             draws=draws,
             **_beside(model, cohort, of, view, settings, progress),

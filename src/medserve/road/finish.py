@@ -41,7 +41,7 @@ from medserve.models.signing import Signer
 from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
 from medserve.questions.answers import check_facts
-from medserve.road.absent import judge_hidden, lacking
+from medserve.road.absent import judge_hidden, lacking, members
 from medserve.road.beside import beside
 from medserve.road.build import Built, drawn, score
 from medserve.road.domain import audit_neighbours, likeness_groups, molecule_block, read_known
@@ -215,6 +215,7 @@ def judge_test(
         openings=openings,
         refused=refused,
         absent=lacking(spec, test) if spec.is_record else None,
+        members=members(spec, test),
         decision_range=options.decision,
         seed=options.seed,
     )

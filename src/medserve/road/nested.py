@@ -127,7 +127,7 @@ def averaged(rivals: Sequence[Recipe]) -> tuple[Recipe, ...]:
 def _losses(output: OutputSpec, logits: Array, y: Array, seed: int) -> Array:
     """(N,) what each case costs."""
     if output.task == "number":
-        return np.asarray((logits[:, 0].astype(float) - (y - output.mean) / output.sd) ** 2)
+        return np.asarray((logits[:, 0].astype(float) - output.standard(y)) ** 2)
     fitted = fit_temperature(logits, y, output, seed=seed)
     return case_loss(output, logits, y, fitted.temperature)
 

@@ -80,7 +80,7 @@ class PackageOracle:
         spec, scores = self.model.spec, self.model.score(records)
         value = probabilities(spec, scores.logits)[:, self.column]
         if spec.output.task == "number":
-            value = 1 / (1 + np.exp(-np.clip((value - spec.output.mean) / spec.output.sd, -30, 30)))
+            value = 1 / (1 + np.exp(-np.clip(spec.output.standard(value), -30, 30)))
         value = value if self.objective.way == ">" else 1 - value
         if spec.ood is not None and scores.distance is not None:
             value = np.where(scores.distance <= spec.ood.threshold, value, 0.0)

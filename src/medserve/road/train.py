@@ -28,7 +28,7 @@ from medserve.data.transforms import Normalise, default_transforms
 from medserve.errors import BadData, MedServeError, Usage
 from medserve.models.encoders import PretrainedText, find_encoder, most_pieces, needed
 from medserve.models.package import ALTERNATIVE
-from medserve.models.spec import InputSpec, OutputSpec
+from medserve.models.spec import ATC, Code, InputSpec, OutputSpec
 from medserve.progress import SILENT, Progress
 from medserve.questions.recipes import RECIPES, Recipe, default_recipe
 from medserve.road.build import Built, Candidate, build, plain_spec, scale_of, who
@@ -176,7 +176,14 @@ def _collect_records(
     inputs = [
         _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
     ]
-    plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), options.question)
+    plain = plain_spec(
+        options.name or slug(listing.name),
+        "1",
+        inputs,
+        output,
+        records.named(),
+        "treatment" if output.codes else options.question,
+    )
     blocks = [_lean(block) for block in records.blocks]
     rivals = tuple(with_blocks(rival, blocks) for rival in rivals)
     params = dict(recipe.architecture.params) | {"blocks": blocks}
@@ -289,9 +296,15 @@ def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
     if listing.task != "number":
         unit = listing.unit if listing.task == "survival" else None
         return OutputSpec(task=listing.task, labels=list(listing.labels), unit=unit)  # type: ignore[arg-type]
-    values = parts.train.targets.astype(np.float64)
-    sd = float(values.std()) or 1.0
-    return OutputSpec(task="number", labels=list(listing.labels), unit=listing.unit, mean=float(values.mean()), sd=sd)
+    said = listing.declaration.target if listing.declaration else None
+    plain = OutputSpec(task="number", labels=list(listing.labels), unit=listing.unit)
+    if said is not None:
+        codes = {} if said.medicine is None else {listing.labels[0]: Code(ATC, said.medicine)}
+        span = None if said.range is None else (said.range[0], said.range[1])
+        plain = msgspec.structs.replace(plain, scale=said.scale or "", range=span, bands=list(said.bands or ()),
+                                        by=said.interval_by, codes=codes)  # fmt: skip
+    values = plain.scaled(parts.train.targets)
+    return msgspec.structs.replace(plain, mean=float(values.mean()), sd=float(values.std()) or 1.0)
 
 
 def train_candidates(

@@ -104,8 +104,8 @@ def flips(spec: ModelSpec, reference: Scores, candidate: Scores) -> Array:
     status = np.array([a[1] != b[1] for a, b in zip(before, after, strict=True)], bool)
     other = decision | (status & ~_on_a_limit(spec, reference))
     if spec.output.task == "number":
-        moved = np.abs(probabilities(spec, reference.logits) - probabilities(spec, candidate.logits))[:, 0]
-        other |= moved > VALUE_MOVED * spec.output.sd
+        was, is_now = (spec.output.standard(probabilities(spec, one.logits)) for one in (reference, candidate))
+        other |= np.abs(was - is_now)[:, 0] > VALUE_MOVED
     return other
 
 

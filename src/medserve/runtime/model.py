@@ -15,14 +15,14 @@ import base64
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from medserve.data import readers, transforms
-from medserve.data.fields import Records, absent_from
+from medserve.data.fields import Records, absent_from, words_of
 from medserve.data.fields.protein import cut_off
 from medserve.errors import BadPackage, Fault, Refusal, Usage
 from medserve.explain.cam import cam
@@ -55,7 +55,8 @@ NOTE = "The map shows what moved this model's score; it does not outline disease
 class Scored(NamedTuple):
     """One case of a batch, its row `at`. probs: (K,) calibrated. absent: inputs that it lacks.
 
-    cut: inputs of which only the beginning was read, with the number of residues left out.
+    cut: inputs of which only the beginning was read, with the number of residues left out. group: its word for the
+    output's `by`.
     """
 
     batch: Scores
@@ -64,6 +65,7 @@ class Scored(NamedTuple):
     distance: float | None
     absent: tuple[str, ...]
     cut: tuple[tuple[str, int], ...] = ()
+    group: str | None = None
 
     @property
     def scores(self) -> Scores:
@@ -281,7 +283,8 @@ class LoadedModel(KnownModel):
         absent = self._absent(cases)
         plain = self._records is None or self._records.plain
         cut = [()] * len(cases) if plain else [self._cut(case) for case in cases]
-        return [Scored(scores, *row) for row in zip(range(len(cases)), probs, far, absent, cut, strict=True)]
+        group = self._groups(cases)
+        return [Scored(scores, *row) for row in zip(range(len(cases)), probs, far, absent, cut, group, strict=True)]
 
     def _cut(self, case: Array) -> tuple[tuple[str, int], ...]:
         """The proteins of a record that were longer than the window, with the residues that were not read."""
@@ -293,6 +296,10 @@ class LoadedModel(KnownModel):
 
     def _absent(self, cases: Array) -> list[tuple[str, ...]]:
         return [()] * len(cases) if self._records is None else absent_from(self._records.blocks, cases)
+
+    def _groups(self, cases: Array) -> Sequence[str | None]:
+        by = self.spec.output.by
+        return [None] * len(cases) if by is None or self._records is None else words_of(self._records.blocks, by, cases)
 
     def answer(
         self, scores: "Scores | Scored", *, case: Array | None = None, text: str | None = None, trace: str = ""
@@ -310,9 +317,10 @@ class LoadedModel(KnownModel):
             probs = probabilities(self.spec, scores.logits)[0]
             distance = None if scores.distance is None else float(scores.distance[0])
             absent = () if case is None else self._absent(case[None])[0]
-            scores = Scored(scores, 0, probs, distance, absent, () if case is None else self._cut(case))
+            cut, group = ((), None) if case is None else (self._cut(case), self._groups(case[None])[0])
+            scores = Scored(scores, 0, probs, distance, absent, cut, group)
         absent, cut = scores.absent, scores.cut
-        found = answer_one(self.spec, scores.probs, scores.distance, absent=absent)
+        found = answer_one(self.spec, scores.probs, scores.distance, absent=absent, group=scores.group)
         domain = None if self.domain is None or case is None else self.domain.of(case)
         return {
             "id": new_id(),

@@ -168,7 +168,7 @@ def questions(x: Array, y: Array, x_val: Array, y_val: Array, output: OutputSpec
     if task == "multiclass":
         return [(x, y, x_val, y_val, "multiclass", len(output.labels))]
     if task == "number":
-        scaled = [(np.asarray(part, float) - output.mean) / output.sd for part in (y, y_val)]
+        scaled = [output.standard(part) for part in (y, y_val)]
         return [(x, scaled[0], x_val, scaled[1], "regression", 1)]
     if task == "ordinal":
         levels = range(len(output.labels) - 1)

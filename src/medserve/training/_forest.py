@@ -77,7 +77,7 @@ def _questions(y: Array, output: OutputSpec) -> list[tuple[Array, int]]:
     """(N,) targets and how many outputs their forest has, one forest after the other."""
     task: str = output.task
     if task == "number":
-        return [((np.asarray(y, float) - output.mean) / output.sd, 1)]
+        return [(output.standard(y), 1)]
     if task == "multiclass":
         return [(np.asarray(y, float), len(output.labels))]
     if task == "ordinal":

@@ -94,7 +94,7 @@ def _thumbnails(
 def _fit(x: Array, targets: Array, output: OutputSpec, strength: float) -> tuple[Array, Array]:
     """Returns: (width, features) and (width,)."""
     if output.task == "number":
-        return _ridge(x, (targets - output.mean) / output.sd, strength)
+        return _ridge(x, output.standard(targets), strength)
     if output.task == "multiclass":
         return _multinomial(x, targets, output.width, strength)
     if output.task == "binary":

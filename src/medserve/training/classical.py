@@ -133,7 +133,7 @@ def one_number(targets: Array, output: OutputSpec) -> Array:
     if task == "multiclass":
         return (targets != np.bincount(targets.astype(int)).argmax()).astype(np.float32)
     if task == "number":
-        return ((np.asarray(targets, float) - output.mean) / output.sd).astype(np.float32)
+        return output.standard(targets).astype(np.float32)
     if task == "multilabel":
         known = np.isfinite(targets)
         share = np.nansum(targets, 1) / np.maximum(known.sum(1), 1)

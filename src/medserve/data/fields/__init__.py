@@ -60,6 +60,14 @@ def absent_from(blocks: "Sequence[Block]", records: Array) -> list[tuple[str, ..
     return [tuple(b.name for group, rows in gone if rows[i] for b in group) for i in range(len(records))]
 
 
+def words_of(blocks: "Sequence[Block]", name: str, records: Array) -> list[str | None]:
+    """Of each record (N, F) the word of the category `name`; None where it is missing, or not among those listed."""
+    block = next(b for b in blocks if b.name == name)
+    words: list[str] = block.facts["words"]
+    places = np.nan_to_num(records[:, block.start], nan=-1.0).astype(int).tolist()
+    return [words[place] if 0 <= place < len(words) else None for place in places]
+
+
 class Field(Protocol):
     """One input. Frozen; plain JSON parameters; equal parameters and value, equal bytes."""
 

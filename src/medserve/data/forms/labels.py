@@ -75,6 +75,13 @@ class Itself:
         return 0.0
 
 
+def _range(declared: Target | None) -> tuple[float, float]:
+    """What values may be: as declared, and positive where they are learnt on another scale."""
+    low, high = (declared and declared.range) or (-math.inf, math.inf)
+    least = {"sqrt": 0.0, "log": 1e-300}.get((declared and declared.scale) or "", -math.inf)
+    return max(low, least), high
+
+
 _EVENT = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 
 
@@ -89,6 +96,7 @@ class Labels:
     separator: str | None = None
     unit: str | None = None
     censored: str | None = None
+    range: tuple[float, float] = (-math.inf, math.inf)  # of a number
 
     @classmethod
     def of(cls, table: Table, columns: list[str], declared: Target | None) -> "Labels":
@@ -121,7 +129,7 @@ class Labels:
                     hint="Write under target: `kind: number, censored: drop` to leave these cases out, or `censored:"
                     " bound` to take the bound for the value.",
                 )
-            return cls(table, tuple(columns), "number", (columns[0],), unit=unit, censored=said)
+            return cls(table, tuple(columns), "number", (columns[0],), unit=unit, censored=said, range=_range(declared))
         names_in_order = tuple(classes) if classes else order_classes(cells)
         return cls(table, tuple(columns), kind or class_task(names_in_order), names_in_order)
 
@@ -157,7 +165,7 @@ class Labels:
     def _quantity(self, cell: str, row: int) -> Label:
         value, where = _number(cell), f"Row {row + 2}, column {self.columns[0]!r}"
         if value is not None:
-            return value
+            return self._within(value, where)
         try:
             found = amount_of(cell, self.unit)
         except WrongUnit as error:
@@ -166,7 +174,13 @@ class Labels:
             raise Unlabelled("label-invalid", f"{where}: not a number.")
         if found.bound and self.censored == DROP:
             raise Unlabelled("label-censored", f"{where}: a bound, left out as declared.")
-        return found.value
+        return self._within(found.value, where)
+
+    def _within(self, value: float, where: str) -> float:
+        low, high = self.range
+        if not low <= value <= high:
+            raise Unlabelled("label-range", f"{where}: outside the declared range of {low:g} to {high:g}.")
+        return value
 
     def _flags(self, cells: list[str], row: int) -> Label:
         values = [

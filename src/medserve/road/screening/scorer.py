@@ -145,7 +145,7 @@ class _Model:
         spec = self._model.spec
         for i, one in zip(at, self._model.read_scores(self._model.score(cases), cases), strict=True):
             try:
-                found = answer_one(spec, one.probs, one.distance, absent=one.absent)
+                found = answer_one(spec, one.probs, one.distance, absent=one.absent, group=one.group)
             except MedServeError as error:
                 told.code[i], told.message[i] = error.code, error.message
                 continue
