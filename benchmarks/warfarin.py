@@ -6,7 +6,9 @@ FOLDER holds `warfarin.csv` of the International Warfarin Pharmacogenetics Conso
 5,700 patients those are taken whose stable dose, age, height and weight are known, so that the equation (N Engl J Med
 360:753, 2009) answers for every one of them. Each fold is one `medserve train` with the declaration below; the trained
 package answers the patients that it had not seen, and so does the equation. The difference of their absolute errors is
-paired by patient, over the mean of the repeats, and its interval is a bootstrap of patients.
+paired by patient, over the mean of the repeats, and its interval is a bootstrap of patients. A patient whom one of the
+repeats refused, for a genotype that its training part lacks or as unlike it, is left out of both; how often that was is
+printed.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from medserve.errors import Refusal
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
@@ -137,15 +140,18 @@ def train(rows: list[dict[str, str]], parts: list[str], work: Path, seed: int, r
     return LoadedModel.open(out, Trust.load(settings), threads=1)
 
 
-def answers(model: LoadedModel, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """What the package says of each patient, by the way of a request."""
+def answers(model: LoadedModel, rows: list[dict[str, str]]) -> list[dict[str, Any] | None]:
+    """What the package says of each patient, by the way of a request; None where it refuses."""
     names = [said.name for said in model.spec.inputs]
     numbers = {said.name for said in model.spec.inputs if said.kind == "number"}
     found = []
     for row in rows:
         inputs = {n: float(row[n]) if n in numbers else row[n] for n in names if row[n]}
-        record = model.load(json.dumps({"inputs": inputs}).encode(), media="application/json")
-        found.append(model.answer(model.score(record[None]), case=record)["outputs"][0])
+        try:
+            record = model.load(json.dumps({"inputs": inputs}).encode(), media="application/json")
+            found.append(model.answer(model.score(record[None]), case=record)["outputs"][0])
+        except Refusal:  # a genotype that training never saw, or a patient unlike all others
+            found.append(None)
     return found
 
 
@@ -191,6 +197,8 @@ def main() -> int:
                 model = train(rows, ["test" if f == k else "train" for f in fold], work, repeat, args.recipe)
                 inside = np.flatnonzero(fold == k)
                 for at, said in zip(inside, answers(model, [rows[i] for i in inside]), strict=True):
+                    if said is None:
+                        continue
                     low, high = said["interval"]
                     ours[repeat, at], wide[repeat, at] = said["value"], high - low
                     held[repeat, at] = low <= truth[at] <= high
@@ -200,9 +208,14 @@ def main() -> int:
                     calibrated.setdefault(name, []).append(n)
                 calibrated.setdefault("all", []).append(conformal.n)
                 chosen.append(model.spec.architecture.name)
-                mae = float(np.abs(ours[repeat, inside] - truth[inside]).mean())
+                mae = float(np.nanmean(np.abs(ours[repeat, inside] - truth[inside])))
                 took = time.monotonic() - began
                 sys.stderr.write(f"{repeat}.{k}: {chosen[-1]}, MAE {mae:.2f}, {took:.0f} s\n")
+    answered = ~np.isnan(ours).any(axis=0)
+    refused = float(np.isnan(ours).mean())
+    rows = [row for row, kept in zip(rows, answered, strict=True) if kept]
+    truth, published = truth[answered], published[answered]
+    ours, held, wide = ours[:, answered], held[:, answered], wide[:, answered]
     error, theirs = np.abs(ours - truth), np.abs(published - truth)
     near, near_theirs = error <= 0.2 * truth, theirs <= 0.2 * truth
     groups, bands = {}, {}
@@ -227,6 +240,7 @@ def main() -> int:
                        "equation": round(float(near_theirs[own].mean()), 3)}  # fmt: skip
     result = {
         "patients": len(rows),
+        "refused": round(refused, 4),
         "repeats": args.repeats,
         "models": {name: chosen.count(name) for name in sorted(set(chosen))},
         "mae": round(float(error.mean()), 3),
