@@ -89,7 +89,7 @@ def ask(script: Path, connections: int, seconds: float) -> dict[str, Any]:
 
 def served(home: Path, package: Path, audit: str, script: Path, reader: str, args: argparse.Namespace) -> list[dict]:
     """One server, `rounds` times asked."""
-    command = [sys.executable, str(SERVER), str(home), str(PORT), "1", audit, str(package)]
+    command = [sys.executable, str(SERVER), str(home), str(PORT), "1", audit, "1", str(package)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):

@@ -324,11 +324,14 @@ POLICY = "requests_per_s: 2000"
 
 
 class Ours(Server):
-    """audit: durable (the product as it is) or memory. form: json, image, or tensor (of Open Inference Protocol)."""
+    """audit: durable (the product as it is) or memory. form: json, image, or tensor (of Open Inference Protocol).
+    replicas: processes on the port."""
 
-    def __init__(self, setup: Setup, *, audit: str = "durable", name: str = "", home: Path, form: str = "") -> None:
+    def __init__(
+        self, setup: Setup, *, audit: str = "durable", name: str = "", home: Path, form: str = "", replicas: int = 1
+    ) -> None:
         super().__init__(name or f"medserve-{audit}", setup)
-        self.audit, self.home = audit, home
+        self.audit, self.home, self.replicas = audit, home, replicas
         self.form = form or ("json" if setup.kind == "row" else "image")
         self._prepare()
 
@@ -368,7 +371,11 @@ class Ours(Server):
     def command(self) -> list[str]:
         script = Path(__file__).parent / "medserve_server.py"
         return [sys.executable, str(script), str(self.home), str(self.port), str(self.setup.threads), self.audit,
-                str(self.setup.made.folder)]  # fmt: skip
+                str(self.replicas), str(self.setup.made.folder)]  # fmt: skip
+
+    def warm(self, times: int) -> None:
+        for _ in range(1 if self.replicas == 1 else 4 * self.replicas):  # a connection is one replica's
+            super().warm(times)
 
     def environment(self) -> dict[str, str]:
         return os.environ | {"OMP_NUM_THREADS": str(self.setup.threads)}

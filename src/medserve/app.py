@@ -47,6 +47,7 @@ from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.safety import check_settings
 from medserve.serving.server import Address, check_address, run
+from medserve.serving.siblings import Place, Siblings
 from medserve.serving.tls import Tls
 from medserve.serving.tracing import UNTRACED, Tracing, open_tracing
 from medserve.settings import Settings
@@ -81,6 +82,7 @@ def build(
     threads: int = 0,
     memory: Keep = Keep(),
     tracing: Tracing = UNTRACED,
+    place: Place | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Application:
     """Open the keys and every package; nothing is served unless all of them are sound.
@@ -92,6 +94,7 @@ def build(
         threads: processor threads of one model's pass; 0 means all cores.
         memory: how much of it the engines may take, and which of them never leave it.
         tracing: where spans of requests go; closed with the service.
+        place: of one of several replicas on a port; their bodies together get the room of one.
         warn: gets a line where a verdict of the tuner could not be followed.
 
     Raises: BadPackage, naming the folder; Usage "service-taken", "policy-invalid"; Fault
@@ -102,7 +105,7 @@ def build(
         lambda: Trust.load(settings), threads=threads, max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
         warn=warn,
     )  # fmt: skip
-    bounds = limits or Limits(max_upload_bytes=settings.max_upload_bytes)
+    bounds = limits or _bounds(settings, 1 if place is None else place.count)
     policy, ledger, metrics = Policy.load(settings), Ledger.open(settings), Metrics()
     recorder = Recorder(ledger, metrics.committed)
     registry = Registry(loader, budget=memory.budget, pinned=memory.pinned)
@@ -123,7 +126,8 @@ def build(
     if settings.passphrase_file is not None or settings.pkcs11_module is not None:
         _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
     identity = Identity(ring, Sessions.open(settings))
-    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits)
+    siblings = None if place is None else Siblings(place, metrics.text)
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits, siblings)
     batches = Batches(settings, cases)
     runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
     witness, rules = Witness.open(settings), Standing.open(settings)
@@ -135,10 +139,17 @@ def build(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
         witness=witness, limits=bounds, doors=doors,
         closing=(shelf.close, jobs.close, splits.close, tracing.close), metrics=metrics, tracing=tracing,
-        running=(changes.follow, runner.follow, trimmed), reload=changes.reload,
+        running=(changes.follow, runner.follow, trimmed, *(() if siblings is None else (siblings.listen,))),
+        reload=changes.reload,
     )  # fmt: skip
     runner.gate = application.gate
     return application
+
+
+def _bounds(settings: Settings, replicas: int) -> Limits:
+    """Of one of so many processes that share the memory of a machine."""
+    most = settings.max_upload_bytes
+    return Limits(max_upload_bytes=most, max_inflight_bytes=max(most, Limits().max_inflight_bytes // replicas))
 
 
 def serve(
@@ -152,6 +163,7 @@ def serve(
     behind_proxy: bool = False,
     jobs: int = 1,
     grpc_port: int | None = None,
+    place: Place | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
     on_grpc: Callable[[str], None] = lambda address: None,
     warn: Callable[[str], None] = lambda text: None,
@@ -161,6 +173,7 @@ def serve(
     Args:
         jobs: how many run at once, where there is a folder of data for them; 0: none here.
         grpc_port: for Open Inference Protocol over gRPC, on the same host; 0 takes a free one, None speaks HTTP alone.
+        place: of one of several replicas, with the socket that it answers on; see `cluster.local`.
         on_ready: gets the URL once the service answers. on_grpc: gets the address of gRPC, just before.
         warn: gets what the operator should know: plain HTTP beyond this machine, a self-signed certificate, no key yet.
 
@@ -179,15 +192,16 @@ def serve(
         if not ring.active():
             warn("There is no active API key yet, so every prediction is refused: medserve keys create --name NAME")
         application = build(
-            settings, folders, keys=ring, threads=threads, memory=memory, tracing=open_tracing(os.environ), warn=warn
-        )
+            settings, folders, keys=ring, threads=threads, memory=memory, tracing=open_tracing(os.environ),
+            place=place, warn=warn,
+        )  # fmt: skip
         for service in application.registry.services:
             if isinstance(service.model, LoadedModel):
                 warn(f"{service.title} runs on {service.model.engine.choice}.")
             else:
                 warn(f"{service.title} is loaded when it is asked for.")
         with contextlib.ExitStack() as stack:
-            decode_outside(application, stack, warn)
+            decode_outside(application, stack, warn, replicas=1 if place is None else place.count)
             if jobs and settings.data_root is not None:
                 stack.enter_context(Executor(settings, limit=jobs))
             door = None if door_of is None else door_of(application, address._replace(port=grpc_port or 0), tls=tls)
@@ -198,7 +212,7 @@ def serve(
                 settle()
                 on_ready(url)
 
-            run(application, address, tls=tls, beside=door, on_ready=ready)
+            run(application, address, tls=tls, beside=door, sock=None if place is None else place.sock, on_ready=ready)
     finally:
         ring.close()
 
@@ -213,9 +227,12 @@ def _grpc_door() -> "type[GrpcDoor]":
     return GrpcDoor
 
 
-def decode_outside(application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> None:
-    """Files that foreign codecs decode are opened in sandboxed workers, while the service runs."""
-    crew = stack.enter_context(Crew())
+def decode_outside(
+    application: Application, stack: contextlib.ExitStack, warn: Callable[[str], None], *, replicas: int = 1
+) -> None:
+    """Files that foreign codecs decode are opened in sandboxed workers, while the service runs. replicas: processes
+    that share the cores of this machine."""
+    crew = stack.enter_context(Crew(0 if replicas == 1 else max(1, (os.cpu_count() or 1) // replicas)))
     stack.enter_context(read_outside(crew))
     kinds = {want.kind for service in application.registry.services for want in service.model.spec.inputs}
     if kinds & {"image", "volume", "waveform"}:

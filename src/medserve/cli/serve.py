@@ -4,7 +4,7 @@ import json as json_text
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -53,7 +53,7 @@ def serve(
     grpc_port
         Port of Open Inference Protocol over gRPC, on the same host; 0 takes a free one. Without it there is no gRPC.
     threads
-        Processor threads for one model's pass; 0 means all cores.
+        Processor threads for one model's pass; 0 means all cores, or a replica's share of them.
     memory_budget
         What the engines may take together, for instance 2GiB; those that do not fit are loaded when they are asked
         for, and the ones that were longest unused make room. Left out, all of them are loaded at the start.
@@ -74,7 +74,8 @@ def serve(
     engine
         ray: in replicas on a Ray cluster, the same service in each (docs/cluster.md).
     replicas
-        With --engine ray: how many, or MIN..MAX by load. 0 with --ray-address takes the service down.
+        Processes of the service on this one port, for light models as many as there are cores (docs/cluster.md). With
+        --engine ray: how many, or MIN..MAX by load; 0 with --ray-address takes the service down.
     ray_address
         A running cluster, for instance auto; then the command returns once the replicas answer, and given again it
         replaces them without a failed request. Left out, a cluster of this machine's own lives as long as the command.
@@ -83,8 +84,6 @@ def serve(
     json
         Print one JSON object with the address, once the service is ready.
     """
-    from medserve.app import Keep
-    from medserve.app import serve as serve_forever
     from medserve.serving.server import Address
     from medserve.serving.tls import Tls
 
@@ -102,7 +101,7 @@ def serve(
     elif tls_key is not None or tls_clients is not None:
         raise Usage("tls-file", "A key without a certificate.", hint="Name it: --tls-cert FILE")
 
-    keep = Keep(None if memory_budget is None else _bytes(memory_budget), tuple(pin or ()))
+    budget = None if memory_budget is None else _bytes(memory_budget)
     grpc: dict[str, str] = {}
 
     def ready(url: str) -> None:
@@ -121,11 +120,22 @@ def serve(
             threads=threads, tls=secured, behind_proxy=behind_proxy, on_ready=ready, warn=progress.say,
         )  # fmt: skip
         return
-    serve_forever(
-        settings, models or [], Address(host, port), threads=threads, memory=keep, tls=secured,
-        behind_proxy=behind_proxy, jobs=jobs, grpc_port=grpc_port, on_ready=ready,
-        on_grpc=lambda address: grpc.update(grpc=address), warn=progress.say,
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "threads": threads, "tls": secured, "behind_proxy": behind_proxy, "jobs": jobs, "grpc_port": grpc_port,
+        "on_ready": ready, "on_grpc": lambda address: grpc.update(grpc=address), "warn": progress.say,
+    }  # fmt: skip
+    if replicas != "1":
+        from medserve.cluster.local import count_of, serve_local
+
+        if (count := count_of(replicas)) > 1:
+            serve_local(
+                settings, models or [], Address(host, port), replicas=count, budget=budget, pinned=pin or (), **common
+            )
+            return
+    from medserve.app import Keep
+    from medserve.app import serve as serve_forever
+
+    serve_forever(settings, models or [], Address(host, port), memory=Keep(budget, tuple(pin or ())), **common)
 
 
 def _bytes(text: str) -> int:

@@ -97,12 +97,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen(address: Address) -> socket.socket:
-    """Raises: Usage "port-taken", "host-unusable"."""
+def listen(address: Address, *, shared: bool = False) -> socket.socket:
+    """shared: other sockets of this user may listen there too, and the system deals out who comes.
+
+    Raises: Usage "port-taken", "host-unusable".
+    """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
         sock.listen(1024)
     except (OSError, OverflowError) as error:
@@ -115,6 +120,12 @@ def listen(address: Address) -> socket.socket:
         ) from error
     sock.setblocking(False)
     return sock
+
+
+def url_of(host: str, sock: socket.socket, tls: Tls | None) -> str:
+    """host: as it was given. sock: listens there."""
+    host = f"[{host}]" if ":" in host else host
+    return f"{'http' if tls is None else 'https'}://{host}:{sock.getsockname()[1]}"
 
 
 class Server(uvicorn.Server):
@@ -211,16 +222,16 @@ def run(
     *,
     tls: Tls | None = None,
     beside: Beside | None = None,
+    sock: socket.socket | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until a signal says stop. Port 0 takes a free one; `on_ready` gets the address as a URL.
+    """Serve until a signal says stop. Port 0 takes a free one; `on_ready` gets the address as a URL. sock: listens
+    there already.
 
     Raises: Usage when the address cannot be opened.
     """
-    sock = listen(address)
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    scheme = "http" if tls is None else "https"
-    server = Server(application, f"{scheme}://{host}:{sock.getsockname()[1]}", on_ready, tls, beside)
+    sock = listen(address) if sock is None else sock
+    server = Server(application, url_of(address.host, sock, tls), on_ready, tls, beside)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     before = []
     if threading.current_thread() is threading.main_thread():  # uvicorn raises what it caught again when it is done

@@ -23,6 +23,7 @@ from medserve.access.policy import Policy, Principal
 from medserve.jobs.table import Jobs
 from medserve.serving.metrics import Metrics
 from medserve.serving.registry import Registry
+from medserve.serving.siblings import Siblings
 from medserve.settings import Settings
 from medserve.store.cases import Cases
 from medserve.store.packages import Shelf
@@ -31,7 +32,7 @@ from medserve.store.traffic import Splits
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What doors work with."""
+    """What doors work with. siblings: the other replicas on this port; None: there are none."""
 
     settings: Settings
     registry: Registry
@@ -43,6 +44,7 @@ class Parts:
     jobs: Jobs
     metrics: Metrics
     splits: Splits
+    siblings: Siblings | None = None
 
 
 def caller(request: Request) -> Principal:

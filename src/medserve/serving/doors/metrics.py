@@ -18,6 +18,7 @@ def router(parts: Parts) -> APIRouter:
     )
     async def metrics() -> Response:
         safe = {name.decode(): value.decode() for name, value in SAFE if name != b"content-type"}
-        return Response(parts.metrics.text(), headers=safe, media_type=CONTENT_TYPE_LATEST)
+        text = parts.metrics.text() if parts.siblings is None else await parts.siblings.text()
+        return Response(text, headers=safe, media_type=CONTENT_TYPE_LATEST)
 
     return out
