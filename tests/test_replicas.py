@@ -203,7 +203,7 @@ def test_one_that_is_killed_comes_back(service):
             time.sleep(0.1)
         assert other in now
         time.sleep(1.0)
-    assert set(load.statuses) <= {200, 0} and load.statuses[200] > 100
+    assert set(load.statuses) <= {200, 0} and load.statuses[200] > 20
     assert load.statuses[0] <= 6 and not load.refused  # at most what each was waiting for at that moment
     assert "warning replica-ended: replica" in service.log()
     assert service.server.stop() == 0
@@ -217,7 +217,7 @@ def test_the_end_loses_no_request(service):
         time.sleep(1.0)
         family = [psutil.Process(service.server.pid), *psutil.Process(service.server.pid).children(recursive=True)]
         assert service.server.stop() == 0
-    assert set(load.statuses) == {200} and load.statuses[200] > 100, load.statuses
+    assert set(load.statuses) == {200} and load.statuses[200] > 20, load.statuses
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert not list((service.server.root / "temp").glob("medserve-*"))
     assert len([one for one in service.events() if one.action == "models.predict"]) == load.statuses[200]

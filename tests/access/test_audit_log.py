@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -239,6 +241,32 @@ def test_a_stuck_holder_of_the_lock_is_named(log, monkeypatch):
         log.write([_event(0)])
     assert caught.value.code == "audit-busy"
     log.write([_event(0)])
+
+
+def test_who_waits_comes_before_who_has_just_let_go(log):
+    """A writer that never pauses keeps nobody out: a second one has the log after the commit under way, or the next."""
+    ended, commits = threading.Event(), 0
+
+    def busy() -> None:
+        nonlocal commits
+        while not ended.is_set():
+            with log._alone():
+                commits += 1
+                time.sleep(0.003)
+
+    writer = threading.Thread(target=busy)
+    writer.start()
+    try:
+        waited = []
+        for _ in range(10):
+            time.sleep(0.004)
+            before = commits
+            with log._alone():
+                waited.append(commits - before)
+    finally:
+        ended.set()
+        writer.join()
+    assert max(waited) <= 2, waited
 
 
 START_UP = """

@@ -40,6 +40,7 @@ from medserve.store.files import append_line, write_bytes
 
 EPOCH_EVENTS, EPOCH_S = 1000, 60.0
 LOCK_S = 5.0  # longest wait for another process
+POLL_S = 0.0001  # a commit takes half a millisecond
 START = bytes(32)  # the hash before the first row
 _RATCHET = b"medserve audit ratchet"
 _READ = 5000  # rows at a time
@@ -298,22 +299,35 @@ class Ledger:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        handle = os.open(self._folder / "audit.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        """Whoever waits holds the turn: who has just let go of the log comes after him, however quick he is."""
+        deadline = time.monotonic() + LOCK_S
+        turn = self._locked("audit.turn.lock", deadline)
         try:
-            deadline = time.monotonic() + LOCK_S
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise AuditFault(
-                            "audit-busy", "Another process holds the audit log.", hint="Look for a stopped `medserve`."
-                        ) from None
-                    time.sleep(0.0005)
+            handle = self._locked("audit.lock", deadline)
+        finally:
+            os.close(turn)
+        try:
             yield
         finally:
             os.close(handle)
+
+    def _locked(self, name: str, deadline: float) -> int:
+        """The open file; closing it lets go. Raises: AuditFault "audit-busy"."""
+        handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(handle)
+                    raise AuditFault(
+                        "audit-busy", "Another process holds the audit log.", hint="Look for a stopped `medserve`."
+                    ) from None
+                time.sleep(POLL_S)
+            except OSError:
+                os.close(handle)
+                raise
 
     def read(self, *, after: int = 0) -> Iterator[tuple[int, Event]]:
         """Every event in order."""
