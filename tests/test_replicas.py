@@ -24,7 +24,7 @@ from medserve.access.audit import Ledger
 from medserve.access.keys import KeyRing
 from medserve.cluster.local import count_of, listen_together
 from medserve.errors import Usage
-from medserve.serving.server import Address, listen
+from medserve.serving.address import Address, listen
 from medserve.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="replicas on one port need Linux")

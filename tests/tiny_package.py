@@ -38,10 +38,11 @@ from medserve.models.spec import (
     OutOfDistribution,
     OutputSpec,
 )
+from medserve.serving.address import Address, listen
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.bodies import BodyTiming
 from medserve.serving.logs import make_log
-from medserve.serving.server import Address, Beside, Server, listen
+from medserve.serving.server import Beside, Server
 from medserve.serving.strangers import StrangerLimits
 from medserve.serving.tls import Tls
 from medserve.settings import Settings

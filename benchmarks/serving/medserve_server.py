@@ -16,7 +16,7 @@ from medserve.access.audit import Event
 from medserve.access.recorder import Recorder
 from medserve.cluster import one
 from medserve.cluster.local import serve_local
-from medserve.serving.server import Address
+from medserve.serving.address import Address
 from medserve.settings import Settings
 from medserve.types import Waiter
 

@@ -30,6 +30,7 @@ from medserve.models.signing import Trust
 from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.safety.policy import Standing
+from medserve.serving.address import Address, check_address
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.batches import Runner
 from medserve.serving.changes import Changes
@@ -46,7 +47,7 @@ from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.safety import check_settings
-from medserve.serving.server import Address, check_address, run
+from medserve.serving.server import run
 from medserve.serving.siblings import Place, Siblings
 from medserve.serving.tls import Tls
 from medserve.serving.tracing import UNTRACED, Tracing, open_tracing

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from medserve.access.keys import KeyRing
 from medserve.app import build, serve
 from medserve.errors import BadPackage, MedServeError, Usage
+from medserve.serving.address import Address, check_address, is_loopback, listen
 from medserve.serving.http import OneWrite
-from medserve.serving.server import Address, check_address, is_loopback, listen
 from medserve.settings import Settings
 
 

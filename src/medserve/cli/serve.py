@@ -84,7 +84,7 @@ def serve(
     json
         Print one JSON object with the address, once the service is ready.
     """
-    from medserve.serving.server import Address
+    from medserve.serving.address import Address
     from medserve.serving.tls import Tls
 
     progress = Progress(quiet=False)

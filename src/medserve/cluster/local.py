@@ -27,8 +27,8 @@ import msgspec
 from medserve.access.keys import KeyRing
 from medserve.cluster.one import Order
 from medserve.errors import Denied, Fault, MedServeError, Refusal, Usage
+from medserve.serving.address import Address, check_address, listen, url_of
 from medserve.serving.safety import check_settings
-from medserve.serving.server import Address, check_address, listen, url_of
 from medserve.serving.tls import Tls
 from medserve.settings import Settings
 

@@ -65,7 +65,7 @@ def main() -> None:
 def _serve(order: Order, say: Callable[[dict[str, Any]], None]) -> None:
     from medserve.app import Keep, serve
     from medserve.progress import Progress
-    from medserve.serving.server import Address
+    from medserve.serving.address import Address
     from medserve.serving.siblings import Place
     from medserve.serving.tls import Tls
     from medserve.settings import Settings

@@ -24,10 +24,11 @@ from medserve.cluster.connection import check_nodes, check_switches, connected, 
 from medserve.errors import Fault, Usage
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
+from medserve.serving.address import Address, check_address
 from medserve.serving.asgi import Application, Limits
 from medserve.serving.changes import packages_in
 from medserve.serving.safety import check_settings
-from medserve.serving.server import GRACE_S, Address, check_address
+from medserve.serving.server import GRACE_S
 from medserve.serving.tls import Tls
 from medserve.serving.tracing import open_tracing
 from medserve.settings import Settings

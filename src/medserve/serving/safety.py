@@ -3,7 +3,7 @@
     check_settings(settings, os.environ)          # raises Usage
 
 What others can read or change under MEDSERVE_HOME, a password of the database that anyone would try first, and switches
-that make a service talk. An address beyond this machine without keys or TLS is `server.check_address`'s.
+that make a service talk. An address beyond this machine without keys or TLS is `address.check_address`'s.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from medserve.errors import Usage
-from medserve.serving.server import is_loopback
+from medserve.serving.address import is_loopback
 from medserve.serving.tracing import endpoint_of
 from medserve.settings import Settings
 from medserve.store.engines import FILE, check_url

@@ -2,7 +2,7 @@
 
     run(application, Address("127.0.0.1", 8000), on_ready=lambda url: ...)
 
-Loopback unless told otherwise; another address needs at least one active key, and TLS. SIGHUP looks for packages again.
+SIGHUP looks for packages again.
 
 SIGTERM and Ctrl-C end in three steps, so that no request is lost: for `LINGER_S` everything is answered still, not
 ready, each answer closing its connection; then nothing new is accepted, and open connections have as long again for a
@@ -10,7 +10,6 @@ request that is on its way; what was accepted is finished within `GRACE_S`. The 
 """
 
 import asyncio
-import ipaddress
 import logging
 import select
 import signal
@@ -18,13 +17,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import uvicorn
 import uvloop
 
-from medserve.access.keys import KeyRing
-from medserve.errors import Fault, Usage
+from medserve.errors import Fault
+from medserve.serving.address import Address, listen, url_of
 from medserve.serving.asgi import Application
 from medserve.serving.http import HEAD_S, BoundedProtocol
 from medserve.serving.lane import Lane, LaneProtocol
@@ -32,11 +31,6 @@ from medserve.serving.tls import Tls
 
 GRACE_S = 30
 LINGER_S = 1.0
-
-
-class Address(NamedTuple):
-    host: str = "127.0.0.1"
-    port: int = 8000
 
 
 class Beside(Protocol):
@@ -59,73 +53,6 @@ class BoundedLoop(uvloop.Loop):
 class BoundedConfig(uvicorn.Config):
     def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
         return BoundedLoop
-
-
-def check_address(address: Address, keys: KeyRing, *, tls: bool = False, behind_proxy: bool = False) -> str | None:
-    """Whether this address may be opened.
-
-    Args:
-        behind_proxy: a reverse proxy with TLS stands in front, by the operator's word.
-
-    Returns: a warning to print, or None.
-    Raises: Usage "host-without-keys": an address beyond this machine, and nobody to let in; "host-without-tls".
-    """
-    if is_loopback(address.host):
-        return None
-    if not keys.active():
-        raise Usage(
-            "host-without-keys",
-            f"{address.host} can be reached from other machines, but there is no active API key.",
-            hint="Make one first: medserve keys create --name NAME. Or serve on 127.0.0.1.",
-        )
-    if not tls and not behind_proxy:
-        raise Usage(
-            "host-without-tls",
-            f"{address.host} can be reached from other machines: without TLS keys and images travel readable.",
-            hint="Add --tls-cert FILE --tls-key FILE, or --tls self-signed; or --behind-proxy where a reverse proxy "
-            "with TLS stands in front.",
-        )
-    return None if tls else f"{address.host} speaks plain HTTP: only the proxy in front of it may reach it."
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def listen(address: Address, *, shared: bool = False) -> socket.socket:
-    """shared: other sockets of this user may listen there too, and the system deals out who comes.
-
-    Raises: Usage "port-taken", "host-unusable".
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((address.host, address.port))
-        sock.listen(1024)
-    except (OSError, OverflowError) as error:
-        sock.close()
-        code = "port-taken" if isinstance(error, OSError) and error.errno == 98 else "host-unusable"
-        raise Usage(
-            code,
-            f"Cannot listen on {address.host}, port {address.port}.",
-            hint="Choose another --port or --host.",
-        ) from error
-    sock.setblocking(False)
-    return sock
-
-
-def url_of(host: str, sock: socket.socket, tls: Tls | None) -> str:
-    """host: as it was given. sock: listens there."""
-    host = f"[{host}]" if ":" in host else host
-    return f"{'http' if tls is None else 'https'}://{host}:{sock.getsockname()[1]}"
 
 
 class Server(uvicorn.Server):

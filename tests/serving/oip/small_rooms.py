@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tiny_package import serving
 
 from medserve.app import build
+from medserve.serving.address import Address
 from medserve.serving.asgi import Limits
 from medserve.serving.footprint import few_arenas
 from medserve.serving.oip.door import GrpcDoor
-from medserve.serving.server import Address
 from medserve.settings import Settings
 
 MIB = 2**20

@@ -10,9 +10,9 @@ from tiny_package import SMALL, Running, serving
 
 from medserve.access.keys import KeyRing
 from medserve.app import build
+from medserve.serving.address import Address
 from medserve.serving.logs import make_log
 from medserve.serving.oip.door import GrpcDoor
-from medserve.serving.server import Address
 from medserve.settings import Settings
 
 

@@ -18,9 +18,9 @@ from tiny_package import SIDE, noise, png, ramp
 from medserve.access.audit import Ledger
 from medserve.app import serve
 from medserve.errors import Usage
+from medserve.serving.address import Address
 from medserve.serving.oip import open_inference_pb2 as pb
 from medserve.serving.oip.door import SERVICE
-from medserve.serving.server import Address
 from medserve.serving.tls import Tls, _make
 from medserve.settings import Settings
 

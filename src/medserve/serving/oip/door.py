@@ -24,12 +24,12 @@ from grpc_health.v1 import health_pb2
 from medserve.access.policy import Principal
 from medserve.errors import Busy, Denied, Usage
 from medserve.runtime.model import new_id
+from medserve.serving.address import Address
 from medserve.serving.asgi import Application
 from medserve.serving.http import HEAD_S
 from medserve.serving.oip.messages import pb, plain, request_of, response_of
 from medserve.serving.oip.room import Room
 from medserve.serving.oip.words import HEAD_LENGTH
-from medserve.serving.server import Address
 from medserve.serving.tls import Tls
 from medserve.serving.wire import Header, Message, Scope
 
