@@ -323,7 +323,17 @@ def test_an_allergy_to_no_medicine_is_noted(envelope):
     """Neither a food nor latex stands in the way, and the answer says that it was not held against medicines."""
     allergies = [{"code": "snomed|91935009"}, {"text": "nuts", "category": "food"}]
     review = envelope.review(patient(allergies=allergies), ["metformin"], today=TODAY)
-    assert review.offered == ["atc|A10BA02"] and len(review.notes) == 2
+    assert review.offered == ["atc|A10BA02"] and len(review.notes) == 1
+
+
+def test_an_allergy_to_a_class_is_to_its_members(envelope):
+    """A class of ATC as allergen: its medicines, what crosses with it, and none of a neighbouring class; a code of a
+    medicine counts whatever category stands beside it."""
+    allergies = [{"code": "atc|J01C"}]
+    assert "ALG-001" in rules(one(envelope, "amoxicillin", allergies=allergies))
+    assert [f.rule for f in one(envelope, "meropenem", allergies=allergies).warnings] == ["ALG-005"]
+    assert one(envelope, "doxycycline", allergies=allergies).is_offered
+    assert one(envelope, "amoxicillin", allergies=[{"code": "atc|J01CA04", "category": "food"}]).status == "blocked"
 
 
 def test_no_word_of_safety(envelope, tables):

@@ -110,6 +110,15 @@ def test_what_is_not_sent_is_not_known(envelope, left_out, code):
     assert item.status == "unknown" and code in {missing.code for missing in item.missing}
 
 
+@pytest.mark.parametrize(
+    ("born", "years"), [("2014-12-01", 12.0), ("2014-12-02", 11.99), ("2000-02-29", 26.76), ("2026-12-01", 0.0)]
+)
+def test_a_birthday_is_a_whole_number_of_years(born, years):
+    """On the twelfth birthday one is twelve, and the day before one is not."""
+    found = read_bundle(bundle(patient(birthDate=born), request("atc|A10BA02")), today=TODAY).patient.age_years
+    assert found == pytest.approx(years, abs=0.02) and (found >= 12) == (years >= 12)
+
+
 def test_references_and_doses(envelope):
     """A Medication of the Bundle, a contained one; the dose of a day from one simple instruction."""
     medication = {"resourceType": "Medication", "id": "m1", "code": concept("atc|A10BA02")}

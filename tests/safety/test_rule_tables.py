@@ -147,6 +147,15 @@ def test_a_table_that_differs_from_its_digest_is_refused(folder):
         Envelope.open([folder])
 
 
+def test_a_source_without_the_rule_of_allergies_does_not_stand_alone(folder):
+    """Allergies would not be looked at at all."""
+    text = (folder / "allergies.csv").read_text()
+    (folder / "allergies.csv").write_text("".join(one for one in text.splitlines(True) if "ALG-001" not in one))
+    with pytest.raises(MedServeError) as error:
+        Envelope.open([folder])
+    assert error.value.code == "rules-allergy"
+
+
 def own(tmp_path, **tables):
     """A small source of one's own beside the starter table."""
     folder = tmp_path / "hospital"

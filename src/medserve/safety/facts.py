@@ -132,26 +132,24 @@ class Facts:
             self._read_allergy(allergy)
 
     def _read_allergy(self, allergy: AllergySaid) -> None:
-        if allergy.category in ("food", "environment"):
-            self.notes.append("An allergy to a food or to something in the environment was not held against medicines.")
-            return
-        if allergy.code is None:
+        outside = allergy.category in ("food", "environment")
+        if allergy.code is None and not outside:
             self.everywhere.append(Missing(
                 "allergy-free-text", "allergies", "An allergy is told in free text alone, which no rule can read.",
                 "Code its substance (RxNorm, ATC, or SNOMED CT), or say that its category is food or environment.",
             ))  # fmt: skip
             return
         meant: set[str] = set()
-        for code in filter(None, map(tidy, (allergy.code, *allergy.also))):
+        for code in filter(None, map(tidy, (allergy.code or "", *allergy.also))):
             meant |= {code} | self._knowledge.meanings.get(code, set())
         found = tuple(one for code in sorted(meant) if (one := self._knowledge.allergen(code)) is not None)
-        if not found and NONE not in meant:
+        if not found and NONE not in meant and not outside:
             self.everywhere.append(Missing(
-                "allergen-unknown", "allergies", f"No source knows the allergen {allergy.code[:60]!r}.",
+                "allergen-unknown", "allergies", f"No source knows the allergen {(allergy.code or '')[:60]!r}.",
                 "Send a code of the tables (medserve safety --sources), or give it a line in codes.csv.",
             ))  # fmt: skip
         elif found:
-            fact = Fact("allergy", allergy.code, (allergy.text or "")[:100])
+            fact = Fact("allergy", allergy.code or allergy.also[0], (allergy.text or "")[:100])
             if fact.key not in self.waived:
                 self.reactions.append(Reaction(found, fact))
         else:

@@ -41,7 +41,6 @@ CHILD_PUGH = {"child-pugh", "child-pugh class", "child-pugh score class"}
 PROPOSED = frozenset({"proposal", "plan", "option"})
 TAKEN = frozenset({"active", "on-hold", "unknown", "intended"})
 WRONG = frozenset({"entered-in-error", "refuted"})
-_YEAR = 365.2425  # days
 T = TypeVar("T")
 
 
@@ -233,7 +232,7 @@ class _Reader:
             if one.birthDate:
                 self.notes.append("The birth date is not a whole date, so the age is not known.")
             return
-        age = (self._today - born).days / _YEAR
+        age = _years(born, self._today)
         if not 0 <= age <= 130:
             raise Refusal("fhir-malformed", "The birth date gives no age between 0 and 130 years.")
         self._age = age
@@ -328,12 +327,19 @@ class _Reader:
         if one.resourceType == "MedicationRequest" and (one.intent in PROPOSED or one.status == "draft"):
             if one.doNotPerform:
                 self.notes.append("A request not to give a medicine is no proposal.")
-            else:
+            elif one.status in (None, "draft", *TAKEN):
                 self.candidates.append(Candidate(drug, also, _daily(one.dosageInstruction)))
             return
         if self._known("medicines", codes) or one.status not in TAKEN or one.doNotPerform:
             return
         self._lists["medicines"].append(Medicine(drug, also))
+
+
+def _years(born: datetime.date, day: datetime.date) -> float:
+    """A birthday is a whole number of years."""
+    whole = day.year - born.year - ((day.month, day.day) < (born.month, born.day))
+    last = datetime.date(born.year + whole, born.month, min(born.day, 28) if born.month == 2 else born.day)
+    return whole + max(0, (day - last).days) / 366
 
 
 def _later(before: tuple[str, T] | None, when: str, value: T) -> tuple[str, T]:

@@ -81,7 +81,7 @@ class Judgement:
         for allergens, fact in self._facts.reactions:
             found: dict[Known, None] = {}
             for allergen in allergens:
-                if drug.own & allergen.own or (not allergen.own and drug.tags & allergen.tags):
+                if drug.own & allergen.own or allergen.whole in drug.tags:
                     found.update(dict.fromkeys(self._envelope.knowledge.same_allergen))
                 for tag in drug.allergies.keys() & allergen.tags:
                     found.update(dict.fromkeys(drug.allergies[tag]))

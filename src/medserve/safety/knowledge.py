@@ -57,9 +57,10 @@ class Medication:
 
 
 class Allergen(NamedTuple):
-    """own: codes of one drug; empty for a class. tags: what a rule may call it."""
+    """own: codes of one drug; whole: the class or group, where it is one. tags: what a rule may call it."""
 
     own: frozenset[str]
+    whole: str
     tags: frozenset[str]
 
 
@@ -96,6 +97,11 @@ class Knowledge:
         self.same_allergen = [
             Known(rule, source.header) for source in sources for rule in source.allergies if SAME in rule.drug
         ]
+        if not self.same_allergen:
+            raise BadData(
+                "rules-allergy", "No source says that an allergy to a medicine forbids that medicine.",
+                hint="Give allergies.csv a line with allergen same and drug same, or ask the starter table too.",
+            )  # fmt: skip
         self.conditions = {code for source in sources for rule in source.contraindications
                            if rule.kind == "condition" for code in rule.when}  # fmt: skip
         self.liver = tuple({code for source in sources for code in source.liver})
@@ -104,7 +110,7 @@ class Knowledge:
 
     @classmethod
     def of(cls, sources: Sequence[Source]) -> "Knowledge":
-        """Raises: BadData "rules-id", "rules-drug", "rules-unmatched", "rules-measure"."""
+        """Raises: BadData "rules-id", "rules-drug", "rules-unmatched", "rules-measure", "rules-allergy"."""
         return cls(sources)
 
     def __len__(self) -> int:
@@ -126,22 +132,27 @@ class Knowledge:
     def allergen(self, code: str) -> Allergen | None:
         """Of a drug, a class of ATC or a group."""
         if (drug := self._codes.get(code)) is not None:
-            return Allergen(drug.own, drug.tags)
+            return Allergen(drug.own, "", drug.tags)
         if code.startswith("group|") and code in self._groups:
-            return Allergen(frozenset(), frozenset({code}))
+            return Allergen(frozenset(), code, frozenset({code}))
         if code.startswith("atc|") and not is_substance(code) and code in self._tags:
             above = frozenset(prefixes(code))
-            return Allergen(frozenset(), above.union(*(self._in_groups.get(tag, set()) for tag in above)))
+            return Allergen(frozenset(), code, above.union(*(self._in_groups.get(tag, set()) for tag in above)))
         return None
 
     def _read_measures(self) -> None:
+        """Of one name in two sources: all codes of both, and the bounds within which both see a living body."""
         for source in self.sources:
-            for measure in source.measures:
-                if measure.name in self.measures:
-                    raise BadData("rules-measure", f"{source.header.id}: {measure.name} stands there twice.")
-                self.measures[measure.name] = measure
-                for code in measure.codes:
-                    self.measure_of[code].add(measure.name)
+            for one in source.measures:
+                known = self.measures.get(one.name, one)
+                if known.unit != one.unit:
+                    said = f"{source.header.id}: measures.csv, line {one.line}: {one.name} has another unit elsewhere."
+                    raise BadData("rules-measure", said, hint="Give it another name, or that unit.")
+                codes = tuple(dict.fromkeys((*known.codes, *one.codes)))
+                low, high = max(known.low, one.low), min(known.high, one.high)
+                self.measures[one.name] = Measure(one.name, known.title, one.unit, low, high, codes)
+                for code in one.codes:
+                    self.measure_of[code].add(one.name)
 
     def _read_drugs(self) -> None:
         said: dict[str, dict[str, Any]] = {}
