@@ -25,10 +25,15 @@ class Hospital:
     def _maybe(self, value):
         return None if self._draw.random() < self._gaps else value
 
+    def _longer(self, code):
+        """A code of the tables as a record may write it: itself, with a further character, or its first three."""
+        chance = self._draw.random()
+        return f"{code}9" if chance < 0.4 else code[:9] if chance < 0.5 else code
+
     def patient(self):
         draw = self._draw
         conditions = [
-            {"code": draw.choice(self._conditions if draw.random() < 0.5 else OTHER),
+            {"code": self._longer(draw.choice(self._conditions)) if draw.random() < 0.5 else draw.choice(OTHER),
              "status": draw.choice(["active", "active", "resolved"])}
             for _ in range(draw.randrange(4))
         ]  # fmt: skip
