@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Part = Literal["train", "val", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
-Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate"]
+Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate", "effect"]
 Scale = Literal["", "sqrt", "log"]  # on which a number is learnt
 # An answer a word or a letter and not a case: neither calibrated, nor tuned, nor explained by what its inputs moved.
 SEQUENCES: tuple[Task, ...] = ("tags", "generate")
+# What is answered is no probability of a label and no measured number: nothing to calibrate or to tune by.
+UNSCORED: tuple[Task, ...] = (*SEQUENCES, "effect")
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -34,7 +36,9 @@ class Samples(Protocol):
     targets: (N,) int64 for binary, multiclass and ordinal; (N, K) float32 with NaN where unknown for multilabel;
         (N,) float32 for number; (N, 2) float32 for survival: time of the event or of the end of observation, and 1
         where the event happened, 0 where it was not seen (censored); NaN where unknown; (N, T) float32 for tags: the
-        number of each word's tag, NaN beyond the last word; (N,) float32 zeros for generate, whose target is the input.
+        number of each word's tag, NaN beyond the last word; (N,) float32 zeros for generate, whose target is the input;
+        (N, 4) float32 for effect: the outcome (or the time), 1 where it was seen (0: censored), the number of the arm,
+        and the negative control, NaN where there is none.
     """
 
     @property

@@ -46,7 +46,7 @@ def test_a_whole_declaration_is_read():
         ("inputs: {age: {kind: number, residues: 400}}", "declaration-value", "of a protein"),
         ("inputs: {a: {kind: image}, b: {kind: volume}}", "kind-not-supported", "alone"),
         ("inputs: {age: {kind: number, range: [9, 1]}}", "declaration-value", "lowest"),
-        ("treatment: {column: arm}", "kind-not-supported", "treatment"),
+        ("treatment: {column: arm}", "treatment-incomplete", "outcome"),
         ("target: {kind: binary, classes: [a, b, c]}", "declaration-value", "multiclass"),
         ("target: {classes: [a, a]}", "declaration-value", "twice"),
         ("patient: p\nindependent: true", "declaration-value", "patient"),

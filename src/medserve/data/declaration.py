@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from medserve.data.trial import Treatment, check_trial
 from medserve.errors import BadData, neighbours
 
 MAX_BYTES = 2**20
@@ -127,6 +128,7 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     prediction_time: str | float | None = None
     inputs: dict[str, Input] = {}
     target: Target | None = None
+    treatment: Treatment | None = None
     subgroups: list[str] = []
     laterality_safe: bool = False
     public: bool = False
@@ -153,12 +155,8 @@ class Dataset(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     def described(self) -> dict[str, Any]:
         """What is printed in the card."""
         given = {k: getattr(self, k) for k in ("source", "licence", "citation", "synthetic")}
-        return {k: v for k, v in given.items() if v is not None} | {"public": self.public}
-
-
-LATER = {  # known words of the grammar that belong to kinds which this version does not read
-    "treatment": "treatment recommendation",
-}
+        trial = {} if self.treatment is None else {"trial": self.treatment.told(list(self.inputs))}
+        return {k: v for k, v in given.items() if v is not None} | {"public": self.public} | trial
 
 
 def parse(data: bytes, *, name: str = "dataset.yaml") -> Dataset:
@@ -181,13 +179,6 @@ def parse(data: bytes, *, name: str = "dataset.yaml") -> Dataset:
         raise BadData(
             "declaration-yaml", f"{name} holds no `key: value` lines.", hint="Start with `name: my-data-set`."
         )
-    for key, what in LATER.items():
-        if key in raw:
-            raise BadData(
-                "kind-not-supported",
-                f"{name}: `{key}` belongs to {what}, which this version does not read.",
-                hint=f"It reads inputs of kind {' and '.join(SUPPORTED)}.",
-            )
     _check_input_kinds(raw, name)
     try:
         declared = msgspec.convert(raw, Dataset, strict=True)
@@ -294,6 +285,7 @@ def _check(declared: Dataset, name: str) -> Dataset:
                 f"{name}: a split by {split.by} needs `column`.",
                 hint=f"Write `split: {{by: {split.by}, column: NAME}}`.",
             )
+    check_trial(declared, name)
     return declared
 
 
@@ -333,7 +325,9 @@ def _check_number(target: Target, declared: Dataset, name: str) -> None:
         )
 
 
-_FIELDS: dict[str, type[msgspec.Struct]] = {"": Dataset, "target": Target, "split": Split, "inputs": Input}
+_FIELDS: dict[str, type[msgspec.Struct]] = {
+    "": Dataset, "target": Target, "split": Split, "inputs": Input, "treatment": Treatment
+}  # fmt: skip
 
 
 def _explain(text: str, name: str) -> BadData:

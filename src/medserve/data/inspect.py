@@ -129,6 +129,9 @@ def _counts(view: PartView) -> dict[str, Any]:
         values = view.targets.astype(np.float64)
         low, middle, high = np.quantile(values, [0, 0.5, 1])
         return out | {"values": {"low": float(low), "median": float(middle), "high": float(high)}}
+    if cohort.task == "effect":
+        arms = Counter(int(arm) for arm in view.targets[:, 2])
+        return out | {"classes": {label: arms[i] for i, label in enumerate(cohort.labels)}}
     if cohort.task == "survival":
         time, event = view.targets[:, 0].astype(np.float64), view.targets[:, 1]
         low, middle, high = (float(q) for q in np.quantile(time, [0, 0.5, 1]))

@@ -163,6 +163,8 @@ def _names(cohort: Cohort, case: Case) -> list[str]:
     if cohort.task == "multilabel":
         values = np.asarray(case.label, np.float64)
         return [label for label, v in zip(cohort.labels, values, strict=True) if v == 1] or ["none of the labels"]
+    if cohort.task == "effect":
+        return [cohort.labels[int(case.label[2])]]  # type: ignore[index]
     if cohort.task == "tags":
         inside = {int(tag - 1) // 2 for tag in case.label if tag > 0}  # type: ignore[union-attr]
         return [cohort.labels[name] for name in sorted(inside)] or ["no entity"]

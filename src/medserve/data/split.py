@@ -62,7 +62,7 @@ class PartView:
         if self.cohort.task == "tags":
             longest = max((len(c.label) for c in self.cohort.cases if isinstance(c.label, tuple)), default=0)
             return np.asarray([(*label, *[np.nan] * (longest - len(label))) for label in labels], np.float32)  # type: ignore[arg-type,misc]
-        width = {"multilabel": (len(self.cohort.labels),), "survival": (2,)}.get(self.cohort.task, ())
+        width = {"multilabel": (len(self.cohort.labels),), "survival": (2,), "effect": (4,)}.get(self.cohort.task, ())
         return np.asarray(labels, np.float32).reshape(len(labels), *width)
 
     def take(self, rows: Array) -> Array:
@@ -405,6 +405,10 @@ def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
         return [str(i) for i in np.searchsorted(edges, means)]
     if cohort.task == "generate":
         return ["" for _ in groups]
+    if cohort.task == "effect":  # by arm, and within it by whether the outcome is above the middle
+        outcome = np.asarray([np.mean([v[0] for v in values]) for values in labels])  # type: ignore[index]
+        arms = [int(values[0][2]) for values in labels]  # type: ignore[index]
+        return [f"{arm}{int(y > np.median(outcome))}" for arm, y in zip(arms, outcome, strict=True)]
     if cohort.task == "survival":
         times = np.asarray([np.mean([v[0] for v in values]) for values in labels])  # type: ignore[index]
         edges = np.quantile(times, [0.25, 0.5, 0.75])

@@ -13,6 +13,7 @@ from medserve.data.declaration import Target
 from medserve.data.forms.amounts import DROP, Amount, WrongUnit, amount_of, is_bound
 from medserve.data.forms.listing import class_task, order_classes
 from medserve.data.forms.table import Table
+from medserve.data.trial import Treatment, check_times
 from medserve.errors import BadData
 
 MOST_CLASSES = 20  # more whole numbers than these are a quantity, not classes
@@ -60,6 +61,60 @@ class Survival:
                 "label-invalid", f"Row {row + 2}: a time of at least 0 and an event of 0 or 1 are expected."
             )
         return (value, happened)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """The outcome of a trial and the arm it was seen under; `classes` are the arms, the reference first."""
+
+    table: Table
+    outcome: "Labels | Survival"
+    treatment: Treatment
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    task: str = "effect"
+
+    @property
+    def unit(self) -> str | None:
+        return self.outcome.unit
+
+    @classmethod
+    def of(cls, table: Table, outcome: "Labels | Survival", treatment: Treatment) -> "Effect":
+        """Raises: BadData "column-missing", "treatment-unit", "treatment-arms", and those of `check_times`."""
+        for name in treatment.columns:
+            table.column(name, "`treatment`")
+        if outcome.task != "binary" and outcome.unit is None:
+            raise BadData(
+                "treatment-unit", f"{table.name}: the outcome has no unit.",
+                hint='Write `unit:` under `target`, "1" for a number without one.',
+            )  # fmt: skip
+        check_times(treatment, table)
+        cells = [c for c in table.columns[treatment.column] if c]
+        arms = tuple(treatment.arms) if treatment.arms else order_classes(cells)
+        if len(arms) < 2:
+            raise BadData(
+                "treatment-arms", f"{table.name}: column {treatment.column!r} holds one arm only.",
+                hint="An effect is a difference between at least two arms.",
+            )  # fmt: skip
+        columns = tuple(dict.fromkeys((*outcome.columns, treatment.column)))
+        return cls(table, outcome, treatment, columns, arms)
+
+    def label(self, row: int) -> Label:
+        """(outcome or time, seen, arm, negative control or NaN). Raises: Unlabelled."""
+        found = self.outcome.label(row)
+        time, seen = found if isinstance(found, tuple) else (found, 1.0)
+        arm = self.table.columns[self.treatment.column][row]
+        if arm not in self.classes:
+            code = "label-unknown" if arm else "label-missing"
+            raise Unlabelled(code, f"Row {row + 2}, column {self.treatment.column!r}: none of the arms.")
+        name = self.treatment.negative_control
+        control = None if name is None else _number(self.table.columns[name][row])
+        return (
+            float(time or 0.0),
+            float(seen),
+            float(self.classes.index(arm)),
+            math.nan if control is None else control,
+        )
 
 
 @dataclass(frozen=True, slots=True)

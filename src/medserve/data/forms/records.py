@@ -18,7 +18,7 @@ from medserve.data.declaration import Dataset, Input
 from medserve.data.forms import table as tb
 from medserve.data.forms.conll import Tags
 from medserve.data.forms.files import relative, walk
-from medserve.data.forms.labels import Itself, Labels, Survival, Unlabelled
+from medserve.data.forms.labels import Effect, Itself, Labels, Survival, Unlabelled
 from medserve.data.forms.listing import Listing, class_task, is_number, order_classes, warn_positive
 from medserve.data.forms.match import DirectIndex, FileIndex
 from medserve.data.forms.tables import (
@@ -183,7 +183,18 @@ def list_records(
     )
 
 
-def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags | Itself:
+def _labels(
+    table: tb.Table, roles: dict[str, str], declared: Dataset | None
+) -> Labels | Survival | Tags | Itself | Effect:
+    """What is to be learned; of a data set with a treatment, the outcome under the arm that was given."""
+    found = _target(table, roles, declared)
+    if declared is None or declared.treatment is None:
+        return found
+    assert isinstance(found, Labels | Survival), "the declaration allows no other"
+    return Effect.of(table, found, declared.treatment)
+
+
+def _target(table: tb.Table, roles: dict[str, str], declared: Dataset | None) -> Labels | Survival | Tags | Itself:
     target = declared.target if declared else None
     if target is not None and declared is not None and declared.tagged is not None:
         return Tags.of(table, target, declared.tagged)
@@ -197,7 +208,7 @@ def _labels(table: tb.Table, roles: dict[str, str], declared: Dataset | None) ->
 def _items(
     table: tb.Table,
     file: Path,
-    labels: Labels | Survival | Tags | Itself,
+    labels: Labels | Survival | Tags | Itself | Effect,
     patients: Sequence[str | None],
     parts: Sequence[Part | None],
     groups: Sequence[Mapping[str, str]],

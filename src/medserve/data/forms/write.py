@@ -15,13 +15,19 @@ def write_yaml(listing: Listing) -> str:
     """The declaration of a listing. Source and licence, which nothing can guess, are left for a person to fill in."""
     columns = listing.columns
     target: dict[str, Any] = {"kind": listing.task}
-    if listing.task == "survival":
+    if listing.task == "effect":  # declared already: nothing of a trial can be guessed
+        assert listing.declaration is not None and listing.declaration.target is not None
+        said = msgspec.to_builtins(listing.declaration.target)
+        target = {k: v for k, v in said.items() if v is not None}
+    elif listing.task == "survival":
         time, event = columns["label"].split(", ")
         target |= {"column": time, "event": event}
     elif columns.get("label"):
         names = columns["label"].split(", ")
         target["column"] = names if len(names) > 1 else names[0]
-    if listing.task not in ("number", "survival", "generate") and listing.labels:  # of tags, the names of the entities
+    if (
+        listing.task not in ("number", "survival", "generate", "effect") and listing.labels
+    ):  # of tags, the names of the entities
         target["classes"] = list(listing.labels)
     if listing.unit:
         target["unit"] = listing.unit
@@ -52,6 +58,9 @@ def write_yaml(listing: Listing) -> str:
     elif listing.split:
         out["split"] = {k: v for k, v in listing.split.items() if v is not None}
     out |= {"inputs": inputs, "target": target}
+    if listing.declaration is not None and listing.declaration.treatment is not None:
+        trial = msgspec.to_builtins(listing.declaration.treatment)
+        out["treatment"] = {k: v for k, v in trial.items() if v is not None}
     if listing.subgroups:
         out["subgroups"] = list(listing.subgroups)
     out["public"] = bool(listing.source.get("public", False))
