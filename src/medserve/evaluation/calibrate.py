@@ -17,7 +17,7 @@ from medserve.evaluation.intervals import strata_of
 from medserve.evaluation.survival import fit_hazard
 from medserve.models.spec import Calibration, ModelSpec, OutputSpec
 from medserve.questions.answers import probabilities
-from medserve.types import SEQUENCES, Array, Named
+from medserve.types import UNSCORED, Array, Named
 
 ENOUGH = 100  # cases for a plain fit
 FEWEST = 20  # cases under which nothing is fitted
@@ -32,7 +32,7 @@ def calibrate(logits: Array, targets: Array, output: OutputSpec, *, alpha: float
     guarantee is exact; elsewhere one fitted number stands between it and exactness. Survival: slope and level of the
     hazard (see `survival.fit_hazard`), no quantiles; `output` then carries its baseline.
     """
-    if output.task in SEQUENCES:  # a word is no case, a likelihood no answer
+    if output.task in UNSCORED:  # a word is no case, a likelihood no answer, an effect is never seen
         return Calibration(method="none", n=len(targets))
     fitted = fit_temperature(logits, targets, output, seed=seed)
     spec = bare(output, fitted)

@@ -62,6 +62,62 @@ class Survival(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     events: int
 
 
+class Coded(msgspec.Struct, forbid_unknown_fields=True):
+    code: str
+    message: str
+
+
+class Leaf(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Patients to whom one rule of the policy tree applies. `arm`: what the tree gives them.
+
+    effect, low, high: of each other arm against the reference, mean over `n` patients who did not shape the tree.
+    """
+
+    rule: str
+    arm: str
+    n: int
+    effect: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class Alike(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """At least 10 training patients of one arm who are like each other: what became of them, and who they are.
+
+    outcome, low, high: the mean with its 95 % interval. inputs: the mean of a number, the commonest word of a category.
+    """
+
+    n: int
+    outcome: float
+    low: float
+    high: float
+    inputs: dict[str, float | str | None]
+
+
+class Effect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How the logits of task effect are read, and what is said beside them. The arms are the output's labels.
+
+    outcome, kind: of the target. better: which way. horizon: of survival, up to which event-free time counts.
+    level: of the intervals. overlap: probabilities of an arm outside which nothing is advised.
+    patients: of each arm, on the training side. closed: why nothing is advised to anybody; empty where advice is given.
+    leaves: of the policy tree, by number. alike: by arm, by number. grid: values of each input to look at.
+    required: inputs that no training patient lacked.
+    """
+
+    outcome: str
+    kind: Literal["binary", "number", "survival"]
+    better: Literal["higher", "lower"]
+    horizon: float | None = None
+    level: float = 0.95
+    overlap: tuple[float, float] = (0.05, 0.95)
+    patients: list[int] = []
+    closed: list[Coded] = []
+    leaves: list[Leaf] = []
+    alike: list[list[Alike]] = []
+    grid: dict[str, list[float | str]] = {}
+    required: list[str] = []
+
+
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """binary: labels are (negative, positive), one logit. number: one label, its name; `value` says how a logit is one.
 
@@ -79,6 +135,9 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     generate: one label; the logit is the mean natural logarithm of the probability of each letter of the molecule. The
     package's step graph gives one letter after another.
+
+    effect: labels are the arms of a treatment, the reference first, `unit` that of the outcome; for the logits see
+    `questions.effect.parted`. Differences are in units of `sd`, outcomes standardised by `mean` and `sd`.
     """
 
     task: Task
@@ -93,6 +152,7 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     by: str | None = None
     baseline: Survival | None = None
     words: int = 0
+    effect: Effect | None = None
 
     def scaled(self, values: Array) -> Array:
         """Values in the unit -> on the scale of the errors."""
@@ -127,6 +187,8 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Columns of the logits."""
         if self.task == "tags":
             return self.tags * (self.words + self.tags)
+        if self.task == "effect":
+            return 3 * (len(self.labels) - 1) + 3 * len(self.labels) + 1
         return {"binary": 1, "number": 1, "survival": 1, "generate": 1, "ordinal": len(self.labels) - 1}.get(
             self.task, len(self.labels)
         )
@@ -270,6 +332,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         labels = self.output.labels
         if not labels or len(labels) > MAX_LABELS or self.output.words < 0 or self.output.width > MAX_CASE_VALUES:
             raise _unfit(f"an output without labels, or with more than {MAX_LABELS}")
+        if (self.output.task == "effect") != (self.output.effect is not None and len(labels) > 1):
+            raise _unfit("an effect without its arms, or arms without an effect")
 
 
 def _unfit(why: str) -> BadPackage:

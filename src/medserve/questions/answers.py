@@ -15,6 +15,7 @@ import numpy as np
 from medserve.data.scope import check_picture
 from medserve.errors import Refusal
 from medserve.models.spec import Absent, Conformal, ModelSpec
+from medserve.questions import effect
 from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
 from medserve.types import Array, Picture
 
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
     value: float | None = None
     interval: tuple[float, float] | None = None
     curve: tuple[tuple[float, float], ...] | None = None
+    effect: dict[str, Any] | None = None  # of a treatment: see `questions.effect.describe`
 
     @property
     def status(self) -> str:
@@ -65,7 +67,7 @@ def probabilities(spec: ModelSpec, logits: Array, *, temperature: float | None =
     output = spec.output
     t = spec.calibration.temperature if temperature is None else temperature
     z = np.asarray(logits, np.float64)
-    if output.task == "tags":  # scores of words, which `questions.tags` reads
+    if output.task in ("tags", "effect"):  # scores which `questions.tags` and `questions.effect` read
         return z
     if output.task in ("number", "generate"):
         return output.value(z)
@@ -110,6 +112,8 @@ def answer_one(
 
     Raises: Refusal "out-of-distribution": the picture is unlike anything in training.
     """
+    if spec.output.task == "effect":
+        return _advise(spec, np.asarray(probs), distance, absent)
     if spec.ood is not None and distance is not None and not distance <= spec.ood.threshold:
         raise Refusal(
             "out-of-distribution",
@@ -174,6 +178,20 @@ def _of_a_number(spec: ModelSpec, value: float, group: str | None) -> list[dict[
         message = f"Too few calibration cases had {said}: the interval is that of all cases together."
         found.append({"code": "group-small", "message": message})
     return found
+
+
+def _advise(spec: ModelSpec, logits: Array, distance: float | None, absent: Collection[str]) -> Prediction:
+    """Advice on a treatment. Unlike the training patients: an abstention like any other, with its code."""
+    far = None
+    if spec.ood is not None and distance is not None:
+        far = np.array([not distance <= spec.ood.threshold])
+    row = logits[None]
+    found = effect.advise(spec.output, row, far=far, lacking=[absent])
+    said = effect.describe(spec.output, row, found)
+    abstained = said["advice"] == "abstain"
+    decision = None if abstained else {"label": said["arm"], "advice": said["advice"]}
+    why = tuple(effect.reasons(spec.output, found.codes[0]))
+    return Prediction(tuple(spec.output.labels), (), None, None, abstained, decision, why, effect=said)
 
 
 def limits(

@@ -21,7 +21,7 @@ from medserve.types import Named, Task
 
 Kind = Literal["image", "volume", "record"]
 Learner = Literal[
-    "network", "record-linear", "record-trees", "record-forest", "record-additive", "tag-crf"
+    "network", "record-linear", "record-trees", "record-forest", "record-additive", "tag-crf", "effect-trees"
 ]  # all but the first are fitted, not trained
 KINDS: dict[int, Kind] = {1: "record", 2: "image", 3: "volume"}  # by the axes of a case
 PNEUMONIA = "PneumoniaMNIST official test part, reduced training part"

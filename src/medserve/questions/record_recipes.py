@@ -284,6 +284,15 @@ _simple(
     baseline="record-trees",
 )
 _simple(
+    "treatment-effect",
+    "the default for a treatment: doubly robust effects by boosted trees, beside one weight a column; who is it for",
+    "effect-trees",
+    rate=300,
+    tasks=("effect",),
+    inputs=("number", "category"),
+    baseline="effect-linear",
+)
+_simple(
     "entities-crf",
     "the default for entities in texts: a linear chain over words, their shapes and neighbours, and listed phrases",
     "tag-crf",

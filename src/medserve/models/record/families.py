@@ -5,6 +5,7 @@ from medserve.models.record import (  # noqa: F401
     average,
     casenet,
     columns,
+    effect,
     forest,
     image,
     letters,
