@@ -77,6 +77,8 @@ def _shown(answer: dict[str, Any], engine: str) -> Table:
         out.add_row("entities", "none")
     if answer["prediction_set"] is not None:
         out.add_row(f"set at {answer['coverage']:.0%} coverage", ", ".join(answer["prediction_set"]) or "empty")
+    if answer["effect"] is not None:
+        out.add_row("advice", answer["effect"]["advice"])
     if decision is not None:
         threshold = f" (threshold {decision['threshold']:.3g})" if "threshold" in decision else ""
         out.add_row("decision", f"{decision.get('label') or ', '.join(decision['labels']) or 'none'}{threshold}")

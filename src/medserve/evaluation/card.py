@@ -76,6 +76,7 @@ def make_card(
         ],  # fmt: skip
         "architecture": {"name": spec.architecture.name, "params": dict(spec.architecture.params)},
         "data": {key: declared.get(key) for key in _SOURCE},
+        "trial": declared.get("trial"),
         "population": {"parts": {k: dict(v) for k, v in (parts or {}).items()}, "patients_independent": independent},
         "evaluated_on": None,
         "metrics": None,
@@ -117,6 +118,8 @@ def describe_part(part: "PartView") -> dict[str, Any]:
     elif cohort.task == "tags":
         begun = np.asarray(part.targets)[np.asarray(part.targets) % 2 == 1]  # the first word of each entity
         labels.update({label: int((begun == 1 + 2 * k).sum()) for k, label in enumerate(cohort.labels)})
+    elif cohort.task == "effect":
+        labels.update(cohort.labels[int(arm)] for arm in np.asarray(part.targets)[:, 2])
     elif cohort.task == "survival":
         happened = int((np.asarray(part.targets)[:, 1] == 1).sum())
         labels.update({"events": happened, "censored": len(part) - happened})
@@ -162,11 +165,14 @@ def limits(
         out.append(
             ("one-source", "Measured on a part of the same data set; other places, devices and times may differ.")
         )
-    if spec.calibration.method == "none" and spec.output.task not in ("number", "generate"):
+    if spec.output.task == "effect":
+        out.append(("confounding", "Right only if nothing unmeasured drives both the treatment and the outcome."))
+        out.append(("no-order", "It advises and never orders; a qualified person decides."))
+    elif spec.calibration.method == "none" and spec.output.task not in ("number", "generate"):
         out.append(("not-calibrated", "Its probabilities are not calibrated."))
     if spec.output.task == "generate":
         out.append(("invented", "What it writes was never made nor measured: a chemist judges each molecule."))
-    elif spec.calibration.conformal is None:
+    elif spec.calibration.conformal is None and spec.output.task != "effect":
         out.append(("no-sets", "It gives no prediction set and so does not abstain when unsure."))
     if spec.ood is None:
         out.append(("no-distance-check", "It has no check for cases unlike its training data."))
@@ -269,6 +275,10 @@ def _output(card: Mapping[str, Any]) -> str:
         return f"an estimate of {card['labels'][0]}"
     if card["task"] == "survival":
         return f"the risk of {card['labels'][0]} by each horizon, and a survival curve"
+    if card["task"] == "effect":
+        return (
+            f"the effect of {', '.join(card['labels'][1:])} against {card['labels'][0]} with its interval, and advice"
+        )
     if card["task"] == "generate":
         return "how likely a molecule is among those it learned from, and new molecules of their kind"
     if card["task"] == "tags":

@@ -20,7 +20,8 @@ ECE_SLACK = 0.02
 RISK_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
-_SHORT = {"c_index": "C index", "entity_f1": "entity F1", "log_likelihood": "log-likelihood a letter"}
+_SHORT = {"c_index": "C index", "entity_f1": "entity F1", "log_likelihood": "log-likelihood a letter",
+          "gain_advice": "gain of advice"}  # fmt: skip
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -28,7 +29,7 @@ def claims(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Every rule that has something to say about an evaluation (see `evaluate`), worst first."""
     said = [
         claim
-        for rule in (_size, _part, _calibration, _sets, _baseline, _operating, _groups, _leaks, _unlike)
+        for rule in (_size, _part, _calibration, _sets, _baseline, _operating, _groups, _leaks, _unlike, _effect)
         for claim in rule(result)
     ]
     return sorted(said, key=lambda claim: _ORDER[claim["level"]])
@@ -39,7 +40,9 @@ def _claim(level: str, code: str, message: str) -> dict[str, str]:
 
 
 def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    if r["task"] in ("number", "generate"):
+    if r["task"] == "effect":
+        smallest, what = min(r["counts"].values()), "patients of one arm"
+    elif r["task"] in ("number", "generate"):
         smallest, what = r["n"], "cases"
     elif r["task"] == "survival":
         smallest, what = r["counts"]["events"], "events"
@@ -154,7 +157,7 @@ def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["baseline"] is None:
         return
     name = {"number": "mae", "survival": "c_index", "tags": "entity_f1",
-            "generate": "log_likelihood"}.get(r["task"], "auroc")  # fmt: skip
+            "generate": "log_likelihood", "effect": "gain_advice"}.get(r["task"], "auroc")  # fmt: skip
     gap = r["baseline"]["difference"].get(name)
     if gap is None or gap["low"] is None:
         return
@@ -214,3 +217,34 @@ def _unlike(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim("amber", "abstains-often", f"No decision in {unsure:.1%} of the cases: it is unsure too often.")
     if share > 0.1:
         yield _claim("amber", "many-unlike", f"{share:.1%} of the cases are unlike the training data and are refused.")
+
+
+def _effect(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """What may be said of a treatment's effect; never that it is safe, and never more than the data hold."""
+    told = r.get("effect")
+    if told is None:
+        return
+    yield _claim("amber", "unmeasured-confounding", "Right only if nothing unmeasured drives both the treatment and the"
+                 " outcome: no figure here can show that.")  # fmt: skip
+    for one in told["closed"]:
+        yield _claim("amber", one["code"], f"{one['message']} Nobody is advised.")
+    gain = r["metrics"]["gain_advice"]
+    if not told["closed"] and gain["low"] is not None:
+        figure = f"{gain['value']:+.3g} a patient ({gain['low']:+.3g} to {gain['high']:+.3g})"
+        if gain["low"] > 0:
+            yield _claim("green", "advice-gains", f"Following the advice gains over what was done: {figure}.")
+        elif gain["high"] < 0:
+            yield _claim("red", "advice-harms", f"Following the advice is worse than what was done: {figure}.")
+        else:
+            yield _claim("amber", "advice-no-gain", f"No gain of the advice over what was done was shown: {figure}.")
+    for row in told["contrasts"]:
+        if row["naive_biased"]:
+            yield _claim("amber", "naive-biased", f"The plain difference of {row['arm']} to {told['arms'][0]} is biased"
+                         f": {row['naive']['value']:+.3g}, adjusted {row['average']['value']:+.3g}.")  # fmt: skip
+    if told["overlap"]["inside"] < 0.8:
+        yield _claim("amber", "little-overlap", f"Only {told['overlap']['inside']:.0%} of the patients had a chance of"
+                     " every arm; of the others nothing is said.")  # fmt: skip
+    if (worst := max((row["after"] for row in told.get("balance", [])), default=0.0)) > 0.1:
+        yield _claim(
+            "amber", "balance", f"After weighting, arms still differ by up to {worst:.2f} standard deviations."
+        )

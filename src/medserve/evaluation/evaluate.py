@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medserve.evaluation import entities, likelihood, sections, survival
+from medserve.evaluation import effect, entities, likelihood, sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
 from medserve.evaluation.curves import curves, wilson
@@ -37,6 +37,7 @@ COMPARED = {
 _OTHERWISE = {
     "tags": entities.evaluate_entities,
     "generate": likelihood.evaluate_likelihood,
+    "effect": effect.evaluate_effect,
 }  # no probability of a label
 _PLAIN = ("number", "multilabel", "survival")  # always answered: no set, or none that could make it abstain
 
@@ -62,6 +63,7 @@ def evaluate(
     absent: Sequence[Collection[str]] | None = None,
     members: Sequence[str | None] | None = None,
     decision_range: tuple[float, float, str] | None = None,
+    policies: Mapping[str, Array] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def evaluate(
         absent: of each row the inputs that the case lacks, whose set is the wider; None: nothing is ever missing.
         members: of each row the word for the output's `by`, whose own interval holds.
         decision_range: (low, high, why) thresholds of the decision curve, as the user declares them.
+        policies: of an effect, further ones to be valued (see `effect.evaluate_effect`).
 
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
     Raises: BadData: no labelled case, or scores and targets differ in number.
@@ -93,7 +96,7 @@ def evaluate(
         found = _OTHERWISE[spec.output.task](
             spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
             baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
-            seed=seed,
+            seed=seed, **({} if policies is None else {"policies": policies}),
         )  # fmt: skip
         return {"format": FORMAT, **found, "claims": claims(found)}
     rows = sections.labelled(spec.output.task, scores, targets)

@@ -290,7 +290,7 @@ def forest(result: Mapping[str, Any], name: str) -> bytes | None:
 
 
 FOREST = {"fnr": "Share of missed cases (FNR)", "error": "Error rate", "mae": "Mean absolute error",
-          "c_index": "C index"}  # fmt: skip
+          "c_index": "C index", "average_effect": "Average effect"}  # fmt: skip
 
 
 def importance(sizes: Mapping[str, float]) -> bytes | None:

@@ -104,7 +104,7 @@ def strata_of(task: str, targets: Array) -> Array:
     """(N,) integer strata: the label; multilabel: any positive; a number, survival, tags or generate: one stratum, as
     how many events are seen is itself chance."""
     targets = np.asarray(targets)
-    if task in ("number", "survival", "tags", "generate"):
+    if task in ("number", "survival", "tags", "generate", "effect"):
         return np.zeros(len(targets), np.int64)
     if task == "multilabel":
         return (targets == 1).any(axis=1).astype(np.int64)

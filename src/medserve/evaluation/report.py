@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from markupsafe import Markup
 
-from medserve.evaluation import figures
+from medserve.evaluation import effect_figures, figures
 from medserve.evaluation.wording import MEANINGS, NOT_REPORTED, NOT_VALIDATED, number, percent, summary, title
 from medserve.models.spec import Method
 from medserve.store.files import write_bytes
@@ -105,6 +105,8 @@ def render(
             meanings=MEANINGS,
             figures=drawn,
             alts=_ALTS,
+            effect_figures={name: image(draw(evaluation)) for name, draw in effect_figures.DRAWN.items()},
+            effect_alts=effect_figures.ALTS,
             limits=_unsaid(model.get("limits") or [], evaluation["claims"]),
             forest=image(figures.forest(evaluation, forest_of(evaluation))),
             history=image(figures.history(past.get("epochs") or [], past.get("best"))),
@@ -164,7 +166,8 @@ def image(content: bytes | None, media_type: str = "image/svg+xml") -> str | Non
 
 
 def forest_of(evaluation: Mapping[str, Any]) -> str:
-    wanted = {"binary": "fnr", "number": "mae", "survival": "c_index", "tags": "entity_recall"}
+    wanted = {"binary": "fnr", "number": "mae", "survival": "c_index", "tags": "entity_recall",
+              "effect": "average_effect"}  # fmt: skip
     return wanted.get(evaluation["task"], "error")
 
 
@@ -178,6 +181,7 @@ def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "ordinal": ("quadratic_kappa", "accuracy", "auroc", "ece"),
         "tags": ("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
         "generate": ("log_likelihood", "perplexity"),
+        "effect": ("gain_advice", "recommended", "recommended_against", "abstention"),
     }.get(r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))
     out = []
     for name in wanted:

@@ -141,6 +141,8 @@ def labelled(task: str, scores: Scores, targets: Array) -> Array:
         known = np.isfinite(targets).all(axis=1) & (targets[:, 0] >= 0)
     elif task in ("number", "generate"):
         known = np.isfinite(targets.astype(np.float64))
+    elif task == "effect":
+        known = np.isfinite(targets[:, :3]).all(axis=1)
     elif task == "tags":
         known = np.isfinite(targets).any(axis=1)
     else:

@@ -28,6 +28,10 @@ TITLES = {
     "brier_at_horizon": "Brier score at the horizon", "integrated_brier": "Integrated Brier score",
     "expected_observed": "Expected / observed events", "abstention": "Abstention", "entity_f1": "Entity F1",
     "log_likelihood": "Log-likelihood a letter", "perplexity": "Perplexity",
+    "average_effect": "Average effect", "naive_difference": "Plain difference of means",
+    "gain_advice": "Gain of advice over what was done", "gain_over_one_arm": "Gain over the best single arm",
+    "recommended": "Recommended", "recommended_against": "Recommended against",
+    "followed_difference": "Advice followed, less not followed", "score_loss": "Distance to robust scores",
     "entity_precision": "Entity precision", "entity_recall": "Entity recall", "word_accuracy": "Words tagged rightly",
 }  # fmt: skip
 MEANINGS = {
@@ -68,6 +72,15 @@ MEANINGS = {
     "entity_f1": "harmonic mean of entity precision and recall; both ends and the name must be right",
     "entity_precision": "share of the marked entities that are right",
     "entity_recall": "share of the true entities that are marked",
+    "average_effect": "mean outcome if everybody had the treatment, less if everybody had the reference; doubly robust",
+    "naive_difference": "treated less untreated as they were; biased where the treated were unlike the others",
+    "gain_advice": "mean outcome under the advice, less what was; in the outcome's unit, better is positive",
+    "gain_over_one_arm": "the same, less that of giving everybody the best single arm",
+    "recommended": "share of the patients for whom a treatment is recommended",
+    "recommended_against": "share of the patients for whom every treatment is recommended against",
+    "abstention": "share of the patients about whom nothing is said, for coded reasons",
+    "followed_difference": "mean outcome of those who got what is advised less the others; weighted, better is up",
+    "score_loss": "root of the weighted mean squared distance of effects to doubly robust scores; mostly noise",
     "word_accuracy": "share of all words, most of which belong to no entity; never alone",
 }
 
@@ -141,6 +154,18 @@ def summary(r: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"They hold {there:,} entities. The model marks {percent(m['entity_recall'])} of them with both ends and"
             f" the name right, and {percent(m['entity_precision'])} of what it marks is right."
+        )
+    elif r["task"] == "effect":
+        told = r["effect"]
+        lines.append(
+            f"A treatment is recommended for {percent(m['recommended'])} of them and recommended against for"
+            f" {percent(m['recommended_against'])}; of {percent(m['abstention'])} nothing is said."
+        )
+        way = "more" if told["better"] == "higher" else "less"
+        lines.append(
+            f"Following the advice is estimated to change {told['outcome']} by {number(m['gain_advice'])} a patient"
+            f" against what was done (positive is better; {way} of it is better). An estimate from past patients; no"
+            " benefit to anybody was shown by a trial here."
         )
     elif r["task"] == "generate":
         lines.append(

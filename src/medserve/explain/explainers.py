@@ -62,6 +62,8 @@ def target_of(output: OutputSpec, logits: Array) -> Target:
         return Target(0, output.labels[1])
     if output.task in ("number", "survival"):
         return Target(0, output.labels[0])
+    if output.task == "effect":
+        return Target(0, f"{output.labels[1]} against {output.labels[0]}")
     if output.task == "ordinal":
         column = max(int((np.minimum.accumulate(logits) > 0).sum()) - 1, 0)
         return Target(column, output.labels[column + 1])

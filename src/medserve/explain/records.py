@@ -10,7 +10,7 @@ training part, everything else is left out, as if it had not been sent. "events"
 one, in the same way and beside the rest of the case. "segments" hides stretches of a waveform, "words" the words of a
 text, "occlusion" the places of a picture, "atoms" the atoms of a molecule, one at a time, "residues" stretches
 of a protein; their weights are falls of the logit, and sum to nothing. "neighbours" shows training molecules of public
-data; their weights are similarities.
+data; their weights are similarities. "effect" says what would change the advice on a treatment: `explain.advice`.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from medserve.explain.shapley import permutation_shapley, render_bars
 from medserve.explain.words import render_text, spots, weigh_spots
 from medserve.types import Array
 
-RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms", "residues", "neighbours")
+RECORD_METHODS = ("shapley", "events", "segments", "words", "occlusion", "atoms", "residues", "neighbours", "effect")
 BY_KIND = {
     "timeline": "events", "waveform": "segments", "text": "words", "image": "occlusion", "molecule": "atoms",
     "protein": "residues",

@@ -195,13 +195,15 @@ RED, BLUE, INK, FAINT = (200, 60, 50), (50, 100, 190), (30, 30, 30), (210, 210, 
 
 
 def render_bars(
-    names: Sequence[str], values: Sequence[float] | Array, shown: Sequence[str], base: float, total: float
-) -> bytes:
+    names: Sequence[str], values: Sequence[float] | Array, shown: Sequence[str], base: float, total: float,
+    *, foot: str | None = None,
+) -> bytes:  # fmt: skip
     """The values as bars, largest first: red to the right raises the logit, blue to the left lowers it.
 
     Args:
         names, values, shown: of every input: its name, its Shapley value, its own value as text (may be "").
         base, total: the logit with nothing known, and that of the case.
+        foot: the line below, where it is not that sum.
 
     Returns: PNG bytes, RGB. The 12 largest have a bar each; the rest share one.
     """
@@ -232,7 +234,7 @@ def render_bars(
         side, anchor = (end + 6, "lm") if value >= 0 else (end - 6, "rm")
         draw.text((side, y + high // 2), f"{value:+.2f}", fill=INK, font=font, anchor=anchor)
     said = f"score {total:+.2f} = {base:+.2f} (nothing known) {total - base:+.2f} (these inputs)"
-    draw.text((width // 2, height - 16), said, fill=INK, font=font, anchor="mm")
+    draw.text((width // 2, height - 16), said if foot is None else foot, fill=INK, font=font, anchor="mm")
     out = io.BytesIO()
     image.save(out, format="PNG")
     return out.getvalue()

@@ -22,7 +22,7 @@ from medserve.questions.metrics import judge, measure
 from medserve.road.build import Built, who
 from medserve.road.records import blocks_of
 from medserve.road.run import Prepared
-from medserve.types import SEQUENCES, Array, Named, Scores
+from medserve.types import UNSCORED, Array, Named, Scores
 
 MOST_ROWS = 20_000
 MOST_SHOWN = 8  # curves, or weights
@@ -38,7 +38,7 @@ def wanted(offered: Built, other: Built, prepared: Prepared, audit: str) -> list
     kinds = {block.kind for block in blocks_of(offered.spec)}
     scalar, molecules = kinds <= set(SCALARS), "molecule" in kinds
     task, found = offered.spec.output.task, []
-    if task in SEQUENCES:
+    if task in UNSCORED:
         return []
     if "case-net" in made and "record-trees" not in made:
         found.append("record-trees")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medserve.models.served import ServedNet
+    from medserve.training.effect import Learned
 
 FALSE_ALARM = 0.02
 SELFCHECKS = 4
@@ -52,6 +53,7 @@ class Candidate:
     architecture: Named
     net: "nn.Module"
     history: dict[str, Any] | None = None
+    learned: "Learned | None" = None  # of an effect: what training found beside the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,9 @@ def build(
     if crossed is not None:
         assert len(crossed) in (len(parts.val), len(parts.train) + len(parts.val))
         scores["val"] = replace(scores["val"], logits=crossed[-len(parts.val) :])
+    if candidate.learned is not None:
+        told = candidate.learned.spec(candidate.architecture.name)
+        plain = msgspec.structs.replace(plain, output=msgspec.structs.replace(plain.output, effect=told))
     if plain.output.task == "survival":
         output = with_baseline(plain.output, score(engine, parts.train, progress).logits, parts.train.targets)
         plain = msgspec.structs.replace(plain, output=output)

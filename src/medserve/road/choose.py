@@ -84,6 +84,21 @@ def choose(
     return verdict
 
 
+def choose_losses(
+    ours: Array, plain: Array, patients: Array, *, on: str, metric: str, draws: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """The same verdict, from what each case costs under recipe and baseline (N,)."""
+
+    def measure(weights: Array) -> dict[str, Array]:
+        a, b = (weights @ losses / weights.sum(axis=1) for losses in (ours, plain))
+        return {"recipe": a, "baseline": b, "difference": b - a}
+
+    found = bootstrap(measure, patients, np.zeros(len(ours), np.int64), draws=draws, seed=seed)
+    low = found["difference"]["low"]
+    chosen = "recipe" if low is not None and low > 0 else "baseline"
+    return {"chosen": chosen, "on": on, "n": len(ours), "metric": metric, **found}
+
+
 def _ranks(output: OutputSpec, logits: Array, targets: Array) -> float:
     """AUROC; NaN where there is one class only."""
     score = probabilities(bare(output), logits)[:, 1]

@@ -45,13 +45,14 @@ from medserve.road.absent import judge_hidden, lacking, members
 from medserve.road.beside import beside
 from medserve.road.build import Built, drawn, score
 from medserve.road.domain import audit_neighbours, likeness_groups, molecule_block, read_known
+from medserve.road.effect import audit_advice, simple_rule, training_side
 from medserve.road.gallery import make_gallery, text_gallery
 from medserve.road.membership import split_record
 from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
-from medserve.types import SEQUENCES, Array, Scores
+from medserve.types import UNSCORED, Array, Scores
 
 ALIKE = "likeness to training molecules"
 
@@ -93,7 +94,7 @@ def finish(
                 offered, other, prepared, test, ours, audit=options.audit, seed=options.seed
             )
         gallery = None
-        if mine and spec.output.task not in SEQUENCES:
+        if mine and spec.output.task not in UNSCORED:
             where = settings.folder("galleries") / digest.removeprefix("sha256:")[:16]
             public = bool(prepared.cohort.source.get("public"))
             test_scores = scores[chosen.candidate.role]
@@ -116,6 +117,8 @@ def audited(built: Built, prepared: Prepared, settings: Settings, options: Optio
     """The signature with the verdict on each explanation method."""
     if options.audit == "none":
         return built.spec
+    if built.candidate.learned is not None:
+        return msgspec.structs.replace(built.spec, explanations=[audit_advice(built)])
     if built.spec.is_record:
         methods = audit_records(built, prepared, quick=options.audit == "quick", seed=options.seed)
         near = audit_neighbours(built, prepared.parts, seed=options.seed)
@@ -146,6 +149,8 @@ def shortcut_checks(
     """What the label can be told from without the anatomy, and what the model does when corners and borders change."""
     quick = options.audit != "full"
     parts = prepared.parts
+    if built.candidate.learned is not None:
+        return built.candidate.learned.refuted
     if built.spec.is_record:
         return record_checks(built, prepared, seed=options.seed)
     found = cohort_checks(parts.cohort, parts.train.rows, seed=options.seed)
@@ -197,7 +202,8 @@ def judge_test(
     """The figures of the sealed part's cases in scope; the other candidate stands beside it on the same draws."""
     parts = prepared.parts
     involved = np.isin(test.rows, np.asarray(prepared.removed.involved, np.int64))
-    return evaluate(
+    effect = built.candidate.learned is not None
+    found = evaluate(
         spec,
         scores[built.candidate.role],
         test.targets,
@@ -217,8 +223,12 @@ def judge_test(
         absent=lacking(spec, test) if spec.is_record else None,
         members=members(spec, test),
         decision_range=options.decision,
+        policies=simple_rule(built, test) if effect else None,
         seed=options.seed,
     )
+    if effect:
+        found["effect"] |= training_side(built)
+    return found
 
 
 def _held_out(built: Built, parts: Parts) -> tuple[Scores, Array]:

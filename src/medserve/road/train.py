@@ -34,6 +34,7 @@ from medserve.questions.recipes import RECIPES, Recipe, default_recipe
 from medserve.road.build import Built, Candidate, build, plain_spec, scale_of, who
 from medserve.road.choose import choose
 from medserve.road.collect import list_data, read_data
+from medserve.road.effect import check_question, effect_output, train_effect
 from medserve.road.finish import finish
 from medserve.road.nested import FOLDS, compare, rivals_of, with_blocks
 from medserve.road.run import Options, Prepared, check_options, slug
@@ -100,7 +101,10 @@ def _train(
         prepared, verdict = _choose_of(prepared, work, settings, options, progress)
         recipe = prepared.recipe
         progress.say(f"{recipe.name} is offered: the least loss in nested cross-validation.")
-    candidates = train_candidates(prepared, work, settings, options, progress)
+    if recipe.learner == "effect-trees":
+        candidates, verdict = train_effect(prepared, options, progress)
+    else:
+        candidates = train_candidates(prepared, work, settings, options, progress)
     built = [
         build(c, parts, prepared.plain, prepared.normalise, work / c.role, progress, seed=options.seed)
         for c in candidates
@@ -132,8 +136,9 @@ def _train(
 
 def collect(listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress) -> Prepared:
     """Step 1: choose the input's shape, read every file once, split by patient, act on leaks, fit what is fitted."""
+    question = check_question(options.question, listing)
     if listing.kind == "record":
-        return _collect_records(listing, work, settings, options, progress)
+        return _collect_records(listing, work, settings, options, question, progress)
     seen = probe(listing)
     recipe = _recipe(listing, seen.shape, options)
     shape = recipe.input_shape(seen.shape, seen.colour)
@@ -150,12 +155,12 @@ def collect(listing: "Listing", work: Path, settings: Settings, options: Options
         unit=seen.unit,
         media_types=MEDIA[listing.kind],
     )
-    plain = plain_spec(options.name or slug(listing.name), "1", [inputs], output, transforms, options.question)
+    plain = plain_spec(options.name or slug(listing.name), "1", [inputs], output, transforms, question)
     return Prepared(recipe, parts, removed, plain, Normalise.fit(parts.train))
 
 
 def _collect_records(
-    listing: "Listing", work: Path, settings: Settings, options: Options, progress: Progress
+    listing: "Listing", work: Path, settings: Settings, options: Options, question: str, progress: Progress
 ) -> Prepared:
     """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
     rivals = () if options.choose is None else rivals_of(options.choose, listing.task)
@@ -176,14 +181,7 @@ def _collect_records(
     inputs = [
         _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
     ]
-    plain = plain_spec(
-        options.name or slug(listing.name),
-        "1",
-        inputs,
-        output,
-        records.named(),
-        "treatment" if output.codes else options.question,
-    )
+    plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), question)
     blocks = [_lean(block) for block in records.blocks]
     rivals = tuple(with_blocks(rival, blocks) for rival in rivals)
     params = dict(recipe.architecture.params) | {"blocks": blocks}
@@ -293,6 +291,8 @@ def output_spec(listing: "Listing", parts: Parts) -> OutputSpec:
     if listing.task == "tags":
         words = next(f.length for f in parts.cohort.fields)
         return OutputSpec(task="tags", labels=list(listing.labels), words=words)
+    if listing.task == "effect":
+        return effect_output(listing, parts)
     if listing.task != "number":
         unit = listing.unit if listing.task == "survival" else None
         return OutputSpec(task=listing.task, labels=list(listing.labels), unit=unit)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from medserve.evaluation.subgroups import FEWEST, groups_with_pairs
 from medserve.models.spec import ModelSpec
 from medserve.questions.answers import answer_one, decide, limits, probabilities
 from medserve.questions.metrics import METRICS, Judged, judge, measure
-from medserve.types import SEQUENCES, Array, Scores
+from medserve.types import UNSCORED, Array, Scores
 
 AUROC_DROP, ECE_RISE, FLIPPED = 0.005, 0.01, 0.005
 VALUE_MOVED = 0.01  # of the standard deviation of a number
@@ -59,7 +59,7 @@ def gate(
         groups: subgroup column -> (N,) values.
     """
     n = len(targets)
-    if spec.output.task in SEQUENCES:
+    if spec.output.task in UNSCORED:
         return Gate(False, n, ["gate-no-rule"], {})
     if n < ENOUGH:
         return Gate(False, n, ["gate-few-cases"], {})

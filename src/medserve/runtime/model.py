@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medserve.data import readers, transforms
-from medserve.data.fields import Records, absent_from, words_of
+from medserve.data.fields import Block, Records, absent_from, words_of
 from medserve.data.fields.protein import cut_off
 from medserve.errors import BadPackage, Fault, Refusal, Usage
+from medserve.explain import advice
 from medserve.explain.cam import cam
 from medserve.explain.explainers import Target, explain, target_of
 from medserve.explain.neighbours import SHOWN
@@ -49,6 +50,7 @@ RECORD_NOTE = "Each weight says what an input moved this model's score, in logit
 NEIGHBOUR_NOTE = (
     "Training molecules that this one is most like, with their measured labels; weight: Tanimoto similarity."
 )
+_NOTES = {"neighbours": NEIGHBOUR_NOTE, advice.METHOD: advice.NOTE}
 NOTE = "The map shows what moved this model's score; it does not outline disease."
 
 
@@ -295,6 +297,9 @@ class LoadedModel(KnownModel):
         return tuple((name, count) for name, count in found if count)
 
     def _absent(self, cases: Array) -> list[tuple[str, ...]]:
+        if self.spec.output.task == "effect":  # every confounder counts by itself
+            assert self._records is not None
+            return [b for case in cases for b in [_lacks(self._records.blocks, case)]]
         return [()] * len(cases) if self._records is None else absent_from(self._records.blocks, cases)
 
     def _groups(self, cases: Array) -> Sequence[str | None]:
@@ -331,13 +336,14 @@ class LoadedModel(KnownModel):
             "coverage": found.coverage,
             "decision": found.decision,
             "reasons": [dict(r) for r in found.reasons]
-            + self._not_given(absent)
+            + self._not_given(() if found.effect is not None and found.abstained else absent)
             + _cut_off(cut)
             + at_the_edge(domain)
             + [dict(one) for one in self._not_covered],
             "explanation": None,
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "domain": domain,
+            "effect": found.effect,
             "entities": None if text is None else entities_of(self.spec.output, scores.scores.logits[0], text),
             "trace": trace or new_id(),
         }
@@ -380,7 +386,7 @@ class LoadedModel(KnownModel):
                 "base": told.base,
                 "total": told.total,
                 "svg": told.svg,
-                "note": f"{said} {NEIGHBOUR_NOTE if method == 'neighbours' else RECORD_NOTE}",
+                "note": f"{said} {_NOTES.get(method, RECORD_NOTE)}",
             }
         if self.draws_in_pass(method) and scores.cam is not None:
             heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]
@@ -408,6 +414,8 @@ class LoadedModel(KnownModel):
             return self.reference.score(np.ascontiguousarray(rows, np.float32)).logits
 
         blocks = self._records.blocks
+        if method == advice.METHOD:
+            return advice.what_would_change(score, record, blocks, self.spec.output, target.column)
         if method == "neighbours":
             found = [] if self.domain is None else self.domain.neighbours(record, SHOWN)
             return neighbours(found, record, blocks, float(score(record[None])[0, target.column]))
@@ -425,6 +433,12 @@ class LoadedModel(KnownModel):
 
     def _outputs(self, found: Prediction) -> list[dict[str, Any]]:
         output = self.spec.output
+        if found.effect is not None:
+            return [
+                {"label": f"{one['arm']} against {output.labels[0]}", "value": one["effect"], "unit": output.unit,
+                 "interval": one["interval"]}
+                for one in found.effect["effects"]
+            ]  # fmt: skip
         if output.task in ("number", "generate"):
             interval = None if found.interval is None else list(found.interval)
             return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
@@ -450,6 +464,10 @@ def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, 
         gap = float(np.abs(here - wanted).max())
         found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
     return found
+
+
+def _lacks(blocks: Sequence[Block], case: Array) -> tuple[str, ...]:
+    return tuple(b.name for b in blocks if not np.isfinite(case[b.start : b.start + b.size]).any())
 
 
 def _empty(record: Array) -> bool:

@@ -26,6 +26,8 @@ def said(answer: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     words += ["set", *(answer["prediction_set"] or ())]
     decision = answer["decision"] or {}
     words += ["decision", *([decision["label"]] if decision.get("label") else decision.get("labels") or ())]
+    if advised := answer.get("effect"):
+        words += ["advice", advised["advice"], *(reason["code"] for reason in answer["reasons"])]
     for time, risk in answer.get("curve") or ():
         numbers += [time, risk]
     for entity in answer.get("entities") or ():

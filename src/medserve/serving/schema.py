@@ -101,6 +101,63 @@ class DomainInfo(msgspec.Struct):
     n: int
 
 
+class ArmEffect(msgspec.Struct):
+    """The difference of this arm to the reference in the outcome's unit, with its interval at `level`."""
+
+    arm: str
+    effect: float
+    interval: tuple[float, float]
+    level: float
+
+
+class Overlap(msgspec.Struct):
+    """How likely a patient like this one was to get each arm; outside `band` nothing is advised."""
+
+    band: tuple[float, float]
+    propensity: dict[str, float]
+
+
+class ForWhom(msgspec.Struct):
+    """The leaf of the policy tree. effect, low, high: of each other arm, over `n` patients who did not shape it."""
+
+    rule: str
+    arm: str
+    n: int
+    effect: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class AlikePatients(msgspec.Struct):
+    """At least 10 training patients of one arm, the most like this one: what became of them, and who they are."""
+
+    arm: str
+    n: int
+    outcome: float
+    interval: tuple[float, float]
+    inputs: dict[str, float | str | None]
+
+
+class EffectInfo(msgspec.Struct):
+    """Advice on a treatment, and all that it rests on. expected: the mean outcome under each arm. against: arms whose
+    whole interval lies on the side of harm. note: what must be said with it."""
+
+    advice: Literal["recommend", "recommend-against", "abstain"]
+    arm: str | None
+    against: list[str]
+    reference: str
+    outcome: str
+    better: Literal["higher", "lower"]
+    unit: str | None
+    horizon: float | None
+    effects: list[ArmEffect]
+    overlap: Overlap
+    expected: dict[str, float]
+    for_whom: ForWhom | None
+    alike: list[AlikePatients]
+    note: str
+
+
 class Answer(msgspec.Struct):
     """`prediction_set` holds the labels that the guarantee at `coverage` keeps; None without a guarantee.
 
@@ -121,6 +178,7 @@ class Answer(msgspec.Struct):
     curve: list[tuple[float, float]] | None = None  # survival: (time, risk by then)
     entities: list[Entity] | None = None  # of a model that marks words
     domain: DomainInfo | None = None  # of a model of molecules
+    effect: EffectInfo | None = None  # of a treatment
 
     @property
     def abstained(self) -> bool:

@@ -37,7 +37,7 @@ def outputs_of(spec: ModelSpec) -> list[TensorShape]:
     out = [TensorShape("status", "BYTES", [-1]), TensorShape("answer", "BYTES", [-1])]
     if spec.output.task in ("number", "generate"):
         return [TensorShape("value", "FP64", [-1, 1]), TensorShape("interval", "FP64", [-1, 2]), *out]
-    return out if spec.output.task == "tags" else [TensorShape("probability", "FP64", [-1, -1]), *out]
+    return out if spec.output.task in ("tags", "effect") else [TensorShape("probability", "FP64", [-1, -1]), *out]
 
 
 def rows(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[Row]:
@@ -128,7 +128,7 @@ def columns(
         firsts = [one["outputs"][0] if one is not None else {} for one in good]
         found["value"] = "FP64", np.array([[_number(first.get("value"))] for first in firsts], np.float64)
         found["interval"] = "FP64", np.array([first.get("interval") or nan for first in firsts], np.float64)
-    elif spec.output.task != "tags":
+    elif spec.output.task not in ("tags", "effect"):
         nans = [math.nan] * width
         rows = [nans if one is None else [_number(out["probability"]) for out in one["outputs"]] for one in good]
         found["probability"] = "FP64", np.array(rows, np.float64).reshape(len(answers), width)
