@@ -99,6 +99,9 @@ def train_effect(
     )  # fmt: skip
     if options.keep is not None:
         verdict |= {"chosen": options.keep, "asked": True}
+    offered = made[verdict["chosen"] == "baseline"]
+    for one in learned.spec(offered.architecture.name).closed:
+        progress.say(f"{one.message} Nobody will be advised.")
     verdict["learners"] = {name: float(one.mean()) for name, one in learned.losses.items()}
     return made, verdict
 
