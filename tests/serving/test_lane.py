@@ -310,7 +310,7 @@ def test_what_fails_on_the_way_is_begun_again(both, keys, monkeypatch):
     def unlike(self, *args, **more):
         raise Refusal("out-of-distribution", "Unlike.")
 
-    def unwritable(events):
+    def unwritable(events, more):
         raise AuditFault("audit-unwritable", "No.")
 
     for what, name, how, code in ((LoadedModel, "answer", unlike, "out-of-distribution"),

@@ -22,7 +22,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +154,17 @@ class Ledger:
     def close(self) -> None:
         self._engine.dispose()
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Append, durably. Raises: AuditFault "audit-unwritable": nothing was written."""
+    def write(self, events: Sequence[Event], more: Callable[[], Sequence[Event]] = tuple) -> None:
+        """Append, durably.
+
+        Args:
+            more: gives what came while another process had the log; asked once nobody else has it.
+
+        Raises: AuditFault "audit-busy", before `more` was asked; "audit-unwritable": nothing was written.
+        """
         try:
             with self._alone():
+                events = [*events, *more()]
                 with self._writing(held=True) as db:
                     ended = self.append(db, events)
                 if ended:

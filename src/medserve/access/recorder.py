@@ -5,7 +5,8 @@
     recorder.put(event, waiter, loop)      # the same for one who waits in another way than a coroutine
     recorder.close()                       # signs the open epoch
 
-A lone event never waits for others; while one commit runs the next one gathers. Nothing is acknowledged early.
+A lone event never waits for others; while one commit runs, here or in another process, the next one gathers. Nothing is
+acknowledged early.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class Recorder:
 
     def __init__(self, ledger: Ledger, told: Callable[[int, float], None] = lambda events, seconds: None) -> None:
         self._ledger, self._told = ledger, told
-        self._closing = False
+        self._closing = self._ended = False
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
@@ -70,33 +71,45 @@ class Recorder:
         self._thread.join(CLOSING_S)
 
     def _work(self) -> None:
-        ending = False
-        while not ending:
+        while not self._ended:
             try:
-                batch = [self._queue.get(timeout=EPOCH_S)]
+                first = self._queue.get(timeout=EPOCH_S)
             except queue.Empty:  # nobody asks: sign what stands there
                 self._sign()
                 continue
-            while len(batch) < MOST and not self._queue.empty():
-                batch.append(self._queue.get())
-            waiting = [one for one in batch if one is not None]
-            ending = len(waiting) < len(batch)
-            error: BaseException | None = None
-            try:
-                if waiting:
-                    began = time.perf_counter()
-                    self._ledger.write([one.event for one in waiting])
-                    self._told(len(waiting), time.perf_counter() - began)
-            except Exception as caught:  # told to every request that waits
-                error = caught
-            self.sound = error is None
-            for loop in {one.loop for one in waiting}:
-                mine = [one.done for one in waiting if one.loop is loop]
-                with contextlib.suppress(RuntimeError):  # its loop is gone, and nobody waits
-                    loop.call_soon_threadsafe(_settle, mine, error)
-                del mine
-            del batch, waiting, error  # nothing of a request is kept until the next one comes
+            if first is None:
+                break
+            self._commit([first])
+            del first  # nothing of a request is kept until the next one comes
         self._sign()
+
+    def _commit(self, waiting: list[_Waiting]) -> None:
+        """Write them, and those who join them until the log is free."""
+
+        def more() -> list[Event]:
+            joined: list[_Waiting] = []
+            while len(joined) < MOST and not self._ended and not self._queue.empty():
+                one = self._queue.get()
+                if one is None:
+                    self._ended = True
+                else:
+                    joined.append(one)
+            waiting.extend(joined)
+            return [one.event for one in joined]
+
+        error: BaseException | None = None
+        began = time.perf_counter()
+        try:
+            self._ledger.write([one.event for one in waiting], more)
+            self._told(len(waiting), time.perf_counter() - began)
+        except Exception as caught:  # told to every request that waits
+            error = caught
+        self.sound = error is None
+        for loop in {one.loop for one in waiting}:
+            mine = [one.done for one in waiting if one.loop is loop]
+            with contextlib.suppress(RuntimeError):  # its loop is gone, and nobody waits
+                loop.call_soon_threadsafe(_settle, mine, error)
+        del error  # it holds this frame, and so the requests
 
     def _sign(self) -> None:
         with contextlib.suppress(MedServeError, OSError, SQLAlchemyError):  # the next request says so
