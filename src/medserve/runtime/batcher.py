@@ -126,10 +126,14 @@ class Batcher(Generic[I, R]):
         return self._promised(BATCH)
 
     def _promised(self, priority: int) -> float:
-        costs, any_s = self._costs, self._item_s
-        ahead = sum(count * costs.get(bucket, any_s) for bucket, count in self._running.items())
+        costs, any_s, ahead = self._costs, self._item_s, 0.0
+        for bucket, count in self._running.items():  # plain loops: asked for every request, mostly over nothing
+            if count:
+                ahead += count * costs.get(bucket, any_s)
         for waiting in self._waiting[: priority + 1]:
-            ahead += sum(len(jobs) * costs.get(bucket, any_s) for bucket, jobs in waiting.items())
+            for bucket, jobs in waiting.items():
+                if jobs:
+                    ahead += len(jobs) * costs.get(bucket, any_s)
         return ahead / len(self._threads)
 
     @property

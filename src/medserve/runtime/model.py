@@ -490,13 +490,13 @@ def new_id() -> str:
     try:
         random = _drawn.pop()
     except IndexError:
-        many = os.urandom(10 * 256)  # one call of the system for so many names
-        _drawn.extend(many[at : at + 10] for at in range(10, len(many), 10))
-        random = many[:10]
-    return f"{time.time_ns() // 1_000_000:012x}{random.hex()}"
+        many = os.urandom(10 * 256).hex()  # one call of the system for so many names
+        _drawn.extend(many[at : at + 20] for at in range(20, len(many), 20))
+        random = many[:20]
+    return f"{time.time_ns() // 1_000_000:012x}{random}"
 
 
-_drawn: list[bytes] = []
+_drawn: list[str] = []
 os.register_at_fork(after_in_child=_drawn.clear)  # no two processes give the same names
 
 

@@ -181,7 +181,7 @@ class Application:
     def done(self, method: str, note: dict[str, Any], trace: str, status: int, spent: float) -> None:
         """Count a request and write its line, once its answer has left. spent: seconds."""
         self.metrics.request(note.get("route", "unknown"), status, spent)
-        logged = {name: note[name] for name in LOGGED if note.get(name) is not None}
+        logged = {name: value for name in LOGGED if (value := note.get(name)) is not None}
         log = self._log.warning if note.get("loud") else self._log.info
         log("request", trace=trace, method=method, status=status, ms=round(spent * 1000, 2), **logged)
 

@@ -110,6 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _parsed_bytes = 0  # of the request line and headers
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
+    _resting: float | None = None  # since when nothing is under way; time of the loop
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -121,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         super().connection_lost(exc)
+        super()._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -170,9 +172,36 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self._in_head and not self.transport.is_closing():  # refused before its body was read
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._resting = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._ring_after(self.timeout_keep_alive)
+        if not self._in_head:  # refused before its body was read
             self._start(REST_S)
+
+    # One alarm of an idle connection stands for long; setting and stopping one for every request costs more.
+
+    def _ring_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._resting = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._resting is None:
+            return  # set again when what is under way is answered
+        left = self._resting + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._ring_after(left)
+        else:
+            super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage")

@@ -15,7 +15,6 @@ pipelining, a slow reader, idle connections and the end of the process are what 
 """
 
 import asyncio
-import contextlib
 import re
 import time
 from functools import lru_cache
@@ -47,7 +46,7 @@ class Asked:
 
     __slots__ = (
         "__weakref__", "began", "body", "caller", "decoded", "disconnected", "head", "keep_alive", "live", "more_body",
-        "note", "promise", "protocol", "read", "response_complete", "response_started", "row", "scope", "service",
+        "note", "promise", "protocol", "read", "response_complete", "response_started", "row", "service",
         "spent", "target", "trace", "url",
     )  # fmt: skip
 
@@ -64,7 +63,7 @@ class Asked:
 
     def __init__(self, protocol: "LaneProtocol", target: Target, head: dict[bytes, bytes]) -> None:
         self.protocol, self.target, self.url, self.head = protocol, target, protocol.url, head
-        self.scope, self.body, self.began = protocol.scope, b"", time.perf_counter()
+        self.body, self.began = b"", time.perf_counter()
         self.keep_alive, self.response_started, self.response_complete, self.disconnected = True, False, False, False
         self.live: Live | None = None
         self.spent = Spent()
@@ -227,8 +226,10 @@ class Lane:
         """It stands in the audit log."""
         asked.protocol.answers(asked, body, timing)
         asked.promise.kept()
-        with contextlib.suppress(Exception):  # a broken log; others wait behind this one
+        try:
             self._app.done("POST", asked.note, asked.trace, 200, time.perf_counter() - asked.began)
+        except Exception:  # a broken log; others wait behind this one
+            return
 
     def give_up(self, asked: Asked) -> None:
         """Give back what was taken, and begin again in the ordinary way."""
@@ -253,6 +254,16 @@ class LaneProtocol(BoundedProtocol):
     standing: _Standing | None = None
     _held: Asked | None = None
 
+    def on_message_begin(self) -> None:
+        """Without a scope, which the short way does without."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def _scope(self, headers: list[Header]) -> None:
+        """uvicorn's own, of a request whose head is here."""
+        url, expected = self.url, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue, self.headers, self.scope["headers"] = url, expected, headers, headers
+
     def begin(self) -> None:
         if (
             (self.cycle is None or self.cycle.response_complete)  # nothing before it is under way
@@ -263,6 +274,7 @@ class LaneProtocol(BoundedProtocol):
         ):
             self._held = self.lane.sees(self, self.headers)
         if self._held is None:
+            self._scope(self.headers)
             super().begin()
 
     def on_body(self, body: bytes) -> None:
@@ -317,10 +329,12 @@ class LaneProtocol(BoundedProtocol):
 
     def ordinary(self, asked: Asked, *, whole: bool) -> None:
         """A task for the request, as `begin` makes one from the parser, which may be past it by now."""
-        url = asked.url
+        url, later = asked.url, self.headers
+        self._scope(list(asked.head.items()))
+        scope, self.headers = self.scope, later
         more = {"method": "POST", "path": url.decode(), "raw_path": url, "query_string": b""}
         cycle = OneWrite(
-            scope={**asked.scope, **more},  # type: ignore[typeddict-item]
+            scope={**scope, **more},  # type: ignore[typeddict-item]
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,

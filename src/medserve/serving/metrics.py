@@ -8,6 +8,8 @@ Labels are words of this program (actions, statuses, stages, error codes) and na
 client wrote, and nothing of a patient, can become one.
 """
 
+import collections
+import contextlib
 import threading
 import time
 from collections import deque
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from medserve.serving.registry import Registry, Stages
 
 STAGES = ("read", "decode", "queue", "batch", "infer", "encode", "explain")
+_QUICK = STAGES[:-1]  # of an answer without an explanation
 _FINE = (50e-6, 100e-6, 250e-6, 500e-6)  # of a light model
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _TIMING = b'read;dur=%.3f, decode;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f;desc="%d", infer;dur=%.3f, encode;dur=%.3f'
@@ -50,6 +53,7 @@ class _Durations:
         self._texts = [*(floatToGoString(edge) for edge in edges), "+Inf"]
         self._kept: dict[str, tuple[Array, float]] = {}  # label -> counts by bucket, and the sum
         self._waiting: dict[str, list[float]] = {}
+        self._rows: dict[tuple[str, ...], list[tuple[float, ...]]] = {}
         self._lock = threading.Lock()
 
     def observe(self, value: str, seconds: float) -> None:
@@ -58,12 +62,32 @@ class _Durations:
     def observe_all(self, pairs: Iterable[tuple[str, float]]) -> None:
         with self._lock:
             for value, seconds in pairs:
-                waiting = self._waiting.get(value)
-                if waiting is None:
-                    waiting = self._waiting[value] = []
-                waiting.append(seconds)
-                if len(waiting) >= TOGETHER:
-                    self._count(value, waiting)
+                self._add(value, (seconds,))
+
+    def observe_row(self, values: tuple[str, ...], seconds: tuple[float, ...]) -> None:
+        """One of each, again and again the same ones."""
+        with self._lock:
+            rows = self._rows.get(values)
+            if rows is None:
+                rows = self._rows[values] = []
+            rows.append(seconds)
+            if len(rows) >= TOGETHER:
+                self._apart(values, rows)
+
+    def _apart(self, values: tuple[str, ...], rows: list[tuple[float, ...]]) -> None:
+        """Held lock."""
+        for value, column in zip(values, zip(*rows, strict=True), strict=bool(rows)):
+            self._add(value, column)
+        rows.clear()
+
+    def _add(self, value: str, seconds: Iterable[float]) -> None:
+        """Held lock."""
+        waiting = self._waiting.get(value)
+        if waiting is None:
+            waiting = self._waiting[value] = []
+        waiting.extend(seconds)
+        if len(waiting) >= TOGETHER:
+            self._count(value, waiting)
 
     def _count(self, value: str, waiting: list[float]) -> None:
         """Held lock."""
@@ -75,6 +99,8 @@ class _Durations:
     def collect(self) -> Iterator[Metric]:
         found = HistogramMetricFamily(self._name, self._said, labels=[self._label])
         with self._lock:
+            for values, lines in self._rows.items():
+                self._apart(values, lines)
             for value, waiting in self._waiting.items():
                 self._count(value, waiting)
             rows = dict(self._kept)
@@ -110,17 +136,27 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         # What a label stands for is looked up once.
         self._answered: dict[tuple[str, int], Counter] = {}
+        self._done: list[tuple[str, int, float]] = []  # not yet counted
         self.registry.register(self._seconds)
         self.registry.register(self._stages)
 
     def request(self, action: str, status: int, seconds: float) -> None:
         """status: of HTTP; 0: nothing was answered."""
-        found = self._answered.get((action, status))
-        if found is None:
-            found = self._requests.labels(action, str(status))
-            self._answered[action, status] = found
-        found.inc()
-        self._seconds.observe(action, seconds)
+        self._done.append((action, status, seconds))
+        if len(self._done) >= TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        done: list[tuple[str, int, float]] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                done.append(self._done.pop())  # another thread may add meanwhile
+        self._seconds.observe_all((action, seconds) for action, _, seconds in done)
+        for (action, status), times in collections.Counter((action, status) for action, status, _ in done).items():
+            found = self._answered.get((action, status))
+            if found is None:
+                found = self._answered[action, status] = self._requests.labels(action, str(status))
+            found.inc(times)
 
     def stage(self, name: str, seconds: float) -> None:
         """name: one of `STAGES`."""
@@ -137,7 +173,10 @@ class Metrics:
         longest = cases[0] if len(cases) == 1 else [max(column) for column in zip(*cases, strict=True)]
         decode, queue, batch, infer, encode, explain, _, size = longest or (0.0,) * 7 + (0,)
         spent = (read, decode, queue, batch, infer, encode + writing, explain)
-        self._stages.observe_all(zip(STAGES if explain else STAGES[:-1], spent, strict=False))
+        if explain:
+            self._stages.observe_row(STAGES, spent)
+        else:
+            self._stages.observe_row(_QUICK, spent[:-1])
         said = _TIMING % (*(1e3 * seconds for seconds in spent[:4]), size, 1e3 * infer, 1e3 * spent[5])
         return said + b", explain;dur=%.3f" % (1e3 * explain) if explain else said
 
@@ -164,6 +203,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
+        self._count()
         return generate_latest(self.registry)
 
 
