@@ -48,7 +48,7 @@ def generate(
     n
         How many to draw without an objective. Default: 10,000.
     temperature
-        Below 1 keeps to what is usual, above 1 strays. Default: 1.
+        1 is what was learned, below it keeps to what is usual, above it strays. Default: 0.9.
     objective
         PACKAGE:LABEL> for more of a label, PACKAGE:LABEL< for less, qed>, sa<, weight=200..500, logp=1..4. May be given
         several times.
@@ -81,10 +81,10 @@ def generate(
                         hint="See: medserve generate --help")  # fmt: skip
     with Progress(quiet=json) as progress:
         if not aimed:
-            from medserve.road.generate import write_molecules
+            from medserve.road.generate import TEMPERATURE, write_molecules
 
             found = write_molecules(model, out, count=10_000 if n is None else n, settings=settings,
-                                    temperature=1.0 if temperature is None else temperature, seed=seed, bar=bar,
+                                    temperature=TEMPERATURE if temperature is None else temperature, seed=seed, bar=bar,
                                     reference=reference, progress=progress)  # fmt: skip
             return Answer(found, _written(found))
         from medserve.road.optimise import optimise

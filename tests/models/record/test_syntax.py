@@ -51,7 +51,28 @@ def test_what_is_open(text, branches, brackets, rings):
     """Counted by hand."""
     told = open_after(text).tolist()
     assert told[:2] == [branches, brackets]
-    assert {i for i, v in enumerate(told[2:]) if v} == rings
+    assert {i for i, v in enumerate(told[2:12]) if v} == rings
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("C1", {1: 1}),
+        ("c1cccc", {1: 5}),
+        ("c1cc(CCCCC)cc", {1: 5}),  # a branch that is left is not on the way round
+        ("c1cc(CCC(C)C", {1: 7}),
+        ("Clc1c(Br)[nH]c2cc", {1: 6, 2: 3}),  # Cl, Br and what stands in brackets are one atom each
+        ("C1CCCCCCCCCCC", {1: 8}),  # so many or more
+        ("c1ccccc1CC1C", {1: 2}),  # the number was free, and begins again
+        ("C(C(C(C(C(C(C(C(C(C1CC", {1: 3}),  # deeper than what is counted apart
+    ],
+)
+def test_how_far_round_an_open_ring_is(text, sizes):
+    """Atoms from where it was opened to the last, counted by hand."""
+    syntax = Syntax(PLAIN)
+    told = syntax.told(open_after(text))[12:].reshape(10, -1)
+    assert {ring: int(row.sum()) for ring, row in enumerate(told) if row.any()} == sizes
+    assert all(row.tolist() == sorted(row.tolist(), reverse=True) for row in told)
 
 
 def test_ring_numbers_of_two_digits():
@@ -86,7 +107,7 @@ def test_one_letter_after_another_gives_what_all_at_once_gives(alphabet):
     """Whatever the letters, sense or nonsense."""
     syntax = Syntax(alphabet)
     ids = torch.randint(0, len(alphabet) + 2, (64, 80), generator=torch.Generator().manual_seed(0))
-    whole, state = syntax.read(ids), torch.zeros(64, syntax.width)
+    whole, state = syntax.read(ids), torch.zeros(64, syntax.size)
     for place in range(ids.shape[1]):
         state = syntax.after(ids[:, place], state)
         assert torch.equal(state, whole[:, place])
@@ -155,5 +176,5 @@ def test_what_it_writes_is_closed(writer):
         if text[-1] == 0 and len(text) > 2:
             ended += 1
             told = Syntax(field.alphabet).read(torch.tensor([text]))[0]
-            assert not told[-1].any() and float(told[:, :2].min()) >= 0
+            assert not told[-1, : 2 + Syntax(field.alphabet).rings].any() and float(told[:, :2].min()) >= 0
     assert ended > 10

@@ -82,7 +82,7 @@ class LettersRnn(nn.Module):
 
     @property
     def state_size(self) -> int:
-        return 2 * self.layers * self.hidden + (self.syntax.width if self.syntax else 0)
+        return 2 * self.layers * self.hidden + (self.syntax.size if self.syntax else 0)
 
     def fit(self, train: Samples) -> None:
         """Nothing is scaled."""
@@ -108,7 +108,7 @@ class LettersRnn(nn.Module):
         x, open_ = self.drop(self.embed(given)), None
         if self.syntax is not None:
             open_ = self.syntax.read(given)
-            x = torch.cat([x, open_], 2)
+            x = torch.cat([x, self.syntax.told(open_)], 2)
         read, _ = self.rnn(x)
         log = F.log_softmax(self._barred(self.out(self.drop(read)), open_), 2)
         wanted = F.pad(ids, (0, 1), value=END)
@@ -122,7 +122,7 @@ class LettersRnn(nn.Module):
         x, open_, told = self.embed(letter), None, 2 * self.layers * self.hidden
         if self.syntax is not None:
             open_ = self.syntax.after(letter, state[:, told:])
-            x = torch.cat([x, open_], 1)
+            x = torch.cat([x, self.syntax.told(open_)], 1)
         parts = list(state[:, :told].chunk(2 * self.layers, 1))
         for layer in range(self.layers):
             h, c = parts[2 * layer], parts[2 * layer + 1]
