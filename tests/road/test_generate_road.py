@@ -15,7 +15,7 @@ from medserve.models.package import STEP, open_package
 from medserve.models.signing import Trust
 from medserve.progress import SILENT
 from medserve.road import optimise as searching
-from medserve.road.generate import write_molecules
+from medserve.road.generate import TEMPERATURE, write_molecules
 from medserve.road.optimise import optimise
 from medserve.road.run import Options
 from medserve.road.train import train_package
@@ -72,6 +72,7 @@ def test_it_writes_molecules_that_are_valid_new_and_the_same_for_the_same_seed(m
     settings, prior, _, _ = made
     found = write_molecules(prior, tmp_path / "a.csv", count=1200, settings=settings, seed=3)
     assert found["valid"] > 0.6 and 0 < found["novel"] < 1 and found["barred"]["molecules"] == 0
+    assert found["temperature"] == TEMPERATURE < 1
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert sum(int(r["drawn"]) for r in rows) == 1200 and found["written"] == sum(r["valid"] == "1" for r in rows)
     assert "data:image/svg" in (tmp_path / "a.html").read_text()
