@@ -83,6 +83,11 @@ def test_a_dose_is_a_question_of_treatment_and_names_its_medicine(model, trained
     assert card["question"] == "treatment"
 
 
+def test_every_dose_says_that_no_rule_of_safety_was_asked(model):
+    answer = ask(model, weight=80, gene="common", people="north")
+    assert "safety-not-reviewed" in [reason["code"] for reason in answer["reasons"]]
+
+
 def test_the_interval_grows_with_the_dose(model):
     low, high = (ask(model, weight=w, gene=g, people="north")["outputs"][0] for w, g in ((46, "slow"), (108, "common")))
     assert low["interval"][0] < low["value"] < low["interval"][1]

@@ -20,6 +20,10 @@ from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labe
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
+NOT_REVIEWED = {
+    "code": "safety-not-reviewed",
+    "message": "No rule of safety was asked about this medicine and patient: POST /v1/safety/review does.",
+}
 NO_INTERVAL = {"code": "interval-missing", "message": "Too few calibration cases for an interval: no dose is named."}
 NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
 
@@ -168,6 +172,8 @@ def answer_one(
 def _of_a_number(spec: ModelSpec, value: float, group: str | None) -> list[dict[str, str]]:
     """What a reader must know of it: that it was held within the range, that its group had too few cases."""
     output, found = spec.output, []
+    if spec.question == "treatment":
+        found.append(dict(NOT_REVIEWED))
     if output.range is not None and value in output.range:
         low, high = output.range
         said = f"The estimate reached the limit of {low:g} to {high:g} {output.unit or ''}".rstrip()
