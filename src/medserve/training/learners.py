@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from medserve.models.record.trees import Tree, trees_of
-from medserve.training._bayes import WIDEN, factor, regress
+from medserve.training._bayes import factor, regress
 from medserve.training.nuisances import Nuisances, boosted, cross, fit
 from medserve.types import Array
 
-Z95 = 1.959964
-REACH = Z95 * WIDEN  # half-width of an interval, in standard errors
+REACH = 1.959964  # half-width of a 95 % interval, in standard errors
 BAGS, ROUNDS, RATE, LEAVES = 20, 30, 0.1, 4
 Two = Callable[[Array, Array], tuple[Array, Array]]
 
