@@ -3,12 +3,14 @@
     python benchmarks/treatment.py simulation --seeds 20 --out simulation.json
     python benchmarks/treatment.py null --seeds 20
     python benchmarks/treatment.py survival --data DEEPSURV_FOLDER --work WORK --out survival.json
+    python benchmarks/treatment.py advice --work WORK
 
 simulation: patients whose true effect is known (`medserve.data.simulated`), learned from by the code that a run of
 `medserve train` learns with, and judged on 5,000 fresh ones: the error of the effect on each (PEHE, root of the mean
 squared error), how often intervals hold the truth, abstentions, and what following the advice is truly worth as a share
 of what the best possible advice is worth. null: the same with the arms dealt out anew. survival: whole runs of the road
-on the simulated treatment set and the Rotterdam and GBSG data of DeepSurv, each with the official test part.
+on the simulated treatment set and the Rotterdam and GBSG data of DeepSurv, each with the official test part (h5py reads
+them). advice: milliseconds from the JSON of one patient to the answer, in one process, of a package that survival left.
 """
 
 import argparse
@@ -24,12 +26,14 @@ import torch
 from medserve.data.fields import Block
 from medserve.data.simulated import ARMS, NAMES, simulate
 from medserve.models.record.effect import LINEAR, TREES
+from medserve.models.signing import Trust
 from medserve.models.spec import Effect, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.effect import ABSTAIN, advise, mean_interval, parted
 from medserve.road.choose import choose_losses
 from medserve.road.run import Options
 from medserve.road.train import train_package
+from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
 from medserve.training.effect import learn, within
 from medserve.types import ArraySamples
@@ -139,7 +143,7 @@ split: part
 def _simulated(folder: Path, out: Path) -> None:
     names = [f"x{i}" for i in range(10)]
     _table(folder / "sim_treatment_dataset.h5", out, names, 10, ("train", "valid", "test"), [])
-    _declare(out, "deepsurv-simulated", names, {n: '{kind: number, unit: "1"}' for n in names}, '"1"', "all", [])
+    _declare(out, "deepsurv-simulated", names, {n: '{kind: number, unit: "1"}' for n in names}, '"1"', 3, "all", [])
 
 
 def _gbsg(folder: Path, out: Path) -> None:
@@ -150,7 +154,7 @@ def _gbsg(folder: Path, out: Path) -> None:
         "nodes": '{kind: number, unit: "1"}', "progesterone": "{kind: number, unit: fmol/mg}",
         "oestrogen": "{kind: number, unit: fmol/mg}",
     }  # fmt: skip
-    _declare(out, "gbsg", names, said, "mo", "women with node-positive breast cancer", ["postmenopausal", "size"])
+    _declare(out, "gbsg", names, said, "mo", 60, "women with node-positive breast cancer", ["postmenopausal", "size"])
 
 
 def _table(file: Path, out: Path, names: list[str], treated: int, parts: tuple[str, ...], words: list[int]) -> None:
@@ -169,21 +173,45 @@ def _table(file: Path, out: Path, names: list[str], treated: int, parts: tuple[s
 
 
 def _declare(
-    out: Path, name: str, names: list[str], inputs: dict[str, str], unit: str, who: str, groups: list[str]
+    out: Path, name: str, names: list[str], inputs: dict[str, str], unit: str, horizon: float, who: str,
+    groups: list[str],
 ) -> None:  # fmt: skip
     said = "\n".join(f"  {n}: {inputs[n]}" for n in names)
     (out / "dataset.yaml").write_text(
         f"name: {name}\nsource: DeepSurv, experiments/data\n{_TRIAL}inputs:\n{said}\n"
         f"target: {{column: time, event: event, kind: survival, unit: {unit}}}\n"
         f"treatment:\n  column: arm\n  arms: [control, treated]\n  outcome: better_is_higher\n"
-        f"  time_zero: start of follow-up\n  eligibility: {who}\n  adjust_for: [{', '.join(names)}]\n"
-        + (f"subgroups: [{', '.join(groups)}]\n" if groups else "")
+        f"  time_zero: start of follow-up\n  eligibility: {who}\n  horizon: {horizon}\n"
+        f"  adjust_for: [{', '.join(names)}]\n" + (f"subgroups: [{', '.join(groups)}]\n" if groups else "")
     )
+
+
+def advice_ms(work: Path, times: int = 500) -> dict[str, float]:
+    """Quantiles of the time of one advice, with and without what would change it."""
+    settings = Settings(home=work / "home")
+    model = LoadedModel.open(work / "gbsg-package", Trust.load(settings), threads=1)
+    case = {"age": 58, "nodes": 4, "size": "1", "postmenopausal": "1", "progesterone": 30, "oestrogen": 60}
+    body = json.dumps({"inputs": case}).encode()
+    found = {}
+    for method in (None, "effect"):
+        spent = []
+        for _ in range(times):
+            began = time.perf_counter()
+            record = model.load(body, media="application/json")
+            scores = model.score(record[None])
+            model.answer(scores, case=record)
+            if method:
+                model.explain(method, record, scores)
+            spent.append(1000 * (time.perf_counter() - began))
+        for q in (50, 99):
+            found[f"{method or 'answer'}_p{q}_ms"] = round(float(np.percentile(spent, q)), 3)
+    print(json.dumps(found))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulation", "null", "survival"])
+    parser.add_argument("what", choices=["simulation", "null", "survival", "advice"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--data", type=Path)
@@ -192,6 +220,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.what == "survival":
         found: object = survival(asked.data, asked.work)
+    elif asked.what == "advice":
+        found = advice_ms(asked.work)
     else:
         found = simulation(asked.seeds, asked.n, asked.what == "null")
     if asked.out:

@@ -241,6 +241,9 @@ def _effect(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         if row["naive_biased"]:
             yield _claim("amber", "naive-biased", f"The plain difference of {row['arm']} to {told['arms'][0]} is biased"
                          f": {row['naive']['value']:+.3g}, adjusted {row['average']['value']:+.3g}.")  # fmt: skip
+    if told["under_observation"] and (few := min(told["under_observation"].values())) < REFUSE:
+        yield _claim("amber", "short-follow-up", f"Only {few} patients of one arm were under observation at the horizon"
+                     f" of {told['horizon']:g}: declare an earlier one.")  # fmt: skip
     if told["overlap"]["inside"] < 0.8:
         yield _claim("amber", "little-overlap", f"Only {told['overlap']['inside']:.0%} of the patients had a chance of"
                      " every arm; of the others nothing is said.")  # fmt: skip

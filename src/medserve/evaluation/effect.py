@@ -116,6 +116,10 @@ class _Judged:
         self.facts = question.told(spec.output)
         self.said = question.parted(spec.output, scores.logits)
         self.arm = question.arms_of(targets)
+        self.seen = None  # patients of each arm who were under observation at the horizon
+        if self.facts.horizon is not None:
+            there = targets[:, 0] >= self.facts.horizon
+            self.seen = {label: int((there & (self.arm == k)).sum()) for k, label in enumerate(spec.output.labels)}
         self.y = question.outcome_of(targets, spec.output)
         self.way = question.gain(spec.output)
         self.gamma = question.robust_scores(self.y, self.arm, self.said.outcome, self.said.propensity)
@@ -180,6 +184,7 @@ class _Judged:
             "better": self.facts.better,
             "unit": self.output.unit,
             "horizon": self.facts.horizon,
+            "under_observation": self.seen,
             "arms": list(labels),
             "closed": [{"code": one.code, "message": one.message} for one in self.facts.closed],
             "contrasts": [
