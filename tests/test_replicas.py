@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -247,6 +248,31 @@ def test_a_signal_to_look_again_reaches_all(service, tmp_path):
             assert time.monotonic() < deadline, service.log()[-3000:]
             answer = service.ask("service", "POST", "/v1/models/late/predict", PNG, content=png(ramp()))
             good = good + 1 if answer.status_code == 200 else 0
+    finally:
+        server.close()
+
+
+def test_tls_and_grpc_are_as_with_one_process(service, tmp_path):
+    """Both replicas speak TLS; gRPC is the first one's, and has the same port when that one comes back."""
+    service.server.stop()
+    more = ("--replicas", "2", "--tls", "self-signed", "--grpc-port", "0")
+    server = service.server = RealServer(tmp_path, [tmp_path / "tiny"], more=more)
+    try:
+        server.start()
+        assert server.url.startswith("https://")
+        for _ in range(6):
+            assert httpx2.get(server.url + "/v2/health/live", verify=False).status_code == 200
+        place = ("127.0.0.1", int(server.said["grpc"].rpartition(":")[2]))
+        socket.create_connection(place, timeout=5).close()
+        first = min(service.processes(), key=lambda one: one.create_time())
+        first.kill()
+        deadline, again = time.monotonic() + 40, False
+        while not again:
+            assert time.monotonic() < deadline, service.log()[-3000:]
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                socket.create_connection(place, timeout=1).close()
+                again = first not in service.processes()
     finally:
         server.close()
 

@@ -143,6 +143,7 @@ class _Group:
     ) -> None:
         self._order, self._socks, self._child, self._warn = order, socks, child, warn
         self._alive: dict[int, asyncio.subprocess.Process] = {}
+        self._ready: set[int] = set()
         self._stop = asyncio.Event()
 
     async def run(self, ready: Callable[[str], None]) -> None:
@@ -150,7 +151,7 @@ class _Group:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self._end, one)
-        loop.add_signal_handler(signal.SIGHUP, self._pass, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, self._look_again)
         lives: list[asyncio.Task[None]] = []
         try:
             # The first one alone: what a new home lacks is made once, and what is wrong is said once.
@@ -175,11 +176,20 @@ class _Group:
             sock.close()
         self._pass(how)
 
+    def _look_again(self) -> None:
+        """Those that serve; whoever is just starting looks by itself, and would die of the signal."""
+        for number in self._ready:
+            self._signal(self._alive[number], signal.SIGHUP)
+
     def _pass(self, what: signal.Signals) -> None:
         for process in self._alive.values():
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(what)
+            self._signal(process, what)
+
+    @staticmethod
+    def _signal(process: asyncio.subprocess.Process, what: signal.Signals) -> None:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(what)
 
     async def _begin(self, number: int, *, again: bool = False) -> _Said:
         """Until it is ready. Raises: what it failed with; Fault "replica-ended"."""
@@ -203,6 +213,8 @@ class _Group:
             self._pass(signal.SIGTERM)
         line = await process.stdout.readline()
         said = msgspec.json.decode(line, type=_Said) if line.endswith(b"\n") else _Said()
+        if said.url:
+            self._ready.add(number)
         if said.url or self._stop.is_set():
             return said
         await process.wait()
@@ -216,6 +228,7 @@ class _Group:
         pause, began = PAUSES_S[0], time.monotonic()
         while True:
             status = await self._alive[number].wait()
+            self._ready.discard(number)
             if self._stop.is_set():
                 return
             if time.monotonic() - began > CALM_S:
