@@ -54,6 +54,7 @@ from medserve.serving.tracing import UNTRACED, Tracing, open_tracing
 from medserve.settings import Settings
 from medserve.store.batches import Batches
 from medserve.store.cases import Cases
+from medserve.store.database import database
 from medserve.store.packages import Shelf
 from medserve.store.traffic import Splits
 
@@ -127,8 +128,9 @@ def build(
     if settings.passphrase_file is not None or settings.pkcs11_module is not None:
         _ = cases.vault  # a wrong passphrase or PIN is told now, not to the first who sends a case
     identity = Identity(ring, Sessions.open(settings))
+    shared = database(settings)
     siblings = None if place is None else Siblings(place, metrics.text)
-    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits, siblings)
+    parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits, shared, siblings)
     batches = Batches(settings, cases)
     runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
     witness, rules = Witness.open(settings), Standing.open(settings)
@@ -139,7 +141,8 @@ def build(
     application = Application(
         registry, identity, policy=policy, recorder=recorder, ledger=ledger, cases=cases,
         witness=witness, limits=bounds, doors=doors,
-        closing=(shelf.close, jobs.close, splits.close, tracing.close), metrics=metrics, tracing=tracing,
+        closing=(shelf.close, jobs.close, splits.close, shared.dispose, ledger.close, tracing.close),
+        metrics=metrics, tracing=tracing,
         running=(changes.follow, runner.follow, trimmed, *(() if siblings is None else (siblings.listen,))),
         reload=changes.reload,
     )  # fmt: skip

@@ -133,7 +133,10 @@ class Server(uvicorn.Server):
         """Who had come before; a socket that can be read has somebody waiting, whom closing it would throw out."""
         until = time.monotonic() + LINGER_S
         await asyncio.sleep(0.02)
-        while sockets and select.select(sockets, (), (), 0)[0] and time.monotonic() < until:
+        waiting = select.poll()  # unlike select.select, also for a process that holds more than a thousand files
+        for sock in sockets:
+            waiting.register(sock, select.POLLIN)
+        while waiting.poll(0) and time.monotonic() < until:
             await asyncio.sleep(0)
 
     async def _linger(self) -> None:

@@ -32,7 +32,8 @@ from medserve.store.traffic import Splits
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What doors work with. siblings: the other replicas on this port; None: there are none."""
+    """What doors work with. database: connections for those that have none of their own. siblings: the other replicas
+    on this port; None: there are none."""
 
     settings: Settings
     registry: Registry
@@ -44,6 +45,7 @@ class Parts:
     jobs: Jobs
     metrics: Metrics
     splits: Splits
+    database: sa.Engine
     siblings: Siblings | None = None
 
 

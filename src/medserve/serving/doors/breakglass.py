@@ -17,7 +17,6 @@ from medserve.errors import NotFound, Usage
 from medserve.serving.bodies import BodyTiming, read_body
 from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts, caller, event, note
-from medserve.store.database import database
 
 MOST_BYTES = 16 * 1024
 
@@ -29,7 +28,7 @@ class Wanted(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def router(parts: Parts) -> APIRouter:
-    routes, broken_glass = APIRouter(tags=["break-glass"]), Glass(database(parts.settings))
+    routes, broken_glass = APIRouter(tags=["break-glass"]), Glass(parts.database)
 
     def broken(request: Request, who: Principal, wanted: Wanted) -> Broken:
         with parts.ledger.with_effect(event(request, 201)) as db:

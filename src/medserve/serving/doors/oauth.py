@@ -24,7 +24,6 @@ from medserve.serving.control import WireResponse, told
 from medserve.serving.doors import Parts, event, note
 from medserve.serving.openapi import SIGN_IN_TAG
 from medserve.serving.wire import header
-from medserve.store.database import database
 
 FORM = "application/x-www-form-urlencoded"
 MOST_BYTES, MOST_FIELDS = 32 * 1024, 16
@@ -33,7 +32,7 @@ TOKEN = "/oauth/token"
 
 def router(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=[SIGN_IN_TAG])
-    clients = Clients(Accounts(database(parts.settings), parts.ledger, parts.policy), parts.identity.sessions)
+    clients = Clients(Accounts(parts.database, parts.ledger, parts.policy), parts.identity.sessions)
 
     @routes.get("/.well-known/smart-configuration", summary="How programs sign in (SMART Backend Services).")
     async def configuration(request: Request) -> Response:

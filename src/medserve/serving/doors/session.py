@@ -22,7 +22,6 @@ from medserve.serving.browser import SESSION, set_cookie
 from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts, caller, event, note
 from medserve.serving.openapi import SIGN_IN_TAG
-from medserve.store.database import database
 
 MOST_BYTES = 4096
 
@@ -35,7 +34,7 @@ class SignIn(msgspec.Struct, forbid_unknown_fields=True):
 
 def router(parts: Parts) -> APIRouter:
     routes = APIRouter()
-    accounts = Accounts(database(parts.settings), parts.ledger, parts.policy)
+    accounts = Accounts(parts.database, parts.ledger, parts.policy)
     people, sessions = People(accounts, load_pepper(parts.settings)), parts.identity.sessions
 
     def opened(request: Request, said: SignIn) -> NewSession:
