@@ -10,6 +10,7 @@ from medserve.questions.effect import (
     ABSTAIN,
     advise,
     effective_size,
+    levelled,
     outcome_of,
     parted,
     pseudo_times,
@@ -113,6 +114,17 @@ def test_scores_are_right_if_one_of_both_is(wrong):
     truth = [trial.value(np.zeros(len(trial))), trial.value(np.ones(len(trial)))]
     assert gamma.mean(0) == pytest.approx(truth, abs=0.04)
     assert trial.y[trial.arm == 1].mean() - trial.y[trial.arm == 0].mean() > trial.effect.mean() + 0.2
+
+
+def test_chances_are_levelled_where_patients_are_treated_more_often():
+    """The same patients treated by twice the odds: level is found again; where nothing changed, nothing moves."""
+    trial, random = simulate(6000, seed=7, confounded=True), np.random.default_rng(0)
+    odds = 2 * trial.propensity / (1 - trial.propensity)
+    now = (random.random(6000) < odds / (1 + odds)).astype(int)
+    e = np.column_stack([1 - trial.propensity, trial.propensity])
+    assert levelled(now, e)[:, 1] == pytest.approx(odds / (1 + odds), abs=0.04)
+    assert levelled(trial.arm, e)[:, 1] == pytest.approx(trial.propensity, abs=0.04)
+    assert levelled(now[:60], e[:60]) == pytest.approx(e[:60]), "too few to tell"
 
 
 def test_weighting_balances_what_drives_the_treatment():

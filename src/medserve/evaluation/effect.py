@@ -122,14 +122,15 @@ class _Judged:
             self.seen = {label: int((there & (self.arm == k)).sum()) for k, label in enumerate(spec.output.labels)}
         self.y = question.outcome_of(targets, spec.output)
         self.way = question.gain(spec.output)
-        self.gamma = question.robust_scores(self.y, self.arm, self.said.outcome, self.said.propensity)
+        self.chances = question.levelled(self.arm, self.said.propensity)
+        self.gamma = question.robust_scores(self.y, self.arm, self.said.outcome, self.chances)
         far = None
         if spec.ood is not None and scores.distance is not None:
             far = ~(np.asarray(scores.distance) <= spec.ood.threshold)
         self.advice = question.advise(spec.output, scores.logits, far=far)
         self.open = question.advise(spec.output, scores.logits, far=far, closed=False)
         self.single = [f"{label} for all" for label in spec.output.labels]
-        e = self.said.propensity
+        e = self.chances
         self.own = np.maximum(e[np.arange(len(e)), self.arm], question.FLOOR)
         self.weight = np.maximum(e[:, 1:] * e[:, :1] / (e[:, 1:] + e[:, :1]), 1e-4)
 
@@ -199,7 +200,7 @@ class _Judged:
             "overlap": {
                 "band": list(self.facts.overlap),
                 "inside": float(inside.all(1).mean()) if e.shape[1] == 2 else float(inside[:, :].any(1).mean()),
-                "effective": dict(zip(labels, question.effective_size(self.arm, e).tolist(), strict=True)),
+                "effective": dict(zip(labels, question.effective_size(self.arm, self.chances).tolist(), strict=True)),
                 "edges": edges.tolist(),
                 "arms": {
                     label: np.histogram(e[self.arm == k, min(1, e.shape[1] - 1)], edges)[0].tolist()

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medserve.models.spec import Effect, OutputSpec
+from medserve.questions.weighted import calibration_line, logit
 from medserve.types import Array
 
 FLOOR = 0.02  # of a propensity, as a weight's denominator
 ABSTAIN = -1
+LEAST_LEVELLED = 50  # patients of either arm
 _PSEUDO_ROWS = 512  # patients left out at a time
 _Z95 = 1.959964
 
@@ -136,6 +138,22 @@ def robust_scores(y: Array, arm: Array, outcome: Array, propensity: Array) -> Ar
     own = np.maximum(np.asarray(propensity, np.float64)[rows, arm], FLOOR)
     out[rows, arm] += (np.asarray(y, np.float64) - out[rows, arm]) / own
     return out
+
+
+def levelled(arm: Array, propensity: Array) -> Array:
+    """(N, 2) chances of the arms with level and slope as these patients were treated: elsewhere the same patients may
+    be treated more or less often, and scores that rest on the old chances would be wrong. Outcomes have no say.
+
+    More than two arms, few patients, or no finite solution: as they are.
+    """
+    e = np.asarray(propensity, np.float64)
+    if e.shape[1] != 2 or min(np.bincount(arm, minlength=2)) < LEAST_LEVELLED:
+        return e
+    shift, slope = calibration_line(arm == 1, e[:, 1], np.ones((1, len(arm))))
+    if not np.isfinite(slope[0]):
+        return e
+    found = 1 / (1 + np.exp(-np.clip(shift[0] + slope[0] * logit(e[:, 1]), -60, 60)))
+    return np.column_stack([1 - found, found])
 
 
 def effective_size(arm: Array, propensity: Array) -> Array:
