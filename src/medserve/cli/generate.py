@@ -48,7 +48,7 @@ def generate(
     n
         How many to draw without an objective. Default: 10,000.
     temperature
-        1 is what was learned, below it keeps to what is usual, above it strays. Default: 0.9.
+        1 is what was learned, below it keeps to what is usual, above it strays. Default: 0.93.
     objective
         PACKAGE:LABEL> for more of a label, PACKAGE:LABEL< for less, qed>, sa<, weight=200..500, logp=1..4. May be given
         several times.
