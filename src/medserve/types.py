@@ -4,6 +4,7 @@ A `Picture` is what a reader makes of one image; a `Case` is one patient's input
 `Prediction` is the calibrated answer. Axes: `B` batch, `C` channel, `D H W` voxels, `K` labels.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -17,6 +18,7 @@ Part = Literal["train", "val", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "calibration", "test")
 Task = Literal["binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate", "effect"]
 Scale = Literal["", "sqrt", "log"]  # on which a number is learnt
+LOWEST: dict[Scale, float] = {"": -math.inf, "sqrt": 0.0, "log": 1e-300}  # number that a scale can take
 # An answer a word or a letter and not a case: neither calibrated, nor tuned, nor explained by what its inputs moved.
 SEQUENCES: tuple[Task, ...] = ("tags", "generate")
 # What is answered is no probability of a label and no measured number: nothing to calibrate or to tune by.

@@ -7,7 +7,6 @@ One grammar for every kind and question (see `docs/data.md`). A wrong or unknown
 its neighbours.
 """
 
-import math
 import re
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import yaml
 
 from medserve.data.trial import Treatment, check_trial
 from medserve.errors import BadData, neighbours
+from medserve.types import LOWEST
 
 MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
@@ -296,8 +296,7 @@ def _check_number(target: Target, declared: Dataset, name: str) -> None:
         raise BadData("declaration-value", f"{name}: `target.{said[0]}` is for a target of kind number.")
     if target.range is not None and (len(target.range) != 2 or not target.range[0] < target.range[1]):
         raise BadData("declaration-value", f"{name}: `target.range` is [lowest, highest].")
-    lowest = {"sqrt": 0.0, "log": 1e-300}.get(target.scale or "", -math.inf)
-    if target.range is not None and target.range[0] < lowest:
+    if target.range is not None and target.range[0] < LOWEST[target.scale or ""]:
         raise BadData("declaration-value", f"{name}: `target.scale: {target.scale}` is for positive numbers.")
     if target.bands is not None and (not target.bands or sorted(set(target.bands)) != target.bands):
         raise BadData("declaration-value", f"{name}: `target.bands` are rising limits.", hint="Write [21, 49].")

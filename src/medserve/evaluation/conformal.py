@@ -85,7 +85,10 @@ def with_groups(spec: ModelSpec, logits: Array, targets: Array, groups: Sequence
         limit = quantile(own, conformal.alpha)
         if name and limit is not None and len(own) >= PER_GROUP:
             found[name] = (limit, len(own))
-    conformal = msgspec.structs.replace(conformal, by_group=found)
+    return with_conformal(spec, msgspec.structs.replace(conformal, by_group=found))
+
+
+def with_conformal(spec: ModelSpec, conformal: Conformal) -> ModelSpec:
     return msgspec.structs.replace(spec, calibration=msgspec.structs.replace(spec.calibration, conformal=conformal))
 
 

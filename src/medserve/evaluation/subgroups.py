@@ -15,7 +15,7 @@ import numpy as np
 
 from medserve.evaluation.intervals import bootstrap, strata_of
 from medserve.questions import censored
-from medserve.questions.metrics import Judged, seen, spent
+from medserve.questions.metrics import Judged, seen, spent, within_20
 from medserve.questions.weighted import calibration_line, rank_auroc, ratio
 from medserve.types import Array
 
@@ -116,8 +116,7 @@ def _figures(
     elif judged.task == "number":
         out["mae"] = ratio(w @ np.abs(part.probs[:, 0] - part.targets), w.sum(axis=1))
         if (judged.targets > 0).all():
-            near = np.abs(part.probs[:, 0] - part.targets) <= 0.2 * part.targets
-            out["within_20"] = ratio(w @ near, w.sum(axis=1))
+            out["within_20"] = within_20(part, w)
     elif judged.task == "multilabel":
         known = ~np.isnan(part.targets)
         wrong = known & (part.chosen != (part.targets == 1))

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from medserve.errors import BadPackage
-from medserve.types import Array, Named, Scale, Task
+from medserve.types import LOWEST, Array, Named, Scale, Task
 
 MAX_CASE_VALUES = 2**28  # of one case as it enters the graph, and of its logits
 MAX_LABELS = 10_000
@@ -157,7 +157,10 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def scaled(self, values: Array) -> Array:
         """Values in the unit -> on the scale of the errors."""
         y = np.asarray(values, np.float64)
-        return {"": y, "sqrt": np.sqrt(np.maximum(y, 0)), "log": np.log(np.maximum(y, 1e-300))}[self.scale]
+        if not self.scale:
+            return y
+        y = np.maximum(y, LOWEST[self.scale])
+        return np.asarray(np.sqrt(y) if self.scale == "sqrt" else np.log(y))
 
     def standard(self, values: Array) -> Array:
         """(N,) values in the unit -> the logits that a perfect model gives."""
@@ -174,8 +177,9 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return low, high
 
     def _unscaled(self, z: Array) -> Array:
-        values = {"": z, "sqrt": np.maximum(z, 0) ** 2, "log": np.exp(np.minimum(z, 700))}[self.scale]
-        return values if self.range is None else np.clip(values, *self.range)
+        if self.scale:
+            z = np.maximum(z, 0) ** 2 if self.scale == "sqrt" else np.exp(np.minimum(z, 700))
+        return z if self.range is None else np.clip(z, *self.range)
 
     @property
     def tags(self) -> int:

@@ -25,7 +25,7 @@ FLOOR = 0.02  # of a propensity, as a weight's denominator
 ABSTAIN = -1
 LEAST_LEVELLED = 50  # patients of either arm
 _PSEUDO_ROWS = 512  # patients left out at a time
-_Z95 = 1.959964
+Z95 = 1.959964  # half-width of a normal 95 % interval, in standard errors
 
 
 class Parted(NamedTuple):
@@ -276,7 +276,7 @@ NOTE = (
 def mean_interval(values: Array) -> tuple[float, float, float]:
     """Mean and its normal 95 % interval."""
     v = np.asarray(values, np.float64)
-    half = _Z95 * float(v.std(ddof=1)) / np.sqrt(len(v)) if len(v) > 1 else float("inf")
+    half = Z95 * float(v.std(ddof=1)) / np.sqrt(len(v)) if len(v) > 1 else float("inf")
     return float(v.mean()), float(v.mean() - half), float(v.mean() + half)
 
 

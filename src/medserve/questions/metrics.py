@@ -284,7 +284,7 @@ def _mse(j: Judged, w: Array) -> Array:
     return ratio(w @ _error(j) ** 2, w.sum(axis=1))
 
 
-def _within_20(j: Judged, w: Array) -> Array:
+def within_20(j: Judged, w: Array) -> Array:
     """Share of estimates within 20 % of a positive truth, as dosing studies count."""
     if not (j.targets > 0).all():
         return np.full(len(w), np.nan)
@@ -420,7 +420,7 @@ METRICS: dict[Task, dict[str, Metric]] = {
     },
     "number": {
         "mae": _mae,
-        "within_20": _within_20,
+        "within_20": within_20,
         "rmse": _rmse,
         "mse": _mse,
         "r2": _r2,

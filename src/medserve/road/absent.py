@@ -7,7 +7,7 @@
 An input is hidden by putting NaN in its place, which is what a case that never had it looks like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from medserve.data.fields import Block, Records, absent_from, together, words_of
 from medserve.data.split import PartView
-from medserve.evaluation.conformal import covered, fit_absent
+from medserve.evaluation.conformal import covered, fit_absent, with_conformal
 from medserve.models.spec import ModelSpec
 from medserve.progress import Progress
 from medserve.runtime.engine import Engine
@@ -61,8 +61,7 @@ def with_absent(spec: ModelSpec, hidden: Hidden) -> ModelSpec:
     conformal = spec.calibration.conformal
     if conformal is None or not hidden:
         return spec
-    conformal = msgspec.structs.replace(conformal, absent=fit_absent(spec, hidden))
-    return msgspec.structs.replace(spec, calibration=msgspec.structs.replace(spec.calibration, conformal=conformal))
+    return with_conformal(spec, msgspec.structs.replace(conformal, absent=fit_absent(spec, hidden)))
 
 
 def lacking(spec: ModelSpec, part: PartView) -> list[tuple[str, ...]] | None:
@@ -71,12 +70,7 @@ def lacking(spec: ModelSpec, part: PartView) -> list[tuple[str, ...]] | None:
     if conformal is None or not conformal.absent:
         return None
     blocks = Records.build(spec.transforms).blocks
-    starts = range(0, len(part), CHUNK)
-    return [
-        names
-        for start in starts
-        for names in absent_from(blocks, part.take(np.arange(start, min(start + CHUNK, len(part)))))
-    ]
+    return [names for records in _chunks(part) for names in absent_from(blocks, records)]
 
 
 def members(spec: ModelSpec, part: PartView) -> list[str | None] | None:
@@ -84,12 +78,13 @@ def members(spec: ModelSpec, part: PartView) -> list[str | None] | None:
     if spec.output.by is None or not spec.is_record:
         return None
     blocks = Records.build(spec.transforms).blocks
-    starts = range(0, len(part), CHUNK)
-    return [
-        word
-        for start in starts
-        for word in words_of(blocks, spec.output.by, part.take(np.arange(start, min(start + CHUNK, len(part)))))
-    ]
+    return [word for records in _chunks(part) for word in words_of(blocks, spec.output.by, records)]
+
+
+def _chunks(part: PartView) -> Iterator[Array]:
+    """The records of a part, (CHUNK, F) at a time."""
+    for start in range(0, len(part), CHUNK):
+        yield part.take(np.arange(start, min(start + CHUNK, len(part))))
 
 
 def judge_hidden(engine: Engine, spec: ModelSpec, part: PartView, progress: Progress, *, seed: int) -> list[Any]:

@@ -62,21 +62,17 @@ def choose(
         figures = bootstrap(
             _discordance(recipe_logits, baseline_logits, targets, folds), patients, strata, draws=draws, seed=seed
         )
-        return _verdict(output, figures, on, len(targets))
+        return _verdict(_metric(output), figures, on, len(targets))
     if output.task == "tags":
         counts = [scored(output, logits, targets) for logits in (recipe_logits, baseline_logits)]
-        return _verdict(
-            output, bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed), on, len(targets)
-        )
+        figures = bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed)
+        return _verdict(_metric(output), figures, on, len(targets))
     ours, plain = (
         _losses(output, logits, targets, patients, folds, seed) for logits in (recipe_logits, baseline_logits)
     )
 
-    def measure(weights: Array) -> dict[str, Array]:
-        a, b = (weights @ losses / weights.sum(axis=1) for losses in (ours, plain))
-        return {"recipe": a, "baseline": b, "difference": b - a}
-
-    verdict = _verdict(output, bootstrap(measure, patients, strata, draws=draws, seed=seed), on, len(targets))
+    figures = bootstrap(_mean_loss(ours, plain), patients, strata, draws=draws, seed=seed)
+    verdict = _verdict(_metric(output), figures, on, len(targets))
     if output.task == "binary":
         verdict["auroc"] = {
             "recipe": _ranks(output, recipe_logits, targets), "baseline": _ranks(output, baseline_logits, targets)
@@ -88,15 +84,17 @@ def choose_losses(
     ours: Array, plain: Array, patients: Array, *, on: str, metric: str, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """The same verdict, from what each case costs under recipe and baseline (N,)."""
+    strata = np.zeros(len(ours), np.int64)
+    found = bootstrap(_mean_loss(ours, plain), patients, strata, draws=draws, seed=seed)
+    return _verdict(metric, found, on, len(ours))
 
+
+def _mean_loss(ours: Array, plain: Array) -> Callable[[Array], dict[str, Array]]:
     def measure(weights: Array) -> dict[str, Array]:
         a, b = (weights @ losses / weights.sum(axis=1) for losses in (ours, plain))
         return {"recipe": a, "baseline": b, "difference": b - a}
 
-    found = bootstrap(measure, patients, np.zeros(len(ours), np.int64), draws=draws, seed=seed)
-    low = found["difference"]["low"]
-    chosen = "recipe" if low is not None and low > 0 else "baseline"
-    return {"chosen": chosen, "on": on, "n": len(ours), "metric": metric, **found}
+    return measure
 
 
 def _ranks(output: OutputSpec, logits: Array, targets: Array) -> float:
@@ -105,13 +103,17 @@ def _ranks(output: OutputSpec, logits: Array, targets: Array) -> float:
     return float(rank_auroc(np.asarray(targets) == 1, score, np.ones((1, len(score))))[0])
 
 
-def _verdict(output: OutputSpec, figures: dict[str, Interval], on: str, n: int) -> dict[str, Any]:
+def _metric(output: OutputSpec) -> str:
+    return _METRIC.get(output.task, "log loss")
+
+
+def _verdict(metric: str, figures: dict[str, Interval], on: str, n: int) -> dict[str, Any]:
     low = figures["difference"]["low"]
     return {
         "chosen": "recipe" if low is not None and low > 0 else "baseline",
         "on": on,
         "n": n,
-        "metric": _METRIC.get(output.task, "log loss"),
+        "metric": metric,
         **figures,
     }
 

@@ -116,7 +116,7 @@ def audit_advice(built: Built) -> Method:
     """The tree of "for whom" is offered as the explanation of advice if it says, for patients who did not shape it,
     mostly what the model says."""
     learned = built_learned(built.candidate)
-    away = np.asarray(learned.fold % 5 >= 3)
+    away = ~learned.shapes
     said = learned.advised(built.candidate.architecture.name)[away]
     share = float(np.mean(learned.policy.choose(learned.x[away]) == said)) if away.any() else 0.0
     level: Any = "PASS" if share >= AGREES else "CAUTION"

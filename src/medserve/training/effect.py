@@ -27,6 +27,7 @@ from medserve.models.record.features import RecordNet, folds
 from medserve.models.record.trees import shape_of
 from medserve.models.spec import Alike, Coded, Effect, Leaf, OutputSpec
 from medserve.questions.effect import (
+    Z95,
     arms_of,
     effective_size,
     gain,
@@ -84,7 +85,7 @@ class Learned:
     @cached_property
     def policy(self) -> Policy:
         """The tree of depth 2 on the scores of the patients in the first three of five folds."""
-        return grow(self.x[self._shapes], gain(self.output) * self.gamma[self._shapes], seed=self.seed)
+        return grow(self.x[self.shapes], gain(self.output) * self.gamma[self.shapes], seed=self.seed)
 
     @cached_property
     def simple(self) -> Policy:
@@ -92,7 +93,8 @@ class Learned:
         return grow(self.x, gain(self.output) * self.gamma, depth=1, seed=self.seed)
 
     @property
-    def _shapes(self) -> Array:
+    def shapes(self) -> Array:
+        """(N,) bool, who shapes the tree."""
         return np.asarray(self.fold % 5 < 3)
 
     # -- what is made of it -----------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ class Learned:
     def make(self, kind: str) -> tuple[Named, RecordEffect, dict[str, Any]]:
         """The module of a package with everything in it, its catalog entry, and the history. kind: of `STAGES`."""
         arms = len(self.output.labels)
-        finals = learners.stages(kind, self.x, self.z, self._psi, self.weight, self.seed)
+        finals = learners.stages(kind, self.x, self.z, self.scaled_psi, self.weight, self.seed)
         centres, _, radius = self._groups
         params: dict[str, Any] = {"arms": arms, "groups": max(len(c) for c in centres)}
         stages = {}
@@ -129,7 +131,7 @@ class Learned:
                     net.head.bias[j] = float(final.weights[0])
                     net.head.weight[j] = torch.from_numpy(final.weights[1:]).float()
                     net.spread[j] = torch.from_numpy(final.spread).float()
-            net.reach.fill_(learners.REACH)
+            net.reach.fill_(Z95)
             for k, one in enumerate(centres):
                 net.centres[k, : len(one)] = torch.from_numpy(one).float()
                 net.there[k, : len(one)] = 1
@@ -153,7 +155,7 @@ class Learned:
         rules = policy.rules(self.base.features.names)
         leaves = []
         for number, rule in enumerate(rules):
-            inside = (leaf == number) & ~self._shapes
+            inside = (leaf == number) & ~self.shapes
             each = [mean_interval(self.psi[inside, j]) if inside.sum() > 1 else (None, None, None)
                     for j in range(self.psi.shape[1])]  # fmt: skip
             value, low, high = (list(one) for one in zip(*each, strict=True))
@@ -187,8 +189,8 @@ class Learned:
         said = f"No benefit of advice over what was done was found: {value:+.3g} a patient ({low:+.3g} to {high:+.3g})."
         return [Coded("no-benefit-shown", said)]
 
-    @property
-    def _psi(self) -> Array:
+    @cached_property
+    def scaled_psi(self) -> Array:
         """Pseudo-outcomes in the graph's unit."""
         return self.psi / self.output.sd
 
@@ -276,21 +278,21 @@ def learn(
     z = base.scale(torch.from_numpy(x)).numpy().astype(np.float64)
     y = outcome_of(targets, output)
     fold = folds(len(y), seed, patients)
-    found = nuisances(x, z, (y - output.mean) / output.sd, arm, arms=arms, fold=fold, seed=seed)
+    scaled = output.standard(y)
+    found = nuisances(x, z, scaled, arm, arms=arms, fold=fold, seed=seed)
     say(f"chances of treatment by {found.told['propensity']['chosen']}, outcomes by {found.told['outcome']['chosen']}")
     check_overlap(found.propensity, arm, output)
-    gamma = robust_scores(y, arm, found.outcome * output.sd + output.mean, found.propensity)
+    gamma = robust_scores(y, arm, output.value(found.outcome), found.propensity)
     psi, weight = learners.contrasts(gamma, found)
     who = np.arange(len(y)) if patients is None else np.unique(patients, return_inverse=True)[1]
     learned = Learned(list(blocks), output, records, base, x, z, y, arm, fold, who, found, gamma, psi, weight, seed)
     for kind in STAGES:
-        value, error = learners.crossed_stages(kind, x, z, psi / output.sd, weight, fold, seed)
+        value, error = learners.crossed_stages(kind, x, z, learned.scaled_psi, weight, fold, seed)
         learned.value[kind], learned.error[kind] = value * output.sd, error * output.sd
-        learned.losses[kind] = learners.losses(psi / output.sd, value, weight)
+        learned.losses[kind] = learners.losses(learned.scaled_psi, value, weight)
     if compare:
-        scaled = (y - output.mean) / output.sd
         for name, value in learners.others(x, z, scaled, arm, found, fold, seed).items():
-            learned.losses[name] = learners.losses(psi / output.sd, value, weight)
+            learned.losses[name] = learners.losses(learned.scaled_psi, value, weight)
     learned.closed = gates(learned)
     learned.seconds = time.perf_counter() - started
     return learned

@@ -21,7 +21,6 @@ from medserve.training._bayes import factor, regress
 from medserve.training.nuisances import Nuisances, boosted, cross, fit
 from medserve.types import Array
 
-REACH = 1.959964  # half-width of a 95 % interval, in standard errors
 BAGS, ROUNDS, RATE, LEAVES = 20, 30, 0.1, 4
 Two = Callable[[Array, Array], tuple[Array, Array]]
 
@@ -105,9 +104,9 @@ def others(
     arms = found.outcome.shape[1]
     told = {"T-learner": found.outcome[:, 1:] - found.outcome[:, :1]}
     single, forest = np.zeros((len(x), arms)), np.full((len(x), arms - 1), np.nan)
+    with_arm = np.column_stack([x, np.eye(arms)[arm]])
     for k in np.unique(fold):
         inside, learn = fold == k, fold != k
-        with_arm = np.column_stack([x, np.eye(arms)[arm]])
         model = fit("boosting", with_arm[learn], z[learn], y[learn], False, seed)
         for a in range(arms):
             asked = np.column_stack([x[inside], np.tile(np.eye(arms)[a], (int(inside.sum()), 1))])

@@ -56,25 +56,18 @@ def _averages(learned: "Learned", y: Array, arm: Array, z: Array, x: Array, rows
     return psi
 
 
-def _scaled(learned: "Learned") -> Array:
-    return np.asarray((learned.y - learned.output.mean) / learned.output.sd)
-
-
 def _placebo(learned: "Learned") -> dict[str, Any]:
     random = np.random.default_rng(learned.seed + 1)
-    psi = _averages(learned, _scaled(learned), random.permutation(learned.arm), learned.z, learned.x)
-    spans = [mean_interval(column * learned.output.sd) for column in psi.T]
-    fine = all(low <= 0 <= high for _, low, high in spans)
-    return _row(
-        "placebo treatment", fine, _said(spans),
-        "Treatments dealt out by chance show no effect." if fine
-        else "Treatments dealt out by chance show an effect: the estimate cannot be trusted.",
+    psi = _averages(learned, learned.output.standard(learned.y), random.permutation(learned.arm), learned.z, learned.x)
+    return _nothing(
+        "placebo treatment", psi * learned.output.sd, "Treatments dealt out by chance show no effect.",
+        "Treatments dealt out by chance show an effect: the estimate cannot be trusted.",
     )  # fmt: skip
 
 
 def _random_cause(learned: "Learned") -> dict[str, Any]:
     noise = np.random.default_rng(learned.seed + 2).normal(size=(len(learned.y), 1))
-    psi = _averages(learned, _scaled(learned), learned.arm, np.hstack([learned.z, noise]),
+    psi = _averages(learned, learned.output.standard(learned.y), learned.arm, np.hstack([learned.z, noise]),
                     np.hstack([learned.x, noise]).astype(np.float32))  # fmt: skip
     now, before = psi.mean(0) * learned.output.sd, learned.psi.mean(0)
     error = learned.psi.std(0) / np.sqrt(len(learned.psi))
@@ -102,13 +95,17 @@ def _negative_control(learned: "Learned", control: Array) -> dict[str, Any]:
     y = control[rows]
     sd = float(y.std()) or 1.0
     psi = _averages(learned, (y - y.mean()) / sd, learned.arm[rows], learned.z[rows], learned.x[rows], rows)
-    spans = [mean_interval(column * sd) for column in psi.T]
-    fine = all(low <= 0 <= high for _, low, high in spans)
-    return _row(
-        "negative control outcome", fine, _said(spans),
-        "What the treatment cannot have changed, it did not." if fine
-        else "The treatment seems to change what it cannot have changed: confounding is left.",
+    return _nothing(
+        "negative control outcome", psi * sd, "What the treatment cannot have changed, it did not.",
+        "The treatment seems to change what it cannot have changed: confounding is left.",
     )  # fmt: skip
+
+
+def _nothing(name: str, psi: Array, none: str, some: str) -> dict[str, Any]:
+    """What must show nothing: the interval of every average holds 0."""
+    spans = [mean_interval(column) for column in psi.T]
+    fine = all(low <= 0 <= high for _, low, high in spans)
+    return _row(name, fine, _said(spans), none if fine else some)
 
 
 def _e_value(learned: "Learned") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from medserve.data.forms.listing import class_task, order_classes
 from medserve.data.forms.table import Table
 from medserve.data.trial import Treatment, check_times
 from medserve.errors import BadData
+from medserve.types import LOWEST
 
 MOST_CLASSES = 20  # more whole numbers than these are a quantity, not classes
 NO_LABELS = frozenset({"", "no finding", "no findings", "none", "normal"})
@@ -133,8 +134,7 @@ class Itself:
 def _range(declared: Target | None) -> tuple[float, float]:
     """What values may be: as declared, and positive where they are learnt on another scale."""
     low, high = (declared and declared.range) or (-math.inf, math.inf)
-    least = {"sqrt": 0.0, "log": 1e-300}.get((declared and declared.scale) or "", -math.inf)
-    return max(low, least), high
+    return max(low, LOWEST[(declared and declared.scale) or ""]), high
 
 
 _EVENT = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
