@@ -69,7 +69,8 @@ class NotFound(Usage):
 
     def __init__(self, what: str, name: str, known: Iterable[str] | None, *, hint: str = "") -> None:
         near = "" if known is None else f" ({neighbours(name, known)})"
-        super().__init__(f"unknown-{what.replace(' ', '-')}", f"No {what} named {name!r}{near}.", hint=hint)
+        called = name if name.startswith("of this ") else f"named {name!r}"  # a digest or a path is not repeated
+        super().__init__(f"unknown-{what.replace(' ', '-')}", f"No {what} {called}{near}.", hint=hint)
 
 
 class Gone(Usage):

@@ -32,7 +32,8 @@ def test_inspect_says_what_is_there(cohort):
     result = json.loads(json.dumps(inspect(cohort)))
     assert {"files", "read", "refused", "cases", "kinds", "problems", "leaks"} <= result.keys()
     assert result["files"] == result["read"] + len(result["refused"]) == 81
-    assert result["refused"] == [{"file": "<b>broken</b>.png", "code": "file-truncated"}]
+    assert [(r["file"], r["code"]) for r in result["refused"]] == [("<b>broken</b>.png", "file-truncated")]
+    assert result["refused"][0]["message"]
     assert result["cases"] == 80 and result["kinds"]["size"] == {"64x64": 80}
     assert result["parts"]["val"]["classes"] == {"normal": 10, "ill": 10}
     assert result["planned"] == {"train": 40, "val": 10, "calibration": 10, "test": 20}

@@ -84,6 +84,14 @@ def test_one_bad_row_costs_only_itself(home, file, capsys):
     assert told["models"][0]["licence"] == "MIT" and told["models"][0]["training"].startswith("unknown")
 
 
+def test_without_a_folder_every_molecule_is_in_the_answer(home, tmp_path):
+    """None is left out of the JSON in silence; with a folder the table holds them all."""
+    path = tmp_path / "many.smi"
+    path.write_text("\n".join(smiles for smiles, _ in molecules(130)) + "\n")
+    told = run_panel(path, Asked(workers=1), out=None, settings=Settings(home=home), progress=SILENT)
+    assert told["n"] == len(told["molecules"]) == 130
+
+
 def test_a_folder_holds_the_table_the_page_and_what_was_refused(home, file, tmp_path, capsys):
     """CSV and Parquet agree, names are escaped on the page, and the columns are explained."""
     import polars as pl

@@ -18,10 +18,10 @@ def explain(
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
-    """Draw the evidence for one prediction over its picture.
+    """Draw the evidence for one prediction: over its picture, on its structure, or beside its values.
 
     The method is the best one that passed this model's audit; a method that failed is not offered. Beside the picture
-    the raw map is written as a .json of the same name.
+    the raw map is written as a .json of the same name; of a molecule the structure as .svg too.
 
         medserve explain models/chest --input film.dcm --out heat.png
 
@@ -30,11 +30,12 @@ def explain(
     package
         A folder that `medserve train` wrote.
     input
-        One picture.
+        The file of one case, as for `medserve predict`.
     out
         The PNG to write.
     method
-        cam, occlusion or integrated-gradients.
+        One that the package offers (`medserve models PACKAGE`): cam, occlusion, integrated-gradients, shapley, words,
+        segments, atoms, residues, neighbours.
     home
         Keys, database, caches; left out, MEDSERVE_HOME or ~/.medserve.
     json

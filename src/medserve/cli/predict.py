@@ -21,16 +21,17 @@ def predict(
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
-    """Answer for one picture with a trained model.
+    """Answer for one case with a trained model: a picture, a record, a text, a recording or a molecule.
 
-    Exit code 2 says that the picture was refused: unreadable, or out of the model's scope.
+    Exit code 2 says that the case was refused: unreadable, or out of the model's scope.
 
     Parameters
     ----------
     model
         The folder that `medserve train` wrote.
     input
-        A picture: DICOM, PNG, JPEG, TIFF or NIfTI.
+        What the model takes: a picture (DICOM, PNG, JPEG, TIFF, NIfTI); {"inputs": {NAME: VALUE}} as .json; a text or
+        FASTA; a recording; one molecule (.smi, .sdf, .mol, .mol2).
     explain
         Add an explanation: a method that the model's audit offers, for instance cam or occlusion.
     home
@@ -52,9 +53,9 @@ def predict(
 def read_input(path: Path, max_bytes: int) -> bytes:
     """Raises: Usage "input-missing", "input-too-large"."""
     if not path.is_file():
-        raise Usage("input-missing", f"{path} is not a file.", hint="Name one picture: --input FILE")
+        raise Usage("input-missing", f"{path} is not a file.", hint="Name one file: --input FILE")
     if path.stat().st_size > max_bytes:
-        raise Usage("input-too-large", f"{path} is larger than {max_bytes} bytes.", hint="Name one picture.")
+        raise Usage("input-too-large", f"{path} is larger than {max_bytes} bytes.", hint="Name the file of one case.")
     return path.read_bytes()
 
 
@@ -82,6 +83,9 @@ def _shown(answer: dict[str, Any], engine: str) -> Table:
     if decision is not None:
         threshold = f" (threshold {decision['threshold']:.3g})" if "threshold" in decision else ""
         out.add_row("decision", f"{decision.get('label') or ', '.join(decision['labels']) or 'none'}{threshold}")
+    if (domain := answer["domain"]) is not None:
+        near = "nearest training molecule" if domain["of"] == "molecules" else "training molecules, in groups"
+        out.add_row("likeness", f"{domain['similarity']:.2f} to the {near} (percentile {domain['percentile']:.0f})")
     for reason in answer["reasons"]:
         out.add_row(reason["code"], reason["message"])
     if answer["explanation"] is not None:

@@ -15,7 +15,7 @@ def train(
     data: Path,
     *,
     out: Path,
-    question: Literal["diagnosis", "treatment"] | None = None,
+    question: Literal["diagnosis", "treatment", "discovery"] | None = None,
     recipe: str | None = None,
     seed: int = 0,
     epochs: int | None = None,
@@ -48,7 +48,8 @@ def train(
     out
         The folder of the new package; it appears when all is done.
     question
-        What is asked of the data: diagnosis, or treatment (the effect of one); left out, what the data set declares.
+        What is asked of the data: diagnosis, treatment (the effect of one), or discovery (of molecules); left out, what
+        the data set declares.
     recipe
         A name from `medserve models`; left out, the recommended one.
     seed

@@ -89,9 +89,10 @@ def _unreadable(cohort: Cohort) -> Iterator[Problem]:
     by_code: dict[str, list[str]] = defaultdict(list)
     for refused in cohort.refused:
         by_code[refused.code].append(refused.file)
+    one, many = ("row was", "rows were") if cohort.is_records else ("file was", "files were")
     for code, files in sorted(by_code.items()):
         kind = "missing-label" if code == "label-missing" else "unreadable"
-        yield Problem(kind, f"{_count(files, 'file was', 'files were')} refused: {code}.", tuple(files), len(files))
+        yield Problem(kind, f"{_count(files, one, many)} refused: {code}.", tuple(files), len(files))
 
 
 def _unlabelled(cohort: Cohort) -> Iterator[Problem]:
@@ -102,8 +103,9 @@ def _unlabelled(cohort: Cohort) -> Iterator[Problem]:
 
 
 def _conflicts(cohort: Cohort, pairs: Sequence[Pair]) -> Iterator[Problem]:
-    """The same picture with two labels: one of them is wrong."""
+    """The same picture or molecule with two labels: of a class one of them is wrong, numbers may merely scatter."""
     exact, near = [], []
+    what, wrong = cohort.called[0], "" if cohort.task in ("number", "survival", "effect") else ": a label is wrong"
     for group in exact_groups(cohort.cases):
         cases = [cohort.cases[row] for row in group]
         if any(not same_label(cases[0], case) for case in cases[1:]):
@@ -112,10 +114,10 @@ def _conflicts(cohort: Cohort, pairs: Sequence[Pair]) -> Iterator[Problem]:
         a, b = cohort.cases[pair.a], cohort.cases[pair.b]
         if pair.kind == "near-duplicate" and not same_label(a, b):
             near.append([a, b])
-    for groups, how in ((exact, "exactly the same picture"), (near, "nearly the same picture")):
+    for groups, how in ((exact, f"exactly the same {what}"), (near, f"nearly the same {what}")):
         if groups:
             files = tuple(called(case) for cases in groups for case in cases)
-            message = f"{how.capitalize()} with different labels, {_count(groups, 'time', 'times')}: a label is wrong."
+            message = f"{how.capitalize()} with different labels, {_count(groups, 'time', 'times')}{wrong}."
             yield Problem("label-conflict", message, files, len(groups))
 
 
@@ -132,7 +134,8 @@ def _repeats(cohort: Cohort, place: Sequence[Hashable], pairs: Sequence[Pair]) -
     for pair in pairs:
         if pair.kind == "near-duplicate" and place[pair.a] == place[pair.b] and not expected(cohort, pair):
             near[str(place[pair.a] or "")].append(called(cohort.cases[pair.b]))
-    exactly, nearly = "the same picture stands there more than once", "pictures that agree but for detail or framing"
+    one, many = cohort.called
+    exactly, nearly = f"the same {one} stands there more than once", f"{many} that agree but for detail or framing"
     for code, word, why, found in (
         ("exact-duplicate", "exact", exactly, exact),
         ("near-duplicate", "near", nearly, near),

@@ -151,3 +151,15 @@ class Cohort:
     @property
     def is_records(self) -> bool:
         return self.values is not None
+
+    @property
+    def molecule(self) -> str:
+        """The name of the input, where a case is one molecule and nothing else; otherwise ""."""
+        return str(self.fields[0].name) if [f.kind for f in self.fields] == ["molecule"] else ""
+
+    @property
+    def called(self) -> tuple[str, str]:
+        """What messages call the content of a case, one and several."""
+        if self.molecule:
+            return "molecule", "molecules"
+        return ("record", "records") if self.is_records and self.thumbs is None else ("picture", "pictures")

@@ -34,6 +34,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         code, value and event_unit; or a known form (fhir-ndjson, fhir-bundle, omop, physionet2012).
     window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
     descriptors: of a molecule, false: its fragments alone, a tenth of the time; for very large libraries.
+    tautomer: of a molecule, true: tautomers are brought into one form, in training as in serving; takes longer.
     residues: of a protein, how many are read, from its start; a longer one is then cut, and the answer says so.
     """
 
@@ -57,6 +58,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     hz: float | None = None
     seconds: float | None = None
     descriptors: bool = True
+    tautomer: bool = False
     residues: int | None = None
 
 
@@ -214,6 +216,9 @@ def _check(declared: Dataset, name: str) -> Dataset:
             raise BadData(
                 "declaration-value", f"{name}: `inputs.{key}.residues` is a whole number from 16 to 5000, of a protein."
             )
+        if said.kind != "molecule" and (said.tautomer or not said.descriptors):
+            word = "tautomer" if said.tautomer else "descriptors"
+            raise BadData("declaration-value", f"{name}: `inputs.{key}.{word}` is for an input of kind molecule.")
         axes = 3 if said.kind == "volume" else 2
         if said.size is not None and (len(said.size) != axes or any(n < 8 or n > 4096 for n in said.size)):
             raise BadData("declaration-value", f"{name}: `size` is {axes} whole numbers between 8 and 4096.")

@@ -47,7 +47,7 @@ def inspect(cohort: Cohort, *, seed: int = 7, near: bool = True, progress: Progr
         "name": cohort.name,
         "files": cohort.files,
         "read": cohort.files - len(cohort.refused),
-        "refused": [{"file": r.file, "code": r.code} for r in cohort.refused],
+        "refused": [{"file": r.file, "code": r.code, "message": r.message} for r in cohort.refused],
         "cases": len(cohort),
         "patients": None if cohort.independent else len({case.patient for case in cases}),
         "task": cohort.task,

@@ -23,6 +23,7 @@ from medserve.data.cohort import Case, Cohort, Refused, Shelf
 from medserve.data.fields import FIELDS, SCALARS, Field, Records, register_all
 from medserve.data.forms.listing import Listing
 from medserve.data.molecules.families import FAMILIES, families
+from medserve.data.molecules.standard import standard_key
 from medserve.data.prepare import THUMB
 from medserve.data.split import PartView, TrainPart
 from medserve.data.transforms import thumbnail
@@ -120,9 +121,14 @@ def prepare_records(
     for item in progress.track(listing.items, "Reading"):
         try:
             raw = listing.raw(item)
-            values = {f.name: _parse(f, raw.get(f.name), item.id, troubles) for f in fields}
+            read = [_parse(f, raw.get(f.name)) for f in fields]
+            values = {f.name: value for f, (value, _) in zip(fields, read, strict=True)}
             if all(v is None for v in values.values()):
-                raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
+                empty = Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
+                raise next((why for _, why in read if why is not None), empty)
+            for f, (_, why) in zip(fields, read, strict=True):
+                if why is not None:
+                    _note(troubles, f, why, item.id)
         except Refusal as error:
             refused.append(Refused(item.id, error.code, error.message))
             continue
@@ -159,6 +165,7 @@ def prepare_records(
                 drawn=item.drawn,
             )
         )
+    cases = _one_molecule(fields, blobs, cases, progress)
     declared = any(item.patient for item in listing.items)
     family = family if family in FAMILIES else column
     warnings = list(listing.source.get("warnings", ()))
@@ -192,6 +199,31 @@ def digest_of(values: dict[str, Any]) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode(values, order="deterministic")).digest()
 
 
+def _one_molecule(fields: Sequence[Field], blobs: Blobs, cases: list[Case], progress: Progress) -> list[Case]:
+    """Cases of one InChIKey, drawn as several tautomers, show the same (`Case.pixels`): the first of them, by its
+    SMILES. In two parts they are a leak, in one a repeat."""
+    names = [f.name for f in fields if f.kind == "molecule"]
+    if not names:
+        return cases
+    keys: dict[str, str] = {}
+    first: dict[str, str] = {}
+    indices = [case.index for case in cases]
+    for values in progress.track(blobs.each(indices), "Comparing molecules", total=len(cases)):
+        for smiles in (values[name] for name in names if values.get(name) is not None):
+            if smiles not in keys:
+                keys[smiles] = key = standard_key(smiles)
+                first[key] = min(first.get(key, smiles), smiles)
+    same = {smiles: first[key] for smiles, key in keys.items() if first[key] != smiles}
+    if not same:
+        return cases
+    found = []
+    for case, values in zip(cases, blobs.each(indices), strict=True):
+        told = {name: same.get(values.get(name), values.get(name)) for name in names}
+        changed = any(told[name] != values.get(name) for name in names)
+        found.append(replace(case, pixels=digest_of(values | told)) if changed else case)
+    return found
+
+
 def _families(fields: Sequence[Field], blobs: Blobs, cases: Sequence[Case], by: str) -> tuple[str, ...]:
     if not by:
         return ()
@@ -208,15 +240,19 @@ def _thumb(film: Any) -> Array:
     return thumbnail(picture)[None]
 
 
-def _parse(f: Field, raw: Any, case: str, troubles: dict[tuple[str, str], Trouble]) -> Any:
+def _parse(f: Field, raw: Any) -> tuple[Any, Refusal | None]:
+    """The value, or None with the reason."""
     try:
-        return f.parse(raw)
+        return f.parse(raw), None
     except Refusal as error:
-        trouble = troubles.setdefault((f.name, error.code), Trouble(error.code, f.name, error.message))
-        trouble.count += 1
-        if len(trouble.cases) < MOST_NAMED:
-            trouble.cases.append(case)
-        return None
+        return None, error
+
+
+def _note(troubles: dict[tuple[str, str], Trouble], f: Field, why: Refusal, case: str) -> None:
+    trouble = troubles.setdefault((f.name, why.code), Trouble(why.code, f.name, why.message))
+    trouble.count += 1
+    if len(trouble.cases) < MOST_NAMED:
+        trouble.cases.append(case)
 
 
 def values_of(cohort: Cohort, row: int) -> dict[str, Any]:

@@ -17,12 +17,15 @@ import numpy as np
 
 from medserve.data.clean import FEW, called
 from medserve.data.cohort import Case, Cohort
+from medserve.data.molecules.draw import structure
 from medserve.store.files import write_bytes
 
 PER_CLASS = 16
+SIDE = 220  # pixels of a structure
 MOST_CLASSES = 24
 MOST_PAIRS = 24
 MOST_ROWS = 200
+_MOLECULES = {"bytes": "same molecule", "pixels": "same InChIKey"}
 _COLOURS = ("#2f6f8f", "#d08c3c", "#6a8f4f", "#a3506b", "#6b63a8", "#8a7a5c", "#3f9c94", "#b5653a")
 _KINDS = {
     "patient": "same patient",
@@ -82,9 +85,10 @@ def render_sheet(cohort: Cohort, result: Mapping[str, Any]) -> str:
     )
     where = {case.id: row for row, case in enumerate(cohort.cases)}
     repeats = result["repeats"]
+    apart = [(p, p["part"] or "") for p in repeats if not p["same_label"]]
     groups = [
         ("Leaks between parts", "leaks", [(p, f"{p['part_a']} → {p['part_b']}") for p in result["leaks"]]),
-        ("Same picture, different labels", "conflicts", [(p, p["part"] or "") for p in repeats if not p["same_label"]]),
+        (f"Same {cohort.called[0]}, different labels", "conflicts", apart),
         ("Repeats inside a part", "repeats", [(p, p["part"] or "") for p in repeats if p["same_label"]]),
     ]
     return jinja.get_template("inspect.html.j2").render(
@@ -96,6 +100,8 @@ def render_sheet(cohort: Cohort, result: Mapping[str, Any]) -> str:
         groups=[(title, anchor, len(pairs), _pairs(cohort, pairs, where)) for title, anchor, pairs in groups],
         classes=_classes(cohort),
         refused=result["refused"][:MOST_ROWS],
+        called=cohort.called[1],
+        rows=len(cohort) + len(result["refused"]) if cohort.is_records else None,
         facts=_facts(result),
         few=FEW,
     )
@@ -134,7 +140,7 @@ def _pairs(
     out = []
     for pair, parts in pairs[:MOST_PAIRS]:
         a, b = _shown(cohort, [where[pair["a"]], where[pair["b"]]])
-        kind = _KINDS[pair["kind"]]
+        kind = (_MOLECULES if cohort.molecule else {}).get(pair["kind"], _KINDS[pair["kind"]])
         how = f"{kind}, {pair['similarity']:.3f}" if pair["kind"] == "near-duplicate" else kind
         out.append({"a": a, "b": b, "parts": parts, "how": how})
     return out
@@ -173,6 +179,9 @@ def _names(cohort: Cohort, case: Case) -> list[str]:
 
 def _shown(cohort: Cohort, rows: Sequence[int]) -> list[Shown]:
     cases = [cohort.cases[row] for row in rows]
+    if cohort.molecule:
+        drawn = [structure(cohort.values.get(case.index)[cohort.molecule], SIDE, SIDE) for case in cases]
+        return [Shown(_uri(svg, "svg+xml"), called(c), _value(cohort, c)) for svg, c in zip(drawn, cases, strict=True)]
     if cohort.thumbs is None:
         thumbs = [sketch(cohort.values.get(case.index), [f.name for f in cohort.fields]) for case in cases]
     else:
@@ -205,4 +214,8 @@ def _png(thumb: Any) -> str:
 
     data = io.BytesIO()
     Image.fromarray(thumb).save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return _uri(data.getvalue(), "png")
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()

@@ -315,6 +315,8 @@ def _groups(cohort: Cohort, rows: Sequence[int]) -> list[list[int]]:
             join(whole.setdefault(cohort.families[row], row), row)
     cases = [cohort.cases[row] for row in rows]
     pairs = find_duplicates(cases, cohort.thumbs, texts=texts_of(cohort, rows))
+    if cohort.is_records:  # two tautomers of one molecule: where they fall into two parts, `leaks` acts on them
+        pairs = [pair for pair in pairs if pair.kind != "pixels"]
     for pair in sorted(pairs, key=lambda p: (-p.similarity, sorted((cases[p.a].id, cases[p.b].id)))):
         exact = pair.kind != "near-duplicate" and not cases[pair.a].blank
         join(rows[pair.a], rows[pair.b], np.inf if exact else max(5, LARGEST_GROUP * len(rows)))
@@ -389,7 +391,8 @@ def _deal(
 
 
 def _draw(cohort: Cohort, group: Sequence[int], seed: int) -> bytes:
-    return _hash(min(cohort.cases[row].pixels for row in group), seed)  # a pseudonym differs between machines
+    cases = [cohort.cases[row] for row in group]  # by content: a pseudonym differs between machines
+    return _hash(min(case.sha256 if cohort.is_records else case.pixels for case in cases), seed)
 
 
 def _hash(name: bytes, seed: int) -> bytes:
@@ -399,6 +402,8 @@ def _hash(name: bytes, seed: int) -> bytes:
 def _strata(cohort: Cohort, groups: Sequence[Sequence[int]]) -> list[str]:
     """One stratum per group: its rarest class, its rarest present label, or its fifth of the range of numbers."""
     labels = [[cohort.cases[row].label for row in group] for group in groups]
+    if not groups:  # `inspect` of a set of which every row was refused
+        return []
     if cohort.task == "number":
         means = np.asarray([np.mean([float(v) for v in values]) for values in labels])  # type: ignore[arg-type]
         edges = np.quantile(means, [0.2, 0.4, 0.6, 0.8])

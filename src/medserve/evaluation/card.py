@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "medserve-card/1"
 FEWEST_SHOWN = 10  # a subgroup smaller than this is printed as "fewer than 10"
+_QUESTIONS = {"discovery": "drug discovery"}
 _SOURCE = ("name", "source", "licence", "citation", "public", "synthetic", "digest")
 
 
@@ -204,6 +205,12 @@ def limits(
     return [{"code": code, "message": message} for code, message in dict.fromkeys(out)]
 
 
+def _rule(card: Mapping[str, Any]) -> str:
+    """By what the parts were made."""
+    rule = (card["provenance"].get("split") or {}).get("rule") or "patient"
+    return f"parts by {rule}"
+
+
 def reporting(
     card: Mapping[str, Any],
     source: Mapping[str, Any],
@@ -236,7 +243,7 @@ def reporting(
         balance = "training part: " + ", ".join(f"{label} {n}" for label, n in labels.items())
     leak_text = NOT_REPORTED if leaks is None else f"leak policy: {leaks.get('policy') or NOT_REPORTED}"
     rows = [
-        ("1", "Title", f"{card['name']}: {card['question']} model, {card['task']}"),
+        ("1", "Title", f"{card['name']}: {_QUESTIONS.get(card['question'], card['question'])} model, {card['task']}"),
         ("3a", "Healthcare context", told("context")),
         ("3b", "Target population and intended users", told("population")),
         ("3c", "Known health inequalities", told("inequalities")),
@@ -250,7 +257,7 @@ def reporting(
         ("9", "Predictors", inputs),
         ("10", "Sample size", sizes),
         ("11", "Missing data", told("missing")),
-        ("12a", "Analysis", "parts by patient before any fit; the sealed part opened to report only"),
+        ("12a", "Analysis", f"{_rule(card)} before any fit; the sealed part opened to report only"),
         ("12c", "Model building", card["architecture"]["name"]),
         ("12e", "Performance measures", "see metrics: each with a 95 % interval"),
         ("13", "Class imbalance", balance),

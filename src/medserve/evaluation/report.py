@@ -19,6 +19,7 @@ from medserve.evaluation import effect_figures, figures
 from medserve.evaluation.wording import MEANINGS, NOT_REPORTED, NOT_VALIDATED, number, percent, summary, title
 from medserve.models.spec import Method
 from medserve.store.files import write_bytes
+from medserve.types import PARTS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -98,6 +99,7 @@ def render(
         .render(
             r=evaluation,
             card=model,
+            rule=_rule(evaluation, model),
             not_validated=NOT_VALIDATED,
             not_reported=NOT_REPORTED,
             summary=summary(evaluation),
@@ -122,6 +124,12 @@ def render(
             provenance=list(flat(model.get("provenance") or {})),
         )
     )
+
+
+def _rule(evaluation: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """The name of the split that made the evaluated part; "" for other data."""
+    rule = ((model.get("provenance") or {}).get("split") or {}).get("rule") or ""
+    return str(rule) if evaluation["part"] in PARTS else ""
 
 
 def environment() -> "Environment":

@@ -37,17 +37,6 @@ def draw(smiles: str, weights: Array, *, png: bool = False) -> bytes:
     return bytes(text) if png else str(text).encode()
 
 
-def structure(smiles: str, width: int = 260, height: int = 170) -> bytes:
-    """An SVG of a molecule, nothing shaded. width, height: pixels."""
-    chem = chemistry()
-    from rdkit.Chem.Draw import rdMolDraw2D
-
-    made = rdMolDraw2D.MolDraw2DSVG(width, height)
-    rdMolDraw2D.PrepareAndDrawMolecule(made, chem.MolFromSmiles(smiles))
-    made.FinishDrawing()
-    return str(made.GetDrawingText()).encode()
-
-
 def _colour(share: float) -> tuple[float, float, float]:
     """White at 0, red at 1, blue at -1."""
     s = min(1.0, abs(share))

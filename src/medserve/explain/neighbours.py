@@ -24,6 +24,7 @@ def draw_beside(smiles: str, found: Sequence[tuple[str, str, float]], *, png: bo
     down = -(-len(mols) // across)
     kind: Any = rdMolDraw2D.MolDraw2DCairo if png else rdMolDraw2D.MolDraw2DSVG
     made = kind(across * WIDTH, down * HEIGHT, WIDTH, HEIGHT)
+    made.drawOptions().padding = 0.1  # else a long chain reaches into the words below
     made.DrawMolecules(mols, legends=said)
     made.FinishDrawing()
     text = made.GetDrawingText()

@@ -281,7 +281,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     format: Literal["medserve-package/1"] = "medserve-package/1"
     name: str
     version: str = "1"
-    question: Literal["diagnosis", "treatment"] = "diagnosis"
+    question: Literal["diagnosis", "treatment", "discovery"] = "diagnosis"
     inputs: list[InputSpec]
     output: OutputSpec
     transforms: list[Named]

@@ -6,6 +6,7 @@
 They serve inspection, training and evaluation, so that all three read a data set in the same way.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,5 +46,8 @@ def read_data(
     for line in listing.source.get("warnings", []):
         progress.say(f"note: {line}")
     if cohort.refused:
-        progress.say(f"{len(cohort.refused)} of {cohort.files} files were refused; `medserve inspect` lists them.")
+        rows = cohort.is_records  # of a table; otherwise files
+        total = f"{len(cohort) + len(cohort.refused)} rows" if rows else f"{cohort.files} files"
+        codes = ", ".join(f"{code} {n}" for code, n in Counter(r.code for r in cohort.refused).most_common(5))
+        progress.say(f"{len(cohort.refused)} of {total} were refused ({codes}); `medserve inspect` lists them.")
     return cohort

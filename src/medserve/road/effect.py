@@ -49,7 +49,15 @@ def check_question(asked: str | None, listing: "Listing") -> str:
             "question-other", "The data set declares a treatment; its question is the effect of it.",
             hint="Leave out --question, or take `treatment` out of dataset.yaml to predict the outcome alone.",
         )  # fmt: skip
-    return "treatment" if dose or listing.task == "effect" else "diagnosis"
+    if dose or listing.task == "effect":
+        return "treatment"
+    molecules = any(said.kind == "molecule" for said in listing.inputs.values())
+    if asked == "discovery" and not molecules:
+        raise Usage(
+            "question-other", "The question is the discovery of drugs, and no input is a molecule.",
+            hint="Leave out --question, or declare an input of kind molecule.",
+        )  # fmt: skip
+    return asked or ("discovery" if molecules else "diagnosis")
 
 
 def effect_output(listing: "Listing", parts: Parts) -> OutputSpec:

@@ -32,7 +32,7 @@ from medserve.road.absent import lacking, members
 from medserve.road.build import drawn, score
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
-from medserve.road.membership import case_hash, parts_by_hash, picture_hash
+from medserve.road.membership import case_hash, count_seen, parts_by_hash
 from medserve.road.records import check_inputs
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
@@ -97,7 +97,7 @@ def evaluate_package(
             "digest": cohort.digest,
             "files": cohort.files,
             "refused": len(cohort.refused),
-            "seen_in_training": sum(picture_hash(key, case) in trained_on for case in view.cases),
+            "seen_in_training": count_seen(view, trained_on, key),
             "source": dict(cohort.source),
         }
         if report is not None:

@@ -31,7 +31,7 @@ def offered_methods(methods: list[Method]) -> list[Method]:
 def explain_picture(
     folder: Path, data: bytes, out: Path, *, name: str = "", method: str | None = None, settings: Settings
 ) -> dict[str, Any]:
-    """Write `out` (PNG) and the raw map (JSON of the same name).
+    """Write `out` (PNG) and the raw map (JSON of the same name); of a molecule the structure as SVG too.
 
     Returns: {"method", "verdict", "role", "label", "files", "answer"}; a refused picture raises its Refusal.
     Raises: Usage "explanation-not-offered", "explanation-none".
@@ -46,9 +46,12 @@ def explain_picture(
         shown = model.evidence(chosen.name, tensor, target)
         told: dict[str, Any] = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
         told |= {} if shown.heat is None else {"map": pack(shown.heat)}
+        found = _write(out, shown.png, told, chosen, target.label, answer)
         if shown.svg is not None:
-            write_bytes(out.with_suffix(".svg"), shown.svg.encode())
-        return _write(out, shown.png, told, chosen, target.label, answer)
+            drawn = out.with_suffix(".svg")
+            write_bytes(drawn, shown.svg.encode())
+            found["files"].append(str(drawn))
+        return found
     heat = explain(chosen.name, _runner(model, chosen.name), tensor, target.column)
     return _write(out, render(tensor, heat), {"map": pack(heat)}, chosen, target.label, answer)
 

@@ -29,7 +29,7 @@ from medserve.models.signing import Trust
 from medserve.progress import SILENT, Progress
 from medserve.road.frechet import frechet
 from medserve.road.generate_page import write_page
-from medserve.road.membership import trained_on, value_hash
+from medserve.road.membership import knows, trained_on
 from medserve.runtime.writer import Writer
 from medserve.settings import Settings
 from medserve.store.files import append_line, write_bytes
@@ -90,7 +90,7 @@ class Screenings:
 
     def novel(self, smiles: str) -> bool | None:
         """Whether the training part held it; None where the package was trained at another installation."""
-        return None if self.known is None else value_hash(self.key, {self.input: smiles}) not in self.known
+        return None if self.known is None else not knows(self.known, self.key, self.input, smiles)
 
 
 def write_molecules(

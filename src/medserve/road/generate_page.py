@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medserve.data.molecules.draw import structure
 from medserve.evaluation.figures import GREEN, SOFT, drawing, legend
 from medserve.evaluation.report import environment, image
-from medserve.explain.atoms import structure
 from medserve.store.files import write_bytes
 
 

@@ -97,8 +97,9 @@ def yaml_of(data: Path, settings: Settings) -> str:
 
 
 def _shown(result: dict[str, Any]) -> RenderableType:
-    head = (f"{result['name']}: {result['files']} files, {result['read']} read, "
-            f"{len(result['refused'])} refused, {result['cases']} cases")  # fmt: skip
+    bad = len(result["refused"])
+    of = f"{result['cases'] + bad} rows" if "inputs" in result else f"{result['files']} files, {result['read']} read"
+    head = f"{result['name']}: {of}, {bad} refused, {result['cases']} cases; split: {result['rule']['rule']}"
     counts = Table(show_edge=False)
     for column in ("part", "cases", "patients", "classes"):
         counts.add_column(column)
@@ -118,13 +119,14 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     crossing = Table(show_edge=False)
     for column in ("leak", "between", "count"):
         crossing.add_column(column)
+    molecules = "molecule" in result["kinds"].get("inputs", {})
     for (kind, a, b), n in sorted(leaks.items()):
-        crossing.add_row(kind, f"{a} and {b}", str(n))
+        crossing.add_row("InChIKey" if molecules and kind == "pixels" else kind, f"{a} and {b}", str(n))
     refused = Table(show_edge=False)
-    for column in ("refused", "code"):
+    for column in ("refused", "code", "why"):
         refused.add_column(column, overflow="fold")
     for entry in result["refused"][:MOST_REFUSED]:
-        refused.add_row(entry["file"], entry["code"])
+        refused.add_row(entry["file"], entry["code"], entry["message"])
     more = len(result["refused"]) - MOST_REFUSED
     found: list[RenderableType] = [head, counts, problems if result["problems"] else "no problems"]
     found += [refused] if result["refused"] else []

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Options:
     """What a person may ask of a run; the defaults are the whole recipe. `max_train_s` shortens the schedule."""
 
-    question: Literal["diagnosis", "treatment"] | None = None  # left out, what the data set declares
+    question: Literal["diagnosis", "treatment", "discovery"] | None = None  # left out, what the data set declares
     recipe: str | None = None
     seed: int = 0
     epochs: int | None = None

@@ -27,11 +27,14 @@ def raw_inputs(spec: ModelSpec, data: bytes, *, media: str = "", name: str = "")
     """
     Args:
         media: declared type of the body; "" decides by the bytes (a file at the command line).
+        name: of the file; .smi and .smiles are lines of a SMILES with a name behind it.
 
     Raises: Refusal "file-empty", "inputs-mismatch"; Usage "json-invalid".
     """
     if not data:
         raise Refusal("file-empty", f"{name or 'The body'} holds no bytes.", hint="Send the inputs of one case.")
+    if not media and name.lower().endswith((".smi", ".smiles")):
+        media = SMILES
     looks_json = data.lstrip()[:1] == b"{"
     if media in (JSON, FHIR) or (not media and looks_json):
         return _from_json(spec, data, name)

@@ -47,6 +47,7 @@ from medserve.types import Array, Picture, Scores
 PLAIN_TASKS = ("binary", "multiclass", "multilabel", "ordinal")
 TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
 RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
+NUMBER_NOTE = "Each weight says what an input moved this model's number, on the scale it learned; it is no cause."
 NEIGHBOUR_NOTE = (
     "Training molecules that this one is most like, with their measured labels; weight: Tanimoto similarity."
 )
@@ -376,6 +377,7 @@ class LoadedModel(KnownModel):
         said = f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}."
         if self._records is not None:
             told = self.evidence(method, tensor, target)
+            usual = NUMBER_NOTE if self.spec.output.task == "number" else RECORD_NOTE
             return {
                 "method": method,
                 "verdict": audit.verdict,
@@ -386,7 +388,7 @@ class LoadedModel(KnownModel):
                 "base": told.base,
                 "total": told.total,
                 "svg": told.svg,
-                "note": f"{said} {_NOTES.get(method, RECORD_NOTE)}",
+                "note": f"{said} {_NOTES.get(method, usual)}",
             }
         if self.draws_in_pass(method) and scores.cam is not None:
             heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]

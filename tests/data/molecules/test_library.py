@@ -88,6 +88,12 @@ def test_what_is_no_library_is_refused(tmp_path, name, data, code):
     assert error.value.code == code
 
 
+def test_a_row_of_too_many_cells_is_one_bad_row(tmp_path):
+    """A name with a comma and no quotes would put another cell under the structure; an empty one moves nothing."""
+    path = write(tmp_path / "l.csv", "name,smiles\n1,C,CCO\nb,CO,\n")
+    assert [entry.text for entry in told(path)] == [None, "CO"]
+
+
 def test_a_cell_beyond_all_bounds_is_one_bad_row(tmp_path):
     """The row is told as unreadable; the next one is read."""
     path = write(tmp_path / "l.csv", 'smiles,id\n"' + "C" * 200_000 + '",a\nCCO,b\n')

@@ -79,3 +79,29 @@ def test_what_is_no_molecule_is_refused_with_its_code(written, code):
     with pytest.raises(Refusal) as told:
         standardise(written)
     assert told.value.code == code
+
+
+@pytest.mark.parametrize(("written", "said"), [
+    ("C\u0421", "character 2 (U+0421)"),
+    ("\u2212CCO", "character 1 (U+2212)"),
+    ("C\u00e9", "character 2 (U+00E9)"),
+    ("C~C", "character 2 ('~')"),
+    ("CCO>CC=O", "character 4 ('>')"),
+    ("c1ccccc", "ring 1 is opened at character 2"),
+    ("CC(C", "parenthesis at character 3 is never closed"),
+    ("CC)C", "parenthesis at character 3 was never opened"),
+    ("C[NH", "bracket at character 2 is never closed"),
+    ("CCQ", "character 3 ('Q')"),
+    ("InChI=1S/foo", "InChI"),
+    ("a\n\n\n  2  1  0", "M  END"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_text_is_said_with_its_place(written, said):
+    """No letter is passed over in silence: "C" and a Cyrillic letter is not methane."""
+    with pytest.raises(Refusal) as told:
+        standardise(written)
+    assert told.value.code == "molecule-invalid" and said in str(told.value)
+
+
+def test_numbers_of_atoms_in_a_reaction_are_no_part_of_the_molecule():
+    """A mapped SMILES is the same molecule as the plain one."""
+    assert standardise("[CH3:1][CH2:2][OH:3]") == standardise("CCO")

@@ -67,7 +67,7 @@ class Molecule:
 
     @classmethod
     def declare(cls, name: str, said: Input) -> "Molecule":
-        return cls(name, fragments=not said.descriptors)
+        return cls(name, fragments=not said.descriptors, tautomer=said.tautomer)
 
     def parse(self, raw: Any) -> str | None:
         """Canonical SMILES of the standard form. Raises: Refusal "molecule-expected", and those of `standardise`."""

@@ -7,7 +7,7 @@
 What is not declared is guessed from the cells, shown by `medserve inspect`, and can be written out and corrected.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from medserve.data.forms.tables import (
     rule_of,
     target_columns,
 )
+from medserve.data.molecules.columns import ENOUGH, other_columns, share, structure_column
 from medserve.data.molecules.files import STRUCTURE
 from medserve.data.proteins.sequence import FASTA_SUFFIXES
 from medserve.data.readers.waves.ucr import read_ucr
@@ -39,7 +40,6 @@ from medserve.types import Part, Wave
 
 GUESSED_CATEGORIES = 0.5  # of the rows: a column of words with more different ones than this names its rows
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column is text
-MOLECULES = ("smiles", "smile", "canonicalsmiles", "isomericsmiles", "inchi", "molblock", "drug", "structure")
 PROTEINS = ("protein", "proteinsequence", "targetsequence", "aminoacids", "fasta")
 FEW_NUMBERS = 2  # different numbers, at most, that are read as two categories
 _PICTURE_FILES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".bmp")
@@ -202,7 +202,24 @@ def _target(table: tb.Table, roles: dict[str, str], declared: Dataset | None) ->
         return Itself()
     if target is not None and target.kind == "survival":
         return Survival.of(table, target)
-    return Labels.of(table, target_columns(table, roles, declared), target)
+    try:
+        columns = target_columns(table, roles, declared)
+    except BadData as error:
+        if (molecule := _structure(table)) and declared is None:
+            raise BadData(error.code, error.message, hint=_molecule_yaml(table, molecule)) from error
+        raise
+    return Labels.of(table, columns, target)
+
+
+def _molecule_yaml(table: tb.Table, molecule: str) -> str:
+    """What to write for a table of molecules of which no column is called like a label."""
+    known = {name: [cell for cell in cells if cell] for name, cells in table.columns.items()}
+    numbers = [name for name, cells in known.items() if cells and all(map(is_number, cells))]
+    column = f"one of {', '.join(numbers[:8])}" if numbers else "COLUMN"
+    return (
+        f"Write a dataset.yaml beside it: `table: {table.name}`, `independent: true`, "
+        f"`inputs: {{{molecule}: {{kind: molecule}}}}`, `target: {{column: NAME, kind: number}}` with NAME {column}."
+    )
 
 
 def _items(
@@ -254,6 +271,9 @@ def _timelines(
 
 def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], list[str]]:
     """Kinds of the columns that have no other role, by their cells; and sentences about those left out."""
+    molecule = _structure(table, taken)
+    if molecule:
+        return _guess_molecule(table, taken, molecule)
     inputs: dict[str, Input] = {}
     left_out = []
     for name, cells in table.columns.items():
@@ -263,9 +283,6 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         numbers = sum(is_number(c) for c in known)
         different = len(set(known))
         words = sum(len(c.split()) for c in known[:200]) / min(200, len(known))
-        if name == STRUCTURE or (tb.plain(name) in MOLECULES and words < 2):
-            inputs[name] = Input(kind="molecule")
-            continue
         if tb.plain(name) in PROTEINS and words < 2 and not numbers:
             inputs[name] = Input(kind="protein")
             continue
@@ -278,12 +295,34 @@ def guess_inputs(table: tb.Table, taken: set[Any]) -> tuple[dict[str, Input], li
         else:
             inputs[name] = Input(kind="category")
     kinds = ", ".join(
-        f"{sum(i.kind == k for i in inputs.values())} {k}"
-        for k in ("number", "category", "text", "molecule", "protein")
+        f"{sum(i.kind == k for i in inputs.values())} {k}" for k in ("number", "category", "text", "protein")
     )
     notes = [f"Inputs were guessed ({kinds}); see --write-yaml, and declare units and ranges."]
     if left_out:
         notes.append(f"Left out, since they name their rows: {', '.join(left_out[:8])}.")
+    return inputs, notes
+
+
+def _structure(table: tb.Table, taken: Collection[Any] = ()) -> str:
+    """The column that holds molecules, by its name; "" for none."""
+    free = {name: cells for name, cells in table.columns.items() if name not in taken and any(cells)}
+    return STRUCTURE if STRUCTURE in free else structure_column(free)
+
+
+def _guess_molecule(table: tb.Table, taken: set[Any], molecule: str) -> tuple[dict[str, Input], list[str]]:
+    """The molecule alone, and a protein beside it: what else stands in a row (identifiers, weights, predictions of
+    others) is seldom meant to be asked for with each molecule."""
+    inputs = {molecule: Input(kind="molecule")}
+    for name, cells in table.columns.items():
+        if name not in taken and tb.plain(name) in PROTEINS and any(cells):
+            inputs[name] = Input(kind="protein")
+    said = ", ".join(f"{name} as {one.kind}" for name, one in inputs.items())
+    notes = [f"Inputs were guessed ({said}); see --write-yaml."]
+    rest = [name for name, cells in table.columns.items() if name not in taken and name not in inputs and any(cells)]
+    if rest:
+        notes.append(f"Left out beside the molecule: {', '.join(rest[:8])}; declare `inputs` to take them.")
+    if share(table.columns[molecule]) < ENOUGH and (others := other_columns(table.columns, but=molecule)):
+        notes.append(f"Most of {molecule!r} is no molecule; {others[0]!r} holds molecules: declare it under `inputs`.")
     return inputs, notes
 
 
@@ -307,7 +346,8 @@ def is_record_table(path: Path, *, target: bool = False) -> bool:
             return False
     roles = tb.guess(table, lambda cells: 0)
     rest = [n for n in table.columns if n not in (roles.get("label"), roles.get("patient"), roles.get("part"))]
-    if not (target or "label" in roles) or len([n for n in rest if tb.plain(n) not in tb.FILE]) < 1:
+    told = target or "label" in roles or _structure(table)
+    if not told or len([n for n in rest if tb.plain(n) not in tb.FILE]) < 1:
         return False
     files = [f for f in walk(path.parent)[:2000] if f.suffix.lower() in _PICTURE_FILES]
     return not FileIndex(path.parent, files).hits([c for n in rest for c in table.columns[n][::step] if c])

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from medserve.data.declaration import Input
 from medserve.data.forms.listing import Listing
 
 
@@ -36,7 +37,8 @@ def write_yaml(listing: Listing) -> str:
         inputs["image"]["column"] = columns["file"]
     if listing.kind == "record":
         said = {name: msgspec.to_builtins(given) for name, given in listing.inputs.items()}
-        inputs = {name: {k: v for k, v in given.items() if v is not None} for name, given in said.items()}
+        usual = msgspec.to_builtins(Input(kind=""))
+        inputs = {name: {k: v for k, v in given.items() if v != usual[k]} for name, given in said.items()}
     out: dict[str, Any] = {
         "name": listing.name,
         "source": listing.source.get("source", "say where it came from"),

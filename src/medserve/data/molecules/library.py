@@ -11,13 +11,15 @@ text is None, and those after it are not lost. Which column holds the structure 
 import csv
 import gzip
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from medserve.data.forms.records import MOLECULES
 from medserve.data.forms.table import plain
+from medserve.data.molecules.columns import NAMES as STRUCTURES
+from medserve.data.molecules.columns import SAMPLE, other_columns, structure_column
 from medserve.data.molecules.files import NAME, STRUCTURE, read_block
 from medserve.errors import BadData, neighbours
 
@@ -131,7 +133,9 @@ class Library:
                 raise BadData("table-unreadable", f"{self.path.name} is not text.", hint="Save it as CSV or Parquet.")
             delimiter = max(",;\t", key=first.count)
             names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-        column = self._find(names, self.column, MOLECULES, "the structure") or (names[0] if len(names) == 1 else "")
+        column = self._find(names, self.column, (), "the structure") or (names[0] if len(names) == 1 else "")
+        if not column and any(plain(name) in STRUCTURES for name in names):
+            column = structure_column(self._sample(names, delimiter))
         if not column:
             raise BadData(
                 "column-missing", f"{self.path.name}: no column is called like a structure ({', '.join(names[:8])}).",
@@ -140,6 +144,28 @@ class Library:
         name = self._find(names, self.name, NAMES, "the name")
         label = self._find(names, self.label, (), "the label")
         return Library(self.path, self.form, column, name if name != column else "", label, delimiter or ",")
+
+    def suggest(self) -> str:
+        """Another column of the table, whose cells are molecules; "" for none."""
+        if self.form not in (_CSV, _PARQUET):
+            return ""
+        return next(iter(other_columns(self._sample((), self.delimiter), but=self.column)), "")
+
+    def _sample(self, names: Sequence[str], delimiter: str) -> dict[str, list[str]]:
+        """The first cells of every column."""
+        if self.form == _PARQUET:
+            import polars as pl
+
+            head = pl.scan_parquet(self.path).head(SAMPLE).collect()
+            texts = head.select(pl.col(pl.String))
+            return {name: [cell or "" for cell in texts[name]] for name in texts.columns}
+        with _text(self.path) as file:
+            rows = csv.reader(itertools.islice(file, SAMPLE + 1), delimiter=delimiter)
+            try:
+                read = [[cell.strip() for cell in row] for row in rows if row]
+            except csv.Error:
+                return {name: [] for name in names}
+        return dict(zip(read[0], map(list, itertools.zip_longest(*read[1:], fillvalue="")), strict=False))
 
     def _find(self, names: Sequence[str], said: str, guesses: Iterable[str], role: str) -> str:
         """Raises: BadData "column-missing"."""
@@ -167,7 +193,8 @@ class Library:
                 continue
             if row:
                 name, text, label = (row[i].strip() if 0 <= i < len(row) else "" for i in at)
-                yield name, text, label
+                torn = any(cell.strip() for cell in row[len(names) :])  # any cell may then be another's
+                yield name, None if torn else text, label
 
     def _smi(self, lines: Iterator[str]) -> Iterator[tuple[str, str | None, str]]:
         for line in lines:

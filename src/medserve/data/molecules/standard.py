@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from medserve.data.molecules.syntax import foreign, what_is_wrong
 from medserve.errors import Refusal, Usage
 
 MOST_TEXT = 20_000  # characters of a mol block; a SMILES is bounded by its atoms
 MOST_SMILES = 2_000
 MOST_ATOMS = 200  # heavy atoms of what is kept
 MOST_DRAWN = 1_000  # atoms before fragments are chosen
+MOST_TAUTOMERS = 500  # that are compared; RDKit's bound is 1,000
 ORGANIC = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53})  # what models of drugs know; others are refused
 
 COMPLEXING = frozenset({*range(21, 30), *range(39, 49), *range(57, 81), *range(89, 113)})
@@ -37,8 +39,13 @@ class Molecule:
     @property
     def key(self) -> str:
         """InChIKey; computed when asked, since no answer needs it."""
-        found: str = chemistry().MolToInchiKey(chemistry().MolFromSmiles(self.smiles))
-        return found or f"no-inchi:{self.smiles}"
+        return standard_key(self.smiles)
+
+
+def standard_key(smiles: str) -> str:
+    """InChIKey of a standard form; one is made up for the few that InChI cannot name."""
+    found: str = chemistry().MolToInchiKey(chemistry().MolFromSmiles(smiles))
+    return found or f"no-inchi:{smiles}"
 
 
 @cache
@@ -112,14 +119,23 @@ def read(text: str, *, name: str = "molecule") -> Any:
         else:
             if len(text.split()) > 1:
                 raise _invalid(name, "a SMILES holds no spaces")
+            if foreign(text) is not None:  # RDKit drops such letters at either end: "C\u0421" would be methane
+                raise _invalid(name, what_is_wrong(text))
             mol = chem.MolFromSmiles(text, sanitize=False)
         if mol is None:
-            raise _invalid(name, "the text is neither a SMILES nor an InChI nor a mol block")
+            raise _invalid(name, what_is_wrong(text))
         if mol.GetNumAtoms() > MOST_DRAWN:
-            raise Refusal("molecule-too-large", f"{name}: {mol.GetNumAtoms()} atoms; at most {MOST_DRAWN}.")
+            raise Refusal(
+                "molecule-too-large",
+                f"{name}: {mol.GetNumAtoms()} atoms; at most {MOST_DRAWN}.",
+                hint="Proteins and polymers are no molecules for this model.",
+            )
         if mol.HasSubstructMatch(_anything()):
             raise _invalid(name, "it holds an atom that stands for anything (*)")
         chem.SanitizeMol(mol)
+        if block or ":" in text:
+            for atom in mol.GetAtoms():
+                atom.SetAtomMapNum(0)  # the number of an atom in a reaction is nothing of the molecule
         if mol.GetNumAtoms() > mol.GetNumHeavyAtoms():
             mol = chem.RemoveHs(mol)
         if block:
@@ -178,7 +194,9 @@ class _Tools(threading.local):
         self.fragments: Any = rdMolStandardize.LargestFragmentChooser()
         self.normalizer: Any = rdMolStandardize.Normalizer()
         self.uncharger: Any = rdMolStandardize.Uncharger()
-        self.tautomers: Any = rdMolStandardize.TautomerEnumerator()
+        bounds: Any = rdMolStandardize.CleanupParameters()
+        bounds.maxTautomers = bounds.maxTransforms = MOST_TAUTOMERS
+        self.tautomers: Any = rdMolStandardize.TautomerEnumerator(bounds)
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 from medserve.data.pseudonym import pseudonym_key
 from medserve.errors import MedServeError, Usage
 from medserve.models.signing import Trust
-from medserve.road.membership import trained_on, value_hash
+from medserve.road.membership import knows, trained_on
 from medserve.road.screening.scorer import TASKS
 from medserve.runtime.inputs import MOLECULES
 from medserve.runtime.model import LoadedModel
@@ -73,7 +73,7 @@ class Own:
         return [one | {"seen": self.seen(text)} for one, text in zip(found, smiles, strict=True)]
 
     def seen(self, smiles: str) -> bool | None:
-        """Whether it was trained on this standard form; None where this installation cannot know."""
+        """Whether it was trained on this molecule, by InChIKey; None where this installation cannot know."""
         if self._trained_on is None:
             return None
-        return value_hash(self._key, {self._input: smiles}) in self._trained_on
+        return knows(self._trained_on, self._key, self._input, smiles)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medserve.data.molecules.draw import structure
 from medserve.errors import Usage
-from medserve.explain.atoms import structure
 from medserve.road.admet.endpoints import CATEGORIES, ENDPOINTS, RULE
 from medserve.road.admet.panel import APPROVED_FLAG, HIGH_FLAG, SEEN_FLAG, UNLIKE_FLAG, Panel, Told
 from medserve.store.files import write_bytes

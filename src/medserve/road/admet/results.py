@@ -24,7 +24,7 @@ from medserve.road.admet.panel import UNLIKE, Panel, Told
 from medserve.road.admet.shipped import VERSION
 from medserve.store.files import write_bytes
 
-SAID = 100  # molecules in the answer of the command line
+SAID = 100  # molecules in the answer beside a folder that holds all
 WEAK_R2, WEAK_AUROC = 0.3, 0.7  # a model that the library itself measured below is marked
 WARNINGS = (
     "Screening ranks, not doses: no value here was measured, and none may guide a treatment.",
@@ -96,10 +96,10 @@ def one_of(told: Told, panel: Panel) -> dict[str, Any]:
 
 
 class Tally:
-    """Counts of what was answered, refused and flagged, and the first molecules."""
+    """Counts of what was answered, refused and flagged, and the first molecules, up to `most`."""
 
-    def __init__(self, panel: Panel) -> None:
-        self._panel = panel
+    def __init__(self, panel: Panel, most: int = SAID) -> None:
+        self._panel, self._most = panel, most
         self.n, self.codes, self.flags = 0, Counter[str](), Counter[str]()
         self.first: list[dict[str, Any]] = []
 
@@ -108,7 +108,7 @@ class Tally:
         if told.code:
             self.codes[told.code] += 1
         self.flags.update(told.flags)
-        if len(self.first) < SAID:
+        if len(self.first) < self._most:
             self.first.append(one_of(told, self._panel))
 
     def as_dict(self) -> dict[str, Any]:

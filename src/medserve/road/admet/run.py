@@ -75,11 +75,11 @@ def run_panel(path: Path, asked: Asked, *, out: Path | None, settings: Settings,
     workers = min(asked.workers or processes(), -(-count // PART))
     said = about(panel, path)
     if out is None:
-        tally = Tally(panel)
+        tally = Tally(panel, MOST_SAID)
         for _, part in _answers(panel, job, library, (), workers, progress):
             for one in part:
                 tally.add(one)
-        return _doubted(said | tally.as_dict()) | {"seconds": round(time.monotonic() - started, 1)}
+        return _doubted(said | tally.as_dict(), library) | {"seconds": round(time.monotonic() - started, 1)}
     with new_folder(out) as work:
         parts = _Parts(out.with_name(out.name + ".admet"), _plan(path, asked, job, panel))
         try:
@@ -89,7 +89,7 @@ def run_panel(path: Path, asked: Asked, *, out: Path | None, settings: Settings,
         finally:
             parts.close()
     parts.remove()
-    return _doubted(summary) | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}
+    return _doubted(summary, library) | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}
 
 
 def keys_of(path: Path, progress: Progress) -> list[str]:
@@ -230,10 +230,12 @@ class _Parts:
         self._kept.remove()
 
 
-def _doubted(summary: dict[str, Any]) -> dict[str, Any]:
+def _doubted(summary: dict[str, Any], library: Library) -> dict[str, Any]:
     """With a warning where most rows were refused: perhaps the column was not that of the structures."""
     refused = sum(summary["refused"].values())
     if refused <= MOSTLY * summary["n"]:
         return summary | {"warning": None}
-    told = f"{refused} of {summary['n']} rows were refused; is it the right column? Name another: --column NAME"
+    other = library.suggest()
+    advice = f"{other!r} holds molecules: --column {other}" if other else "Name another: --column NAME"
+    told = f"{refused} of {summary['n']} rows were refused; is it the right column? {advice}"
     return summary | {"warning": told}

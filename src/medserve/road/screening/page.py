@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medserve.data.molecules.draw import structure
 from medserve.evaluation.report import environment, image
 from medserve.evaluation.wording import NOT_VALIDATED
-from medserve.explain.atoms import structure
 from medserve.road.screening.plan import Plan
 from medserve.store.files import write_bytes
 

@@ -29,6 +29,7 @@ from medserve.settings import Settings
 from medserve.store.files import new_folder
 from medserve.types import Array
 
+UNREAD = ("molecule-", "row-")  # codes of what is no molecule
 MOSTLY = 0.5  # share of refused rows above which the column is doubted aloud
 
 
@@ -48,7 +49,7 @@ def screen(
         parts = Parts(out.with_name(out.name + ".screen"), plan, seen)
         with parts:
             _score(library, parts, plan, settings, workers or processes(), progress)
-            summary = _ranked(parts, work, plan, settings, progress)
+            summary = _ranked(parts, work, plan, library, settings, progress)
     parts.remove()
     return summary | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}
 
@@ -96,7 +97,9 @@ def _chunks(library: Library, size: int, done: set[int]) -> Iterator[tuple[int, 
         yield number, entries
 
 
-def _ranked(parts: Parts, work: Path, plan: Plan, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _ranked(
+    parts: Parts, work: Path, plan: Plan, library: Library, settings: Settings, progress: Progress
+) -> dict[str, Any]:
     columns = [f"key_{k}" for k in range(len(plan.models))] + (["alike"] if plan.known else [])
     labelled = bool(plan.columns[2])
     places = {column: Places(labelled) for column in columns}
@@ -130,12 +133,13 @@ def _ranked(parts: Parts, work: Path, plan: Plan, settings: Settings, progress: 
         if len(ranking) > 1:
             figures["consensus"] = enrichment(both.counts())
     scored_rows = rows - sum(codes.values())
+    unread = sum(n for code, n in codes.items() if code.startswith(UNREAD))
     by = "consensus" if len(ranking) > 1 else "model 1" if plan.models else "nearest"
     summary = {
         "library": plan.library[0], "molecules": rows, "scored": scored_rows, "refused": rows - scored_rows,
         "codes": dict(sorted(codes.items())), "models": [_said(model) for model in plan.models],
         "known": len(plan.known), "known_from": plan.known_from, "seen": same, "ranked_by": by,
-        "figures": figures, "warnings": _warnings(plan, rows, scored_rows),
+        "figures": figures, "warnings": _warnings(library, rows, unread),
     }  # fmt: skip
     return write_results(work, ranked, best.sorted(), summary, plan, settings, progress)
 
@@ -165,8 +169,11 @@ def _said(model: Any) -> dict[str, Any]:
             "unit": model.unit, "seek": "high" if model.high else "low"}  # fmt: skip
 
 
-def _warnings(plan: Plan, rows: int, scored: int) -> list[str]:
-    if scored > (1 - MOSTLY) * rows:
+def _warnings(library: Library, rows: int, unread: int) -> list[str]:
+    """unread: rows that are no molecules; what a model refused is another thing."""
+    if unread < MOSTLY * rows:
         return []
-    column = f" of column {plan.columns[0]!r}" if plan.columns[0] else ""
-    return [f"Only {scored} of {rows} rows{column} are molecules: see whether it is the right file and --column."]
+    column = f" of column {library.column!r}" if library.column else ""
+    other = library.suggest()
+    advice = f"{other!r} holds molecules: --column {other}" if other else "is it the right file? See --column"
+    return [f"Only {rows - unread} of {rows} rows{column} are molecules: {advice}."]
