@@ -176,6 +176,17 @@ def test_a_killed_screen_goes_on_and_gives_the_same(tmp_path, monkeypatch, capsy
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_what_this_installation_trained_is_seen_though_no_molecule_travels(made, monkeypatch):
+    """A package of private data holds keyed hashes alone; the installation that made them knows what they are of."""
+    settings, result = made
+    trained = LoadedModel.open(Path(result["package"]), Trust.load(settings)).domain.smiles
+    monkeypatch.setattr(plan, "_told", lambda package: [])
+    asked = SimpleNamespace(asked=[SimpleNamespace(package=result["package"])], known=[("a", "CCCO")])
+    seen = plan.seen_by(asked, settings)
+    assert all(smiles in seen for smiles in trained[:20]) and "CCCO" in seen
+    assert "CCCCCCCCCCCO" not in seen and None not in seen
+
+
 def test_a_public_package_brings_its_own_actives(made, tmp_path, capsys):
     """Without actives: its toxic training molecules; what it was trained on is marked, and out of the figures."""
     settings, result = made

@@ -23,6 +23,7 @@ def test_letters_and_fasta_are_read(text, residues):
     ("MKT AY-I", "protein-invalid", "residue 6 is a gap"),
     ("MKT*AYI", "protein-invalid", "residue 4"),
     ("MKΔ", "protein-invalid", "residue 3"),
+    ("MKß", "protein-invalid", "residue 3"),
     (">only a header\n", "protein-empty", "no residue"),
     ("  \n ", "protein-empty", "no residue"),
     (">a\nMKT\n>b\nMKT\n", "protein-several", "one"),

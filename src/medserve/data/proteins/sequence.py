@@ -39,7 +39,8 @@ def read_sequence(text: str, *, name: str = "protein") -> str:
                 hint="Send one case for each protein.",
             )  # fmt: skip
         text = "\n".join(line for line in lines if not line.startswith((">", ";")))
-    found = _SPACE.sub("", text).upper().removesuffix("*")
+    written = _SPACE.sub("", text).removesuffix("*")
+    found = written.upper() if written.isascii() else written  # "\u00df" would become two residues
     if not found:
         raise Refusal(
             "protein-empty", f"{name}: the sequence holds no residue.",
@@ -47,7 +48,7 @@ def read_sequence(text: str, *, name: str = "protein") -> str:
         )  # fmt: skip
     if len(found) > MOST_RESIDUES:
         raise too_long(name, MOST_RESIDUES)
-    wrong = next((i for i, letter in enumerate(found) if letter not in LETTERS), None)
+    wrong = next((i for i, letter in enumerate(found) if letter.upper() not in LETTERS or not letter.isascii()), None)
     if wrong is not None:
         said = "a gap" if found[wrong] in "-." else f"{found[wrong]!r}"
         raise Refusal(

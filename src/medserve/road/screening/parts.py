@@ -9,7 +9,7 @@ Raises where the folder is of another screen, or where another process is at it.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +32,7 @@ ACTIVE = dict.fromkeys(("1", "1.0", "true", "yes", "y", "active", "actives", "po
 class Parts:
     """folder: of this screen alone. seen: molecules that a package was trained on, or that are known actives."""
 
-    def __init__(self, folder: Path, plan: Plan, seen: frozenset[str]) -> None:
+    def __init__(self, folder: Path, plan: Plan, seen: Container[object]) -> None:
         self.folder, self._plan, self._seen = folder, plan, seen
         self._kept = Kept(folder, msgspec.json.format(msgspec.json.encode(plan)), code="screen", word="screen")
         self.done = {int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")}

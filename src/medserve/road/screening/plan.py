@@ -5,6 +5,7 @@ plan.job(settings)            # what each worker is told
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from medserve.data.fields import Records
 from medserve.data.molecules.library import Library
 from medserve.data.molecules.nearest import MOST_KNOWN
 from medserve.data.molecules.standard import standardise
+from medserve.data.pseudonym import pseudonym_key
 from medserve.errors import Refusal, Usage
 from medserve.models.package import Package, open_package
 from medserve.models.signing import Trust
+from medserve.road.membership import trained_on, value_hash
 from medserve.road.screening.scorer import Asked, Job, column_of
 from medserve.runtime.domain import open_domain
 from medserve.runtime.known import KnownModel
@@ -163,11 +166,36 @@ def _training_actives(packages: Sequence[Package], models: Sequence[Model]) -> t
     return [], ""
 
 
-def trained_on(plan: Plan, settings: Settings) -> frozenset[str]:
-    """Standard forms of the molecules that packages of public data name as theirs."""
-    trust = Trust.load(settings)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Molecules that prove nothing: known actives, and what packages were trained on. Told by the standard form, since
+    the InChIKey of every row of a library would take as long as its score.
+
+    forms: standard forms. hashed: (input, `membership.trained_on`) of packages that this installation trained.
+    """
+
+    forms: frozenset[str]
+    hashed: tuple[tuple[str, frozenset[str]], ...] = ()
+    key: bytes = b""
+
+    def __contains__(self, smiles: object) -> bool:
+        if not isinstance(smiles, str) or smiles in self.forms:
+            return isinstance(smiles, str)
+        return any(value_hash(self.key, {name: smiles}) in known for name, known in self.hashed)
+
+
+def seen_by(plan: Plan, settings: Settings) -> Seen:
+    """What the known molecules, the training molecules that packages of public data name, and this installation's own
+    record of its packages say."""
+    trust, key = Trust.load(settings), pseudonym_key(settings)
     packages = [open_package(Path(one.package), trust) for one in plan.asked]
-    return frozenset(smiles for package in packages for smiles, _ in _told(package))
+    told = {smiles for package in packages for smiles, _ in _told(package)}
+    hashed = [
+        (package.spec.inputs[0].name, known)
+        for package in packages
+        if len(package.spec.inputs) == 1 and (known := trained_on(package.split, key)) is not None
+    ]
+    return Seen(frozenset(told | {smiles for _, smiles in plan.known}), tuple(hashed), key)
 
 
 def _told(package: Package) -> list[tuple[str, str]]:

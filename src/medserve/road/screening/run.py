@@ -21,7 +21,7 @@ from medserve.evaluation.enrichment import enrichment
 from medserve.progress import Progress
 from medserve.road.kept import processes
 from medserve.road.screening.parts import Parts
-from medserve.road.screening.plan import Plan, trained_on
+from medserve.road.screening.plan import Plan, seen_by
 from medserve.road.screening.ranking import Best, Places
 from medserve.road.screening.results import write_results
 from medserve.road.screening.worker import Crew
@@ -45,8 +45,7 @@ def screen(
     """
     started = time.monotonic()
     with new_folder(out) as work:
-        seen = trained_on(plan, settings) | {smiles for _, smiles in plan.known}
-        parts = Parts(out.with_name(out.name + ".screen"), plan, seen)
+        parts = Parts(out.with_name(out.name + ".screen"), plan, seen_by(plan, settings))
         with parts:
             _score(library, parts, plan, settings, workers or processes(), progress)
             summary = _ranked(parts, work, plan, library, settings, progress)
