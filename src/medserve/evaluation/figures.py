@@ -101,7 +101,7 @@ def pr(result: Mapping[str, Any]) -> bytes | None:
                        label=f"prevalence {line['prevalence']:.3f}" if only else None)  # fmt: skip
         _unit(ax)
         ax.set(xlabel="Recall (sensitivity)", ylabel="Precision (PPV)")
-        legend(ax, "lower left", 8 if len(lines) < 8 else 6)
+        legend(ax, "best", 8 if len(lines) < 8 else 6)
     return drawn.svg
 
 
@@ -121,7 +121,7 @@ def reliability(result: Mapping[str, Any]) -> bytes | None:
                     linewidth=1, label="this part, 95% interval")  # fmt: skip
         _unit(ax)
         ax.set(ylabel=f"True share ({found['of']})")
-        legend(ax, "upper left")
+        legend(ax, "best")
         under.bar(x, n, width=0.04, color=SOFT)
         under.set(xlabel="Stated probability", ylabel="Cases")
     return drawn.svg
