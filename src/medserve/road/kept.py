@@ -33,11 +33,11 @@ class Kept:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.close()
+            self._lock.close()
             raise Usage(f"{code}-running", f"Another process is at {folder}.", hint="Wait for it, or end it.") from None
         begun = folder / "plan.json"
-        if begun.exists() and begun.read_bytes() != plan:
-            self.close()
+        if begun.exists() and begun.read_bytes() != plan and not self._bare():
+            self._lock.close()
             raise Usage(
                 f"{code}-other", f"{folder} holds another {word} that was not finished.",
                 hint="Go on with the command that began it, name another --out, or delete that folder.",
@@ -45,7 +45,13 @@ class Kept:
         write_bytes(begun, plan)
 
     def close(self) -> None:
+        """Nothing is left where no part was kept: a command that was mended may begin there."""
+        if self._bare():
+            self.remove()
         self._lock.close()
+
+    def _bare(self) -> bool:
+        return self.folder.is_dir() and {one.name for one in self.folder.iterdir()} <= {"lock", "plan.json"}
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
