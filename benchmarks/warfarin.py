@@ -28,8 +28,10 @@ import numpy as np
 from medserve.errors import Refusal
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
+from medserve.safety.policy import Standing
 from medserve.settings import Settings
 
+UNASKED = Standing(None, "doses are compared with those of the past, and none is offered", required=False)
 FOLDS = 5
 BANDS = (21, 49)  # mg a week, as the consortium tells doses apart
 FEWEST = 100
@@ -137,7 +139,7 @@ def train(rows: list[dict[str, str]], parts: list[str], work: Path, seed: int, r
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr[-2000:])
     settings = Settings(home=home)
-    return LoadedModel.open(out, Trust.load(settings), threads=1)
+    return LoadedModel.open(out, Trust.load(settings), threads=1, rules=UNASKED)
 
 
 def answers(model: LoadedModel, rows: list[dict[str, str]]) -> list[dict[str, Any] | None]:

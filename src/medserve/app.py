@@ -103,9 +103,10 @@ def build(
         "key-exposed", and those of the audit log.
     """
     ring = KeyRing.open(settings) if keys is None else keys
+    rules = Standing.open(settings)
     loader = Loader(
         lambda: Trust.load(settings), threads=threads, max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
-        warn=warn,
+        rules=rules, warn=warn,
     )  # fmt: skip
     bounds = limits or _bounds(settings, 1 if place is None else place.count)
     policy, ledger, metrics = Policy.load(settings), Ledger.open(settings), Metrics()
@@ -133,7 +134,7 @@ def build(
     parts = Parts(settings, registry, identity, ledger, policy, cases, shelf, jobs, metrics, splits, shared, siblings)
     batches = Batches(settings, cases)
     runner = Runner(settings, batches, registry, ledger, policy, cases, identity)
-    witness, rules = Witness.open(settings), Standing.open(settings)
+    witness = Witness.open(settings)
     if rules.envelope is None:
         warn(f"The rules of safety cannot be read, so every review of them is refused: {rules.why}")
     doors = [*(router(parts) for router in DOORS), batches_door.router(parts, batches, runner),

@@ -13,6 +13,7 @@ from medserve.progress import SILENT
 from medserve.road.run import Options
 from medserve.road.train import train_package
 from medserve.runtime.model import LoadedModel
+from medserve.safety.policy import Standing
 from medserve.settings import Settings
 
 YAML = """
@@ -34,6 +35,7 @@ target:
   medicine: B01AA03
 subgroups: [people]
 """
+OPTIONAL = Standing(None, "no rules are asked in these tests", required=False)
 NOISE = {"north": 0.1, "south": 0.9, "east": 0.3}  # of the square root
 FEW = "east"
 
@@ -64,7 +66,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(trained):
-    return LoadedModel.open(trained[0], Trust.load(trained[1]), threads=1)
+    return LoadedModel.open(trained[0], Trust.load(trained[1]), threads=1, rules=OPTIONAL)
 
 
 def ask(model, **inputs):

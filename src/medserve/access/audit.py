@@ -60,7 +60,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who did what, when, and what came of it; never a patient's value.
 
     at: seconds since 1970. principal: its id, or "anonymous". resource: for instance a model's name. patient: a
-    pseudonym. model: digest. outcome: "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
+    pseudonym. model: digest. rules: digest of the rules of safety that a model's advice was held against. outcome:
+    "allow" or "deny". status: of HTTP. policy: digest of the policy decided by.
     count: requests that the event stands for, or cases of one request, where it is more than one.
     input, answer: of a prediction, a keyed digest (`witness`), or `vault:OBJECT` where it is kept.
     """
@@ -76,6 +77,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resource: str = ""
     patient: str = ""
     model: str = ""
+    rules: str = ""
     code: str = ""
     status: int = 0
     policy: str = ""

@@ -106,7 +106,7 @@ def audit_event(seq: int, event: Event, *, site: str) -> dict[str, Any]:
         made["source"]["site"] = event.tenant
     if event.resource:
         about = _entity("24", event.action, event.resource)
-        known = {"digest": event.model, "input": event.input, "answer": event.answer}
+        known = {"digest": event.model, "rules": event.rules, "input": event.input, "answer": event.answer}
         details = [{"type": name, "valueString": value} for name, value in known.items() if value]
         if details:
             about["detail"] = details

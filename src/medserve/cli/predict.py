@@ -41,11 +41,13 @@ def predict(
     """
     from medserve.models.signing import Trust
     from medserve.runtime.model import LoadedModel
+    from medserve.safety.policy import Standing
 
     settings = Settings.from_environment(home)
     loaded = LoadedModel.open(
-        model, Trust.load(settings), max_pixels=settings.max_pixels, tuned=settings.home / "tuned", warn=Progress().say
-    )
+        model, Trust.load(settings), max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
+        rules=Standing.open(settings), warn=Progress().say,
+    )  # fmt: skip
     answer = loaded.predict(read_input(input, settings.max_upload_bytes), explain, name=input.name)
     return Answer(answer, _shown(answer, str(loaded.engine.choice)))
 
@@ -70,7 +72,8 @@ def _shown(answer: dict[str, Any], engine: str) -> Table:
         else:
             interval = output["interval"]
             between = "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
-            out.add_row(output["label"], f"{output['value']:.4g}{between} {output['unit'] or ''}".strip())
+            value = "not named" if output["value"] is None else f"{output['value']:.4g}"
+            out.add_row(output["label"], f"{value}{between} {output['unit'] or ''}".strip())
     for entity in answer["entities"] or ():
         at = f"characters {entity['start']} to {entity['end']}, {entity['probability']:.3f}"
         out.add_row(entity["label"], f"{entity['text']} ({at})")

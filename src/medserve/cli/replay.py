@@ -113,9 +113,11 @@ def _model(folders: Sequence[Path], event: "Event", settings: Settings) -> "Load
     """The model that answered, else one of its name. Raises: NotFound "unknown-model"; BadPackage."""
     from medserve.models.signing import Trust
     from medserve.runtime.model import LoadedModel
+    from medserve.safety.policy import Standing
 
     trust = Trust.load(settings)
-    opened = {"max_pixels": settings.max_pixels, "tuned": settings.home / "tuned", "warn": Progress().say}
+    opened = {"max_pixels": settings.max_pixels, "tuned": settings.home / "tuned", "rules": Standing.open(settings),
+              "warn": Progress().say}  # fmt: skip
     loaded = [LoadedModel.open(folder, trust, **opened) for folder in folders]  # type: ignore[arg-type]
     found = [m for m in loaded if m.digest == event.model] + [m for m in loaded if m.name == event.resource]
     if not found:
@@ -141,8 +143,9 @@ def _kept(event: "Event", model: "LoadedModel", settings: Settings) -> tuple[byt
 
 
 def _again(model: "LoadedModel", data: bytes, media: str, trace: str) -> dict[str, Any]:
-    tensor = model.load(data, media=media)
-    return model.answer(model.score(tensor[None]), case=tensor, text=model.text_of(data, media=media), trace=trace)
+    tensor, about = model.take(data, media=media)
+    text = model.text_of(data, media=media)
+    return model.answer(model.score(tensor[None]), case=tensor, text=text, trace=trace, about=about)
 
 
 def _word(same: bool) -> str:

@@ -9,6 +9,7 @@ in the card. Source: Hernan and Robins, Am J Epidemiol 183:758 (2016).
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OVERLAP = (0.05, 0.95)
 FEWEST = 20  # patients of an arm under which nothing is fitted
+_DRUG = re.compile(r"atc\|[A-Z]\d{2}[A-Z]{2}\d{2}|rxnorm\|\d{1,8}")
 OUTCOMES = ("binary", "number", "survival")  # kinds of target that an effect is a difference of means of
 
 
@@ -37,6 +39,8 @@ class Treatment(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     follow_up, unmeasured: sentences for the card; unmeasured confounders that one knows of.
     overlap: probabilities of an arm outside which nothing is advised. negative_control: a column that the treatment
         cannot have changed. horizon: of a survival target, the time up to which event-free time is counted.
+    medicines: arm -> its medicine or medicines, as `atc|...` or `rxnorm|...`; an empty list for an arm that is none.
+        What is advised is then held against the rules of safety.
     """
 
     column: str
@@ -56,6 +60,13 @@ class Treatment(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     overlap: tuple[float, float] = OVERLAP
     negative_control: str | None = None
     horizon: float | None = None
+    medicines: dict[str, str | list[str]] | None = None
+
+    @property
+    def drugs(self) -> dict[str, list[str]]:
+        """Arm -> codes, `system|code`; empty where nothing was said of medicines."""
+        said = {arm: [one] if isinstance(one, str) else one for arm, one in (self.medicines or {}).items()}
+        return {arm: [one if "|" in one else f"atc|{one}" for one in codes] for arm, codes in said.items()}
 
     @property
     def columns(self) -> list[str]:
@@ -70,6 +81,7 @@ class Treatment(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
             "eligibility": self.eligibility,
             "time zero": self.time_zero,
             "arms": list(self.arms or ()),
+            "medicines": self.drugs or None,
             "reference arm": self.arms[0] if self.arms else None,
             "outcome is better": "higher" if self.outcome == "better_is_higher" else "lower",
             "follow-up": self.follow_up,
@@ -115,7 +127,32 @@ def check_trial(declared: "Dataset", name: str) -> None:
         raise BadData("declaration-value", f"{name}: `treatment.overlap` is [lowest, highest] between 0 and 1.")
     if trial.arms is not None and (len(set(trial.arms)) != len(trial.arms) or len(trial.arms) < 2):
         raise BadData("declaration-value", f"{name}: `treatment.arms` names two or more different arms.")
+    _check_medicines(trial, name)
     _check_adjustment(declared, trial, name)
+
+
+def _check_medicines(trial: Treatment, name: str) -> None:
+    if trial.medicines is None:
+        return
+    arms = trial.arms or []
+    for arm in {*trial.medicines, *arms}:
+        if arm not in arms:
+            raise BadData(
+                "treatment-medicines",
+                f"{name}: `treatment.medicines` names {arm!r}, which is no arm ({neighbours(arm, arms)}).",
+                hint="Write `arms: [REFERENCE, ...]` and the medicines of each of them.",
+            )
+        if arm not in trial.medicines:
+            raise BadData(
+                "treatment-medicines", f"{name}: `treatment.medicines` says nothing of the arm {arm!r}.",
+                hint=f"Write `{arm}: []` if it is no medicine.",
+            )  # fmt: skip
+    for arm, codes in trial.drugs.items():
+        if wrong := next((one for one in codes if not _DRUG.fullmatch(one)), None):
+            raise BadData(
+                "treatment-medicines", f"{name}: {wrong!r} of the arm {arm!r} is no code of a substance.",
+                hint="Write ATC with seven characters (L02BA01), or rxnorm|10324.",
+            )  # fmt: skip
 
 
 def _check_adjustment(declared: "Dataset", trial: Treatment, name: str) -> None:

@@ -7,7 +7,7 @@
 says what moves the model; it does not say that changing the value would change what the treatment does to this patient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ NOTE = (
 
 
 def what_would_change(
-    score: Callable[[Array], Array], record: Array, blocks: Sequence[Block], output: OutputSpec, contrast: int = 0
-) -> Evidence:
+    score: Callable[[Array], Array], record: Array, blocks: Sequence[Block], output: OutputSpec, contrast: int = 0,
+    closed: Mapping[str, str] = {},
+) -> Evidence:  # fmt: skip
     """
     Args:
         score: (B, F) records -> (B, width) logits. record: (F,). contrast: which effect is weighed.
+        closed: arms that the rules of safety do not let be offered, and why: "blocked", "unknown", "not-reviewed".
 
     Returns: for each input its value of the grid that is nearest among those that change the advice, or the one that
         moves the effect most where none does.
@@ -60,7 +62,7 @@ def what_would_change(
         number = block.kind == "number" and np.isfinite(now)
         best = min(turned, key=lambda i: abs(asked[i][2] - now) if number else 0.0) if turned else None
         chosen = max(mine, key=lambda i: abs(effect[i] - effect[0])) if best is None else best
-        word = "advice unchanged" if best is None else _advice(output, int(advice[chosen]))
+        word = "advice unchanged" if best is None else _advice(output, int(advice[chosen]), closed)
         items.append({"input": block.name, "part": f"at {asked[chosen][1]}: {word}", "value": _now(block, now),
                       "weight": float(effect[chosen] - effect[0])})  # fmt: skip
         places.append(np.array([block.start]))
@@ -86,5 +88,7 @@ def _now(block: Block, value: float) -> float | str:
     return str(words[int(value)]) if int(value) < len(words) else "other"
 
 
-def _advice(output: OutputSpec, arm: int) -> str:
-    return "abstain" if arm == ABSTAIN else f"recommend {output.labels[arm]}" if arm else "recommend-against"
+def _advice(output: OutputSpec, arm: int, closed: Mapping[str, str]) -> str:
+    said = "abstain" if arm == ABSTAIN else f"recommend {output.labels[arm]}" if arm else "recommend-against"
+    why = None if arm == ABSTAIN else closed.get(output.labels[arm])
+    return said if why is None else f"{said}, but not offered ({why})"

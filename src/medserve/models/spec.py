@@ -16,7 +16,8 @@ from medserve.types import LOWEST, Array, Named, Scale, Task
 
 MAX_CASE_VALUES = 2**28  # of one case as it enters the graph, and of its logits
 MAX_LABELS = 10_000
-ATC = "http://www.whocc.no/atc"
+ATC, RXNORM = "http://www.whocc.no/atc", "http://www.nlm.nih.gov/research/umls/rxnorm"
+DRUGS = {ATC: "atc", RXNORM: "rxnorm"}  # code systems of medicines, and their short names
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -38,6 +39,7 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     unit: str | None = None  # "HU" for CT; UCUM for a number
     range: tuple[float | None, float | None] | None = None  # outside: refused
     words: list[str] | None = None  # of a category with a closed list
+    fhir: str | None = None  # the element of a Bundle that says it; see `runtime.bundle`
     media_types: list[str] = msgspec.field(default_factory=lambda: ["image/png", "image/jpeg", "application/dicom"])
 
 
@@ -101,7 +103,8 @@ class Effect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     level: of the intervals. overlap: probabilities of an arm outside which nothing is advised.
     patients: of each arm, on the training side. closed: why nothing is advised to anybody; empty where advice is given.
     leaves: of the policy tree, by number. alike: by arm, by number. grid: values of each input to look at.
-    required: inputs that no training patient lacked.
+    required: inputs that no training patient lacked. medicines: arm -> its codes, `system|code`; empty where the data
+        set said nothing of them.
     """
 
     outcome: str
@@ -116,6 +119,7 @@ class Effect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     alike: list[list[Alike]] = []
     grid: dict[str, list[float | str]] = {}
     required: list[str] = []
+    medicines: dict[str, list[str]] = {}
 
 
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -297,6 +301,15 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Whether cases are records rather than one picture."""
         kinds = [want.kind for want in self.inputs]
         return len(kinds) > 1 or not set(kinds) <= {"image", "volume"}
+
+    @property
+    def medicines(self) -> dict[str, list[str]]:
+        """What may be advised, label -> its medicines as `system|code`; empty for a model that names none."""
+        if self.output.effect is not None:
+            said = self.output.effect.medicines
+            return said if any(said.values()) else {}
+        coded = self.output.codes.items()
+        return {label: [f"{DRUGS[code.system]}|{code.code}"] for label, code in coded if code.system in DRUGS}
 
     @property
     def media_types(self) -> list[str]:

@@ -20,9 +20,9 @@ from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labe
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
-NOT_REVIEWED = {
+UNCODED = {
     "code": "safety-not-reviewed",
-    "message": "No rule of safety was asked about this medicine and patient: POST /v1/safety/review does.",
+    "message": "The package names no medicine of its arms, so no rule of safety was asked about any of them.",
 }
 NO_INTERVAL = {"code": "interval-missing", "message": "Too few calibration cases for an interval: no dose is named."}
 NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
@@ -172,8 +172,6 @@ def answer_one(
 def _of_a_number(spec: ModelSpec, value: float, group: str | None) -> list[dict[str, str]]:
     """What a reader must know of it: that it was held within the range, that its group had too few cases."""
     output, found = spec.output, []
-    if spec.question == "treatment":
-        found.append(dict(NOT_REVIEWED))
     if output.range is not None and value in output.range:
         low, high = output.range
         said = f"The estimate reached the limit of {low:g} to {high:g} {output.unit or ''}".rstrip()
@@ -196,8 +194,10 @@ def _advise(spec: ModelSpec, logits: Array, distance: float | None, absent: Coll
     said = effect.describe(spec.output, row, found)
     abstained = said["advice"] == "abstain"
     decision = None if abstained else {"label": said["arm"], "advice": said["advice"]}
-    why = tuple(effect.reasons(spec.output, found.codes[0]))
-    return Prediction(tuple(spec.output.labels), (), None, None, abstained, decision, why, effect=said)
+    why = effect.reasons(spec.output, found.codes[0])
+    if decision is not None and not effect.told(spec.output).medicines:
+        why.append(dict(UNCODED))
+    return Prediction(tuple(spec.output.labels), (), None, None, abstained, decision, tuple(why), effect=said)
 
 
 def limits(

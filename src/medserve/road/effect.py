@@ -73,7 +73,7 @@ def effect_output(listing: "Listing", parts: Parts) -> OutputSpec:
         horizon = float(f"{min(np.quantile(train[train[:, 2] == k, 0], SEEN) for k in arms):.3g}")
     facts = Effect(
         outcome=str(target.column), kind=kind, better="higher" if trial.outcome == "better_is_higher" else "lower",
-        horizon=horizon, overlap=trial.overlap,
+        horizon=horizon, overlap=trial.overlap, medicines=trial.drugs,
     )  # fmt: skip
     output = OutputSpec(task="effect", labels=list(listing.labels), unit=listing.unit, effect=facts)
     y = outcome_of(train, output)

@@ -12,10 +12,12 @@ from typing import Any
 from medserve.errors import Usage
 from medserve.explain.explainers import EXPLAINERS, Explainable, explain, target_of
 from medserve.explain.overlay import pack, render
+from medserve.explain.rules import rule_lines
 from medserve.models.package import WEIGHTS
 from medserve.models.signing import Trust
 from medserve.models.spec import Method
 from medserve.runtime.model import LoadedModel
+from medserve.safety.policy import Standing
 from medserve.settings import Settings
 from medserve.store.files import write_bytes
 
@@ -36,15 +38,23 @@ def explain_picture(
     Returns: {"method", "verdict", "role", "label", "files", "answer"}; a refused picture raises its Refusal.
     Raises: Usage "explanation-not-offered", "explanation-none".
     """
-    model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels)
+    rules = Standing.open(settings)
+    model = LoadedModel.open(folder, Trust.load(settings), max_pixels=settings.max_pixels, rules=rules)
     chosen = _choose(model, method)
-    tensor = model.load(data, name)
+    tensor, about = model.take(data, name)
     scores = model.score(tensor[None])
-    answer = model.answer(scores, case=tensor)
+    answer = model.answer(scores, case=tensor, about=about)
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
-        shown = model.evidence(chosen.name, tensor, target)
-        told: dict[str, Any] = {"values": shown.items, "base": shown.base, "total": shown.total, "gap": shown.gap}
+        shown = model.evidence(chosen.name, tensor, target, answer.get("safety"))
+        told: dict[str, Any] = {
+            "values": shown.items,
+            "base": shown.base,
+            "total": shown.total if shown.items else None,
+            "gap": shown.gap,
+        }
+        if "safety" in answer:
+            told["rules"] = rule_lines(answer["safety"])
         told |= {} if shown.heat is None else {"map": pack(shown.heat)}
         found = _write(out, shown.png, told, chosen, target.label, answer)
         if shown.svg is not None:

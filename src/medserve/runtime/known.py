@@ -32,6 +32,7 @@ class KnownModel:
         self.package = package
         self.spec: ModelSpec = package.spec
         self.digest = package.digest
+        self.medicines = package.spec.medicines  # label -> codes of what it may advise; empty for most models
         self.card: Mapping[str, Any] = package.card
         self.name = str(self.card.get("name") or self.spec.name)
         self.version = self.spec.version

@@ -21,6 +21,7 @@ from medserve.runtime.engine import DEFAULT, LARGE_GRAPH, Choice, usual
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict
+from medserve.safety.policy import CLOSED, Standing
 
 MIB = 2**20
 GRAPHS = {"onnxruntime": 3, "openvino": 4}  # copies of the graph that an engine holds: its weights, packed for it
@@ -37,6 +38,7 @@ class Loader:
         threads: processor threads of one model's pass; 0 means all cores.
         max_pixels: largest picture that is decoded.
         tuned: folder of the tuner's verdicts.
+        rules: of safety, which what is advised of medicines is held against.
         warn: gets a line where a verdict could not be followed.
     """
 
@@ -44,6 +46,7 @@ class Loader:
     threads: int = 0
     max_pixels: int = 64_000_000
     tuned: Path | None = None
+    rules: Standing = CLOSED
     warn: Callable[[str], None] = lambda text: None
 
     def verify(self, folder: Path) -> KnownModel:
@@ -60,8 +63,9 @@ class Loader:
             why = f"{package.folder} holds another model than the one that was verified."
             raise BadPackage("package-altered", why, hint="Give a new model a folder and a version of its own.")
         model = LoadedModel(
-            package, threads=self.threads, max_pixels=self.max_pixels, verdict=self._verdict(known), warn=self.warn
-        )
+            package, threads=self.threads, max_pixels=self.max_pixels, verdict=self._verdict(known), rules=self.rules,
+            warn=self.warn,
+        )  # fmt: skip
         model.warm()
         return model
 

@@ -13,27 +13,27 @@ left a verdict for this machine, the engine that it chose answers.
 
 import base64
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medserve.data import readers, transforms
+from medserve.data import readers
 from medserve.data.fields import Block, Records, absent_from, words_of
 from medserve.data.fields.protein import cut_off
-from medserve.errors import BadPackage, Fault, Refusal, Usage
+from medserve.errors import BadPackage, Fault, Refusal
 from medserve.explain import advice
 from medserve.explain.cam import cam
 from medserve.explain.explainers import Target, explain, target_of
 from medserve.explain.neighbours import SHOWN
 from medserve.explain.overlay import pack, render
 from medserve.explain.records import MOST_ITEMS, Evidence, explain_record, neighbours
+from medserve.explain.rules import rule_lines, with_lines
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
-from medserve.models.spec import ModelSpec
 from medserve.questions.answers import NOT_COVERED, Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
 from medserve.runtime.domain import at_the_edge, open_domain
@@ -41,7 +41,11 @@ from medserve.runtime.engine import DEFAULT, Engine, Unfit, usual
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import JSON, raw_inputs
 from medserve.runtime.known import KnownModel
+from medserve.runtime.naming import new_id
+from medserve.runtime.reviewed import About, Reviewer, closed_of
+from medserve.runtime.steps import steps_of
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict, read_quantised
+from medserve.safety.policy import CLOSED, Standing
 from medserve.types import Array, Picture, Scores
 
 PLAIN_TASKS = ("binary", "multiclass", "multilabel", "ordinal")
@@ -85,6 +89,7 @@ class LoadedModel(KnownModel):
         max_pixels: largest picture that is decoded, declared or real.
         verdict: what the tuner found for this model and machine; its engine is used if it passes the self-check too.
         tuned: the folder in which the verdict lay, for the quantised graph beside it.
+        rules: of safety, for a package that names medicines; without any of them it answers nothing.
         warn: gets one line where the verdict could not be followed.
 
     `engine` scores what is asked. `reference` draws the explanations: the audit judged them in full precision, so it
@@ -101,12 +106,14 @@ class LoadedModel(KnownModel):
         max_pixels: int = 64_000_000,
         verdict: Verdict | None = None,
         tuned: Path | None = None,
+        rules: Standing = CLOSED,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__(package)
         self.max_pixels = max_pixels
         self._shape = self.spec.shape
-        self._records, self._pipeline = _steps(self.spec, max_pixels)
+        self._records, self._pipeline = steps_of(self.spec, max_pixels)
+        self.reviewer = Reviewer(self.spec, rules) if self.medicines else None
         self.domain = open_domain(package, () if self._records is None else self._records.blocks)
         self._named = {"name": self.name, "version": self.version, "digest": self.digest}
         limits = package.card.get("limits", []) if self.spec.calibration.conformal is not None else []
@@ -131,6 +138,7 @@ class LoadedModel(KnownModel):
         threads: int = 0,
         max_pixels: int = 64_000_000,
         tuned: Path | None = None,
+        rules: Standing = CLOSED,
         warn: Callable[[str], None] = lambda text: None,
     ) -> "LoadedModel":
         """Verify, load and self-check the package in `folder`.
@@ -140,7 +148,8 @@ class LoadedModel(KnownModel):
         """
         package = open_package(folder, trust)
         verdict = None if tuned is None else find_verdict(tuned, package.digest, threads=threads, warn=warn)
-        return cls(package, threads=threads, max_pixels=max_pixels, verdict=verdict, tuned=tuned, warn=warn)
+        more: dict[str, Any] = {"verdict": verdict, "tuned": tuned, "rules": rules, "warn": warn}
+        return cls(package, threads=threads, max_pixels=max_pixels, **more)
 
     def _follow(
         self, verdict: Verdict, tuned: Path | None, graph: bytes, threads: int, warn: Callable[[str], None]
@@ -240,12 +249,25 @@ class LoadedModel(KnownModel):
         """
         if self._records is None:
             return self.prepare(self.read(data, name))
+        if self.reviewer is not None:
+            data = self.reviewer.read(data, media)[0]
         record = self._records.decode(data) if media == JSON else None
         if record is None:
             record = self._records(raw_inputs(self.spec, data, media=media, name=name))
         if _empty(record):
             raise Refusal("case-empty", "Every input is missing.", hint="Give at least one value.")
         return record
+
+    def take(self, data: bytes, name: str = "", *, media: str = "") -> tuple[Array, About | None]:
+        """What `load` gives, and the facts about a patient that the body holds beside the inputs, for `answer`; None
+        where it holds none, or no medicine is advised here.
+
+        Raises: those of `load`; Refusal "auto-execute", "safety-request", "fhir-...".
+        """
+        about = None
+        if self.reviewer is not None:
+            data, about = self.reviewer.read(data, media)
+        return self.load(data, name, media=media), about
 
     def row(self, data: bytes) -> Array | None:
         """What `load` gives for the plainest JSON of a record; None where it is anything else, or refused."""
@@ -308,16 +330,18 @@ class LoadedModel(KnownModel):
         return [None] * len(cases) if by is None or self._records is None else words_of(self._records.blocks, by, cases)
 
     def answer(
-        self, scores: "Scores | Scored", *, case: Array | None = None, text: str | None = None, trace: str = ""
-    ) -> dict[str, Any]:
+        self, scores: "Scores | Scored", *, case: Array | None = None, text: str | None = None, trace: str = "",
+        about: About | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """The answer of the wire for the scores of one case (B == 1), without an explanation.
 
         Args:
             scores: of the engine, or what `read_scores` made of them.
             case: what entered the graph; of a record, inputs that were not given are named among the reasons.
             text: from `text_of`, for a model that marks words.
+            about: the patient, from `take`, for a model that advises medicines.
 
-        Raises: Refusal "out-of-distribution".
+        Raises: Refusal "out-of-distribution"; Unavailable "safety-unavailable".
         """
         if not isinstance(scores, Scored):
             probs = probabilities(self.spec, scores.logits)[0]
@@ -328,7 +352,7 @@ class LoadedModel(KnownModel):
         absent, cut = scores.absent, scores.cut
         found = answer_one(self.spec, scores.probs, scores.distance, absent=absent, group=scores.group)
         domain = None if self.domain is None or case is None else self.domain.of(case)
-        return {
+        answer = {
             "id": new_id(),
             "model": dict(self._named),
             "status": found.status,
@@ -348,6 +372,9 @@ class LoadedModel(KnownModel):
             "entities": None if text is None else entities_of(self.spec.output, scores.scores.logits[0], text),
             "trace": trace or new_id(),
         }
+        if self.reviewer is not None:
+            self.reviewer.hold(answer, about)
+        return answer
 
     def _not_given(self, absent: tuple[str, ...]) -> list[dict[str, str]]:
         """A reason that names the inputs that a record lacks (numbers and words only where all of them are)."""
@@ -360,12 +387,15 @@ class LoadedModel(KnownModel):
         said += f"; the {what} allows for it." if wider else "."
         return [{"code": "input-missing", "message": said}]
 
-    def explain(self, method: str, tensor: Array, scores: Scores) -> dict[str, Any]:
+    def explain(
+        self, method: str, tensor: Array, scores: Scores, held: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The evidence for one prediction, with the verdict of its audit.
 
         Args:
             tensor: (C, H, W) or (C, D, H, W) uint8, what entered the graph.
             scores: of this one picture.
+            held: `safety` of the answer; its rules are said, and drawn, with the evidence.
 
         Returns: method, verdict, label; `png`: base64, the picture with the evidence in colour; `map`: shape, dtype and
             base64 of the raw values, in the geometry of the tensor; note.
@@ -376,7 +406,7 @@ class LoadedModel(KnownModel):
         target = target_of(self.spec.output, scores.logits[0])
         said = f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}."
         if self._records is not None:
-            told = self.evidence(method, tensor, target)
+            told = self.evidence(method, tensor, target, held)
             usual = NUMBER_NOTE if self.spec.output.task == "number" else RECORD_NOTE
             return {
                 "method": method,
@@ -386,9 +416,10 @@ class LoadedModel(KnownModel):
                 "map": None if told.heat is None else pack(told.heat),
                 "values": told.items[:MOST_ITEMS],
                 "base": told.base,
-                "total": told.total,
+                "total": told.total if told.items else None,
                 "svg": told.svg,
                 "note": f"{said} {_NOTES.get(method, usual)}",
+                "rules": [] if held is None else rule_lines(held),
             }
         if self.draws_in_pass(method) and scores.cam is not None:
             heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]
@@ -407,8 +438,19 @@ class LoadedModel(KnownModel):
             "note": f"{said} {NOTE}",
         }
 
-    def evidence(self, method: str, record: Array, target: Target) -> Evidence:
-        """What each input of a record, or each part of one, moved. record: (F,) float32."""
+    def evidence(self, method: str, record: Array, target: Target, held: Mapping[str, Any] | None = None) -> Evidence:
+        """What each input of a record, or each part of one, moved. record: (F,) float32. held: as for `explain`.
+
+        A dose that is not offered has no evidence, which would tell it: only the rules are shown.
+        """
+        if held is None:
+            return self._evidence(method, record, target, {})
+        if self.spec.output.task == "number" and held["withheld"]:
+            return Evidence([], [], None, 0.0, 0.0, with_lines(None, rule_lines(held)))
+        found = self._evidence(method, record, target, closed_of(held))
+        return replace(found, png=with_lines(found.png, rule_lines(held)))
+
+    def _evidence(self, method: str, record: Array, target: Target, closed: Mapping[str, str]) -> Evidence:
         assert self._records is not None
         background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
 
@@ -417,7 +459,7 @@ class LoadedModel(KnownModel):
 
         blocks = self._records.blocks
         if method == advice.METHOD:
-            return advice.what_would_change(score, record, blocks, self.spec.output, target.column)
+            return advice.what_would_change(score, record, blocks, self.spec.output, target.column, closed)
         if method == "neighbours":
             found = [] if self.domain is None else self.domain.neighbours(record, SHOWN)
             return neighbours(found, record, blocks, float(score(record[None])[0, target.column]))
@@ -426,11 +468,11 @@ class LoadedModel(KnownModel):
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
         """The whole way for one file; what `medserve predict` prints and the network answers."""
         self.check_explain(explain)
-        tensor = self.load(data, name)
+        tensor, about = self.take(data, name)
         scores = self.score(tensor[None])
-        answer = self.answer(scores, case=tensor, text=self.text_of(data, name), trace=trace)
+        answer = self.answer(scores, case=tensor, text=self.text_of(data, name), trace=trace, about=about)
         if explain is not None:
-            answer["explanation"] = self.explain(explain, tensor, scores)
+            answer["explanation"] = self.explain(explain, tensor, scores, answer.get("safety"))
         return answer
 
     def _outputs(self, found: Prediction) -> list[dict[str, Any]]:
@@ -485,44 +527,6 @@ def _cut_off(cut: tuple[tuple[str, int], ...]) -> list[dict[str, str]]:
 def sizes(most: int) -> list[int]:
     """1, 2, 4 ... and `most`: batches of which memory and kernels differ."""
     return [*(2**k for k in range((most - 1).bit_length())), most]
-
-
-def new_id() -> str:
-    """A name for one answer or one request: 48 bits of time, 80 random bits, in hex; sorts by time."""
-    try:
-        random = _drawn.pop()
-    except IndexError:
-        many = os.urandom(10 * 256).hex()  # one call of the system for so many names
-        _drawn.extend(many[at : at + 20] for at in range(20, len(many), 20))
-        random = many[:20]
-    return f"{time.time_ns() // 1_000_000:012x}{random}"
-
-
-_drawn: list[str] = []
-os.register_at_fork(after_in_child=_drawn.clear)  # no two processes give the same names
-
-
-def _steps(spec: ModelSpec, max_pixels: int) -> tuple[Records | None, transforms.Pipeline | None]:
-    """The transforms of a package: fields for a model of records, else a pipeline.
-
-    Raises: BadPackage "package-spec": a name or a parameter that is none of ours, or another shape than the signature.
-    """
-    try:
-        if not spec.is_record:
-            return None, transforms.build(spec.transforms)
-        records = Records.build(spec.transforms).within(max_pixels)
-        if sum(math.prod(block.shape) for block in records.blocks) == spec.shape[0]:
-            return records, None
-        why = "its transforms do not give the shape of its signature"
-    except Usage as error:
-        why = error.message
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, MemoryError) as error:
-        raise _unknown_steps(f"a parameter of a transform has the wrong type ({type(error).__name__})") from error
-    raise _unknown_steps(why)
-
-
-def _unknown_steps(why: str) -> BadPackage:
-    return BadPackage("package-spec", f"model.json asks for what is not here: {why}", hint="Update MedServe.")
 
 
 def _check_failed(why: str) -> BadPackage:

@@ -28,6 +28,8 @@ def said(answer: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     words += ["decision", *([decision["label"]] if decision.get("label") else decision.get("labels") or ())]
     if advised := answer.get("effect"):
         words += ["advice", advised["advice"], *(reason["code"] for reason in answer["reasons"])]
+    if held := answer.get("safety"):
+        words += ["safety", held["status"], *held["withheld"], *(f"{o['label']} {o['status']}" for o in held["labels"])]
     for time, risk in answer.get("curve") or ():
         numbers += [time, risk]
     for entity in answer.get("entities") or ():

@@ -134,10 +134,13 @@ def is_bundle(body: bytes) -> bool:
         return False
 
 
-def read_bundle(body: bytes, *, today: datetime.date, named: Iterable[Candidate] = ()) -> BundleSaid:
+def read_bundle(
+    body: bytes, *, today: datetime.date, named: Iterable[Candidate] = (), proposals: bool = True
+) -> BundleSaid:
     """
     Args:
         named: candidates beside those that the Bundle proposes.
+        proposals: false where a model proposes: what the Bundle does is then a note.
 
     Raises: Refusal "fhir-not-a-bundle", "fhir-unreadable", "fhir-malformed", "fhir-patients", "fhir-other-patient",
         "no-candidates", "fhir-too-large".
@@ -153,8 +156,11 @@ def read_bundle(body: bytes, *, today: datetime.date, named: Iterable[Candidate]
     reader.person(person)
     for _, one in found:
         reader.take(one)
+    if not proposals and reader.candidates:
+        reader.notes.append(f"Not reviewed: {len(reader.candidates)} proposals of the Bundle; the model's advice was.")
+        reader.candidates.clear()
     reader.candidates += named
-    if not reader.candidates:
+    if proposals and not reader.candidates:
         hint = "Send a MedicationRequest of intent proposal for each medicine that is thought of."
         raise Refusal("no-candidates", "The Bundle proposes no medicine.", hint=hint)
     subject = f"Patient/{person.id}" if person.id else url or ""

@@ -97,7 +97,7 @@ class SafetyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     would_change: bool = False
 
 
-_decoder = msgspec.json.Decoder(SafetyRequest)
+_decoder, _patient = msgspec.json.Decoder(SafetyRequest), msgspec.json.Decoder(Patient)
 
 
 def parse_request(body: bytes) -> SafetyRequest:
@@ -116,6 +116,23 @@ def parse_request(body: bytes) -> SafetyRequest:
             f"The request is not of the form that docs/safety.md shows. {plain(where)}",
             hint='For instance {"patient": {"age_years": 61, ...}, "candidates": [{"drug": "atc|B01AA03"}]}',
         ) from error
+
+
+def parse_patient(body: bytes) -> Patient:
+    """The `patient` alone, beside the inputs of a model.
+
+    Raises: Refusal "safety-request".
+    """
+    if len(body) > MAX_BODY:
+        raise Refusal("safety-request", f"The patient's facts are larger than {MAX_BODY} bytes.")
+    try:
+        return _patient.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        where = str(error).splitlines()[0] if isinstance(error, msgspec.ValidationError) else "It is not JSON."
+        raise Refusal(
+            "safety-request", f"`patient` is not of the form that docs/safety.md shows. {plain(where)}",
+            hint='For instance {"age_years": 61, "allergies": [], "conditions": [], "medicines": []}',
+        ) from error  # fmt: skip
 
 
 def plain(said: str) -> str:

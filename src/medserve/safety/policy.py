@@ -2,6 +2,7 @@
 
 envelope = open_envelope(settings)                    # the starter table alone, where there is no such file
 
+review: required                 # or optional: a model's advice on a medicine without the patient's facts
 sources: [rules/hospital]        # folders; a relative one stands under MEDSERVE_HOME
 starter: true                    # whether the table that MedServe brings is asked too
 severity: {moderate: block}      # above what the sources say
@@ -11,6 +12,7 @@ digest: sha256:...               # of all this, as `medserve safety --sources` s
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import yaml
@@ -27,6 +29,7 @@ MAX_BYTES = 2**16
 class SafetyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file."""
 
+    review: Literal["required", "optional"] = "required"
     sources: list[str] = []
     starter: bool = True
     severity: dict[str, Action] = {}
@@ -35,23 +38,32 @@ class SafetyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The envelope of a running service, or why there is none: then everything is refused."""
+    """The envelope of an installation, or why there is none: then everything is refused.
+
+    required: no medicine that a model advises is given out without a review; so unless safety.yaml says otherwise.
+    """
 
     envelope: Envelope | None
     why: str = ""
+    required: bool = True
 
     @classmethod
     def open(cls, settings: Settings) -> "Standing":
+        required = True
         try:
-            return cls(open_envelope(settings))
+            required = read_policy(settings.home).review == "required"
+            return cls(open_envelope(settings), required=required)
         except MedServeError as error:
-            return cls(None, f"{error.code}: {error.message}")
+            return cls(None, f"{error.code}: {error.message}", required)
 
     def ask(self) -> Envelope:
         """Raises: Unavailable "safety-unavailable"."""
         if self.envelope is None:
             raise unavailable(self.why)
         return self.envelope
+
+
+CLOSED = Standing(None, "no rules were opened.")
 
 
 def read_policy(home: Path) -> SafetyPolicy:
@@ -66,7 +78,7 @@ def read_policy(home: Path) -> SafetyPolicy:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         said = msgspec.convert(yaml.safe_load(data), SafetyPolicy)
     except (OSError, yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
-        hint = "Its keys are sources, starter, severity and digest; see docs/safety.md."
+        hint = "Its keys are review, sources, starter, severity and digest; see docs/safety.md."
         raise BadData("safety-policy", f"{FILE}: {str(error).splitlines()[0]}.", hint=hint) from error
     check_severity(said.severity, FILE)
     return said

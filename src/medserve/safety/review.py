@@ -122,6 +122,29 @@ class SafetyReview(msgspec.Struct, frozen=True):
     intent: Literal["proposal"] = "proposal"
 
 
+class LabelReview(msgspec.Struct, frozen=True):
+    """What the rules say of one thing that a model may advise. label: in the model's words. status: the worst of its
+    medicines. changes: what stands in the way."""
+
+    label: str
+    status: Status
+    items: list[Item]
+    changes: list[Change] = []
+
+
+class AnswerReview(msgspec.Struct, frozen=True):
+    """The review of a model's answer. withheld: labels that the model would have advised and that are not offered.
+    rules, sources: as in a `SafetyReview`; "" and empty where no rule was asked."""
+
+    status: Literal["reviewed", "not-reviewed"]
+    labels: list[LabelReview] = []
+    withheld: list[str] = []
+    sources: list[SourceNote] = []
+    rules: str = ""
+    notes: list[str] = []
+    intent: Literal["proposal"] = "proposal"
+
+
 class SafetyPage(msgspec.Struct, frozen=True):
     """Which rules are asked. medicines: how many are known. digest: that of a review's `rules`."""
 

@@ -30,10 +30,11 @@ from medserve.access.recorder import Recorder
 from medserve.access.witness import Witness
 from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
 from medserve.runtime.known import KnownModel
-from medserve.runtime.model import new_id
+from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
+from medserve.serving.advice import check_review
 from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
@@ -246,6 +247,7 @@ class Application:
             resource=note.get("resource", ""),
             patient=note.get("patient", ""),
             model=note.get("digest", ""),
+            rules=note.get("rules", ""),
             code=note.get("code", ""),
             status=status,
             count=note.get("count", 0),
@@ -369,6 +371,8 @@ class Application:
                 media = case.media_type
                 body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
             data = bodies.case_bytes(body, media, model.spec)
+            if model.medicines:
+                check_review(self.gate, caller, data, media, header(scope, b"x-purpose")[:64])
             if case is None:
                 note["input"] = await self.digest("input", caller, trace, data)
             deadline = due if header(scope, b"x-request-deadline-ms") else time.monotonic() + self.limits.deadline_s
@@ -377,6 +381,8 @@ class Application:
             )
             answer, stages = await while_client_waits(work, receive, deadline)
         note["told"] = Told(began, read, (stages,))
+        if model.medicines:
+            note["rules"] = answer["safety"]["rules"]
         out, timing = self.account(caller, answer, stages, read, note)
         if case is None:
             note["said"] = await self.digest("answer", caller, trace, canonical(answer))

@@ -24,8 +24,9 @@ from medserve.access.identity import Identity
 from medserve.access.policy import Policy, Principal, Resource
 from medserve.errors import Busy, Fault, MedServeError, NotFound, Refusal
 from medserve.runtime.batcher import BATCH
-from medserve.runtime.model import new_id
+from medserve.runtime.naming import new_id
 from medserve.serving import bodies
+from medserve.serving.advice import check_review
 from medserve.serving.gate import Forbidden, Gate
 from medserve.serving.registry import Registry, Service
 from medserve.serving.wire import encode
@@ -234,6 +235,8 @@ class Runner:
         elif len(data) > bodies.body_limit(media, self._settings.max_upload_bytes):
             raise Refusal("item-too-large", "The item is larger than one prediction may be.")
         data = bodies.case_bytes(data, media, model.spec)
+        if model.medicines:
+            check_review(self.gate, who, data, media, row.purpose)
         answer, stages = await service.predict(
             data, media=media, explain=None, deadline=time.monotonic() + ITEM_S, trace=new_id(), priority=BATCH
         )
@@ -253,13 +256,20 @@ class Runner:
         common = {
             "action": "batches.predict", "outcome": "allow", "trace": row.id, "principal": row.created_by,
             "tenant": row.tenant, "role": str(row.who["role"]), "purpose": row.purpose, "resource": row.model,
-            "model": row.digest, "policy": self._policy.digest, "input": f"vault:{chunk.asked}",
-            "answer": f"vault:{answers}", "status": 200,
+            "model": row.digest, "rules": self._rules(row), "policy": self._policy.digest,
+            "input": f"vault:{chunk.asked}", "answer": f"vault:{answers}", "status": 200,
         }  # fmt: skip
         counts: dict[str, int] = {}
         for one in outcomes:
             counts[one.owner] = counts.get(one.owner, 0) + 1
         return [Event(**common, patient=owner, count=count) for owner, count in counts.items()]  # type: ignore[arg-type]
+
+    def _rules(self, row: BatchRow) -> str:
+        """Digest of those that the answers were held against; "" for a model that advises no medicine."""
+        with contextlib.suppress(MedServeError):
+            if self._service(row).model.medicines:
+                return self._registry.loader.rules.ask().digest
+        return ""
 
 
 def who_of(principal: Principal) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from medserve.runtime.model import new_id
+from medserve.runtime.naming import new_id
 from medserve.serving.wire import HSTS, JSON, SAFE, Message
 
 HEAD_S = 10.0  # for a request line and its headers to arrive; before them, for a TLS handshake

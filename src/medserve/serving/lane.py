@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from medserve.access.policy import Principal
 from medserve.errors import MedServeError, NotFound
 from medserve.runtime.batcher import ROUTINE, Spent
-from medserve.runtime.model import Scored, new_id
+from medserve.runtime.model import Scored
+from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
 from medserve.serving.admission import Promise
 from medserve.serving.asgi import Application, Target, bearer, parse_target
@@ -215,6 +216,8 @@ class Lane:
                 compute=asked.decoded + live.batcher.item_s, size=spent.size,
             )  # fmt: skip
             self._let_go(asked, live)
+            if live.model.reviewer is not None:
+                note["rules"] = answer["safety"]["rules"]
             body, timing = app.account(asked.caller, answer, stages, asked.read, note)
             note["said"] = app.witness.of("answer", asked.caller.tenant, asked.trace, canonical(answer))
             event = app.event(note["route"], note, asked.trace, 200)

@@ -77,7 +77,10 @@ def document(app: FastAPI, specs: Mapping[str, ModelSpec] | None = None) -> dict
     paths["/v2/models/{name}/versions/{version}/infer"] = _infer("infer_version", ("name", "version"))
     for name, spec in (specs or {}).items():
         own = _predict(f"predict_{re.sub(r'[^A-Za-z0-9]', '_', name)}", ())
-        forms = [schema_of(spec), {"$ref": _REF.format(name="PredictCase")}]
+        asked: dict[str, Any] = schema_of(spec)
+        if spec.medicines:
+            asked["properties"]["patient"] = {"$ref": _REF.format(name="Patient")}
+        forms = [asked, {"$ref": _REF.format(name="PredictCase")}]
         content: dict[str, Any] = {"application/json": {"schema": {"anyOf": forms}}}
         content |= {media: {"schema": {}} for media in spec.media_types if media != "application/json"}
         own["post"]["requestBody"]["content"] = content

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from medserve.safety.review import AnswerReview
+
 
 class ModelRef(msgspec.Struct):
     name: str
@@ -70,11 +72,20 @@ class Contribution(msgspec.Struct):
     unit: str | None = None
 
 
+class RuleLine(msgspec.Struct):
+    """One line on a rule of safety that met the answer, or on what would change that. status: of the medicine."""
+
+    label: str
+    status: str
+    text: str
+
+
 class Explanation(msgspec.Struct):
     """`png`: base64; the picture with the evidence in colour. `verdict`: of the method's audit on this model.
 
     Of a picture `map` holds the raw values; of a record `values`, which sum with `base` to `total`, the score.
-    `svg`: of a molecule, its structure with the atoms shaded.
+    `svg`: of a molecule, its structure with the atoms shaded. `rules`: where medicines are advised, what the rules of
+    safety say, which the picture shows too; a dose that is not offered has nothing else.
     """
 
     method: str
@@ -87,6 +98,7 @@ class Explanation(msgspec.Struct):
     base: float | None = None
     total: float | None = None
     svg: str | None = None
+    rules: list[RuleLine] = []
 
 
 class DomainInfo(msgspec.Struct):
@@ -118,10 +130,11 @@ class Overlap(msgspec.Struct):
 
 
 class ForWhom(msgspec.Struct):
-    """The leaf of the policy tree. effect, low, high: of each other arm, over `n` patients who did not shape it."""
+    """The leaf of the policy tree. effect, low, high: of each other arm, over `n` patients who did not shape it. arm:
+    None where a rule of safety forbids it to this patient."""
 
     rule: str
-    arm: str
+    arm: str | None
     n: int
     effect: list[float | None]
     low: list[float | None]
@@ -179,6 +192,7 @@ class Answer(msgspec.Struct):
     entities: list[Entity] | None = None  # of a model that marks words
     domain: DomainInfo | None = None  # of a model of molecules
     effect: EffectInfo | None = None  # of a treatment
+    safety: AnswerReview | None = None  # of a model that advises medicines
 
     @property
     def abstained(self) -> bool:
@@ -211,7 +225,8 @@ class EngineInfo(msgspec.Struct):
 
 
 class ModelInfo(msgspec.Struct):
-    """One version of a model. engine: while it is in memory. bytes: what that takes there, estimated."""
+    """One version of a model. engine: while it is in memory. bytes: what that takes there, estimated. medicines: codes
+    of what it may advise, by label; it then takes a patient's facts beside the inputs."""
 
     name: str
     version: str
@@ -223,6 +238,7 @@ class ModelInfo(msgspec.Struct):
     calibrated: bool
     explanations: list[Offered]
     inputs: list[InputInfo] = []
+    medicines: dict[str, list[str]] = {}
     engine: EngineInfo | None = None
     state: Literal["unloaded", "loading", "loaded", "failed", "withdrawn"] = "loaded"
     bytes: int = 0

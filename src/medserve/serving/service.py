@@ -364,25 +364,31 @@ class Service:
         async with self.use(deadline) as live:
             model, batcher, began = live.model, live.batcher, time.perf_counter()
             if model.quick and len(data) <= QUICK_BYTES:  # going to another thread and back costs more
-                tensor = model.load(data, media=media)
+                tensor, about = model.take(data, media=media)
                 compute = time.perf_counter() - began
             else:
-                work = functools.partial(_in_time, deadline, model.load, media=media)
-                tensor, compute = await self._pools.decode(_timed, work, data)
+                work = functools.partial(_in_time, deadline, model.take, media=media)
+                (tensor, about), compute = await self._pools.decode(_timed, work, data)
             decoded, spent = time.perf_counter(), Spent()
             scored = await batcher.submit(
                 Wanted(tensor, model.draws_in_pass(explain)), deadline=deadline, priority=priority, spent=spent
             )
             computed = time.perf_counter()
             text = model.text_of(data, media=media)
-            answer = model.answer(scored, case=tensor, text=text, trace=trace)
+            if about is None:
+                answer = model.answer(scored, case=tensor, text=text, trace=trace)
+            else:  # of a long record, a review takes its time
+                review = functools.partial(model.answer, case=tensor, text=text, trace=trace, about=about)
+                answer, worked = await self._pools.decode(_timed, review, scored)
+                compute += worked
             answered, explained = time.perf_counter(), 0.0
             if explain is not None:
                 model.check_explain(explain)
                 lane = (
                     self._pools.decode if scored.scores.cam is not None else self._pools.explain
                 )  # drawn already, or not
-                told, worked = await lane(_timed, _in_time, deadline, model.explain, explain, tensor, scored.scores)
+                asked = (explain, tensor, scored.scores, answer.get("safety"))
+                told, worked = await lane(_timed, _in_time, deadline, model.explain, *asked)
                 answer["explanation"], explained = told, time.perf_counter() - answered
                 compute += worked
             self.answered += 1
@@ -426,10 +432,10 @@ class Service:
         Raises: what `predict` raises.
         """
         async with self.use(deadline) as live:
-            load = functools.partial(live.model.load, media=media)
-            tensor = await self._pools.aside(load, data) if isinstance(data, bytes) else data
+            take = functools.partial(live.model.take, media=media)
+            tensor, about = await self._pools.aside(take, data) if isinstance(data, bytes) else (data, None)
             scores = await live.batcher.submit(Wanted(tensor), deadline=deadline, priority=priority)
-            return live.model.answer(scores, case=tensor)
+            return live.model.answer(scores, case=tensor, about=about)
 
     async def ready(self) -> bool:
         """Whether it answers, as far as it is in memory."""
@@ -462,6 +468,7 @@ class Service:
             "labels": list(spec.output.labels),
             "input": inputs[0],
             "inputs": inputs,
+            "medicines": model.medicines,
             "calibrated": spec.calibration.method != "none",
             "engine": None if engine is None else {"name": engine.engine, "precision": engine.precision},
             "explanations": [{"name": name, "verdict": verdict} for name, verdict in model.offered.items()],

@@ -45,6 +45,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     patient: str | None = None
     case: str | None = None
     inputs: msgspec.Raw = msgspec.Raw()
+    facts: msgspec.Raw = msgspec.Raw()
     file: str | None = None
 
 
@@ -155,7 +156,7 @@ def _of_file(
 
 
 def _filled(said: _Line, inputs: msgspec.Raw, *, id: str | None) -> bytes:
-    return msgspec.json.encode(_Line(id=id, patient=said.patient, case=said.case, inputs=inputs))
+    return msgspec.json.encode(msgspec.structs.replace(said, id=id, inputs=inputs, file=None))
 
 
 def _inputs(data: bytes, spec: ModelSpec) -> msgspec.Raw:

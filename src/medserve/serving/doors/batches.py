@@ -72,6 +72,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     patient: str | None = None
     case: str | None = None
     inputs: msgspec.Raw = msgspec.Raw()  # empty: there are none
+    facts: msgspec.Raw = msgspec.Raw()  # of the patient, for the rules of safety: `patient` of a prediction
 
 
 _line = msgspec.json.Decoder(Line)
@@ -208,7 +209,8 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
                 seen.add(id)
             if said.case is not None:
                 return Item(number, id, case=said.case)
-            body = b'{"inputs":' + bytes(said.inputs) + b"}"
+            facts = b',"patient":' + bytes(said.facts) if bytes(said.facts) else b""
+            body = b'{"inputs":' + bytes(said.inputs) + facts + b"}"
             if said.patient is None:
                 return Item(number, id, body=body)
             if said.patient not in keys:
@@ -371,6 +373,8 @@ def _parsed(line: bytes) -> Line:
         )  # fmt: skip
     if said.case is not None and said.patient is not None:
         raise Usage("item-invalid", "A stored case has its patient already.", hint='Leave "patient" out.')
+    if said.case is not None and bytes(said.facts):
+        raise Usage("item-invalid", "A stored case holds its facts itself.", hint='Leave "facts" out.')
     return said
 
 

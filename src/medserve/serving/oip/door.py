@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2
 
 from medserve.access.policy import Principal
 from medserve.errors import Busy, Denied, Usage
-from medserve.runtime.model import new_id
+from medserve.runtime.naming import new_id
 from medserve.serving.address import Address
 from medserve.serving.asgi import Application
 from medserve.serving.http import HEAD_S

@@ -123,6 +123,8 @@ async def infer(
             raise error
         finally:
             del error
+    if service.model.medicines:
+        note["rules"] = next((one["safety"]["rules"] for one in answers if not isinstance(one, MedServeError)), "")
     refused = sum(isinstance(answer, MedServeError) for answer in answers)
     note["answer"] = "answered" if not refused else f"refused {refused}"
     said = b"\0\0".join(a.code.encode() if isinstance(a, MedServeError) else canonical(a) for a in answers)
