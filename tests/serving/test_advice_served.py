@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -153,6 +154,7 @@ def test_what_a_rule_forbids_or_cannot_judge_is_not_offered(ward, model, inputs,
     assert held["withheld"] and held["labels"][0]["changes"]
     if model == "dose":
         assert answer["outputs"][0]["value"] is None and answer["outputs"][0]["interval"] is None
+        assert not re.search(r"\b1[468]00\b", json.dumps([answer["reasons"], held, answer["outputs"]]))
     else:
         assert (answer["effect"]["advice"], answer["effect"]["arm"]) == ("abstain", None)
         assert answer["effect"]["for_whom"]["arm"] is None

@@ -1,7 +1,7 @@
 """`medserve predict`: one file, one answer; the same that the network gives."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -11,6 +11,9 @@ from medserve.errors import Usage
 from medserve.progress import Progress
 from medserve.settings import Settings
 
+if TYPE_CHECKING:
+    from medserve.runtime.model import LoadedModel
+
 
 def predict(
     model: Path,
@@ -18,6 +21,7 @@ def predict(
     *,
     input: Path,
     explain: str | None = None,
+    fhir: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Answer:
@@ -30,10 +34,13 @@ def predict(
     model
         The folder that `medserve train` wrote.
     input
-        What the model takes: a picture (DICOM, PNG, JPEG, TIFF, NIfTI); {"inputs": {NAME: VALUE}} as .json; a text or
-        FASTA; a recording; one molecule (.smi, .sdf, .mol, .mol2).
+        What the model takes: a picture (DICOM, PNG, JPEG, TIFF, NIfTI); {"inputs": {NAME: VALUE}} as .json, with
+        `patient` where medicines are advised; a FHIR Bundle; a text or FASTA; a recording; one molecule (.smi, .sdf,
+        .mol, .mol2).
     explain
         Add an explanation: a method that the model's audit offers, for instance cam or occlusion.
+    fhir
+        Of a model that advises a treatment: print the answer as a FHIR Bundle.
     home
         Where keys and state live. Default: MEDSERVE_HOME, else ~/.medserve.
     json
@@ -48,8 +55,25 @@ def predict(
         model, Trust.load(settings), max_pixels=settings.max_pixels, tuned=settings.home / "tuned",
         rules=Standing.open(settings), warn=Progress().say,
     )  # fmt: skip
-    answer = loaded.predict(read_input(input, settings.max_upload_bytes), explain, name=input.name)
+    data = read_input(input, settings.max_upload_bytes)
+    answer = loaded.predict(data, explain, name=input.name)
+    if fhir:
+        return _as_fhir(loaded, data, answer)
     return Answer(answer, _shown(answer, str(loaded.engine.choice)))
+
+
+def _as_fhir(loaded: "LoadedModel", data: bytes, answer: dict[str, Any]) -> Answer:
+    """Raises: Usage "fhir-not-offered"."""
+    import datetime
+
+    import msgspec
+
+    from medserve.serving.fhir import as_fhir, subject_of
+
+    if not loaded.advises:
+        raise Usage("fhir-not-offered", "Only advice on a treatment is printed as FHIR.", hint="Leave --fhir out.")
+    made = as_fhir(answer, loaded.spec, subject=subject_of(data), at=datetime.datetime.now(datetime.UTC))
+    return Answer(made, msgspec.json.format(msgspec.json.encode(made)).decode())
 
 
 def read_input(path: Path, max_bytes: int) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from medserve.data.elements import check_element
 from medserve.data.trial import Treatment, check_trial
 from medserve.errors import BadData, neighbours
 from medserve.types import LOWEST
@@ -35,6 +36,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
     descriptors: of a molecule, false: its fragments alone, a tenth of the time; for very large libraries.
     tautomer: of a molecule, true: tautomers are brought into one form, in training as in serving; takes longer.
+    fhir: of a number or a category, the element of a FHIR Bundle that says it (`data.elements`).
     residues: of a protein, how many are read, from its start; a longer one is then cut, and the answer says so.
     """
 
@@ -59,6 +61,7 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     seconds: float | None = None
     descriptors: bool = True
     tautomer: bool = False
+    fhir: str | None = None
     residues: int | None = None
 
 
@@ -210,6 +213,7 @@ def _check(declared: Dataset, name: str) -> Dataset:
             hint="Keep the volume alone, or give an image.",
         )
     for key, said in declared.inputs.items():
+        check_element(said, key, name)
         if said.range is not None and (len(said.range) != 2 or not said.range[0] < said.range[1]):
             raise BadData("declaration-value", f"{name}: `inputs.{key}.range` is [lowest, highest].")
         if said.residues is not None and (said.kind != "protein" or not 16 <= said.residues <= 5000):

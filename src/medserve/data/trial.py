@@ -135,7 +135,7 @@ def _check_medicines(trial: Treatment, name: str) -> None:
     if trial.medicines is None:
         return
     arms = trial.arms or []
-    for arm in {*trial.medicines, *arms}:
+    for arm in dict.fromkeys([*trial.medicines, *arms]):
         if arm not in arms:
             raise BadData(
                 "treatment-medicines",

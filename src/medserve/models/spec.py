@@ -39,7 +39,7 @@ class InputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     unit: str | None = None  # "HU" for CT; UCUM for a number
     range: tuple[float | None, float | None] | None = None  # outside: refused
     words: list[str] | None = None  # of a category with a closed list
-    fhir: str | None = None  # the element of a Bundle that says it; see `runtime.bundle`
+    fhir: str | None = None  # the element of a Bundle that says it; see `data.elements`
     media_types: list[str] = msgspec.field(default_factory=lambda: ["image/png", "image/jpeg", "application/dicom"])
 
 

@@ -179,7 +179,8 @@ def _collect_records(
     parts = parts.over(encode(cohort, records, work, progress=progress))
     output = output_spec(listing, parts)
     inputs = [
-        _input_spec(block, f, len(records.blocks)) for block, f in zip(records.blocks, records.fields, strict=True)
+        _input_spec(block, f, len(records.blocks), getattr(listing.inputs.get(f.name), "fhir", None))
+        for block, f in zip(records.blocks, records.fields, strict=True)
     ]
     plain = plain_spec(options.name or slug(listing.name), "1", inputs, output, records.named(), question)
     blocks = [_lean(block) for block in records.blocks]
@@ -240,7 +241,7 @@ def _lean(block: "Block") -> dict[str, Any]:
     return said
 
 
-def _input_spec(block: "Block", f: "Field", inputs: int) -> InputSpec:
+def _input_spec(block: "Block", f: "Field", inputs: int, fhir: str | None) -> InputSpec:
     """One field in the signature; a case of one input may also be sent as a raw body of its kind."""
     limits = (getattr(f, "low", None), getattr(f, "high", None))
     words = block.facts.get("words") if f.kind == "category" and not getattr(f, "open", False) else None
@@ -253,7 +254,12 @@ def _input_spec(block: "Block", f: "Field", inputs: int) -> InputSpec:
         unit=getattr(f, "unit", None),
         range=limits if limits != (None, None) else None,
         words=words,
-        media_types=["application/json", *(MEDIA.get(f.kind, []) if inputs == 1 or f.kind == "timeline" else [])],
+        fhir=fhir,
+        media_types=[
+            "application/json",
+            *(["application/fhir+json"] if fhir else []),
+            *(MEDIA.get(f.kind, []) if inputs == 1 or f.kind == "timeline" else []),
+        ],
     )
 
 

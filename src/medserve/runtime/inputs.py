@@ -15,6 +15,8 @@ import msgspec
 from medserve.data.molecules.files import STRUCTURE, read_block
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec
+from medserve.runtime.bundle import inputs_of, word_of
+from medserve.safety.fhir_in import read_bundle
 
 JSON, FHIR, TEXT = "application/json", "application/fhir+json", "text/plain"
 SMILES, SDF = "chemical/x-daylight-smiles", "chemical/x-mdl-sdfile"
@@ -85,7 +87,7 @@ def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:
             "json-invalid", f"{name or 'The body'} is not JSON.", hint='Send {"inputs": {"NAME": VALUE}}.'
         ) from error
     if isinstance(found, dict) and found.get("resourceType"):
-        return _from_bundle(spec, found)
+        return _from_bundle(spec, found, data)
     inputs = found.get("inputs") if isinstance(found, dict) and set(found) == {"inputs"} else found
     if not isinstance(inputs, dict):
         raise Usage(
@@ -95,21 +97,24 @@ def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:
     return inputs
 
 
-def _from_bundle(spec: ModelSpec, bundle: dict[str, Any]) -> dict[str, Any]:
-    """A FHIR Bundle: the whole of it for the timeline, its Patient for inputs called age, sex or gender."""
+def _from_bundle(spec: ModelSpec, bundle: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """A FHIR Bundle: the whole of it for the timeline, the declared element for an input that has one, else its Patient
+    for inputs called age, sex or gender."""
     if bundle.get("resourceType") != "Bundle":
         raise Refusal(
             "fhir-not-a-bundle", f"A FHIR Bundle was expected, not a {str(bundle.get('resourceType'))[:40]}.",
             hint="Put the patient's resources into one Bundle of type collection.",
         )  # fmt: skip
     found: dict[str, Any] = {i.name: bundle for i in spec.inputs if i.kind == "timeline"}
+    if any(i.fhir for i in spec.inputs):
+        found |= inputs_of(spec, read_bundle(data, today=dt.date.today(), proposals=False))
     entries = bundle.get("entry")
     resources = [e.get("resource") for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
     patient = next((r for r in resources if isinstance(r, dict) and r.get("resourceType") == "Patient"), {})
-    for i in spec.inputs:
+    for i in (one for one in spec.inputs if not one.fhir):
         plain = i.name.lower()
         if plain in ("sex", "gender") and patient.get("gender"):
-            found[i.name] = _word(str(patient["gender"]), i)
+            found[i.name] = word_of(str(patient["gender"]), i)
         elif plain == "age" and isinstance(patient.get("birthDate"), str):
             years = _age(patient["birthDate"])
             found[i.name] = {"value": years, "unit": "a"} if i.unit and years is not None else years
@@ -119,14 +124,6 @@ def _from_bundle(spec: ModelSpec, bundle: dict[str, Any]) -> dict[str, Any]:
             hint='Send {"inputs": {"NAME": VALUE}}; GET /v1/models/NAME lists the inputs.',
         )  # fmt: skip
     return found
-
-
-def _word(gender: str, want: InputSpec) -> str:
-    """FHIR's word for it in the model's own spelling ("female", "F")."""
-    for word in want.words or []:
-        if word.lower() == gender.lower() or word.lower() == gender[:1].lower():
-            return word
-    return gender
 
 
 def _age(birth: str) -> float | None:

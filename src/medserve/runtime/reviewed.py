@@ -11,7 +11,7 @@ patient's facts is answered without the medicine: silence about a patient is no 
 
 import datetime
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from medserve.safety.fhir_in import read_bundle
 from medserve.safety.orders import refuse_orders
 from medserve.safety.patient import Amount, Candidate, Patient, parse_patient
 from medserve.safety.policy import Standing
-from medserve.safety.review import AnswerReview, Item, LabelReview, Most, SafetyReview, Status
+from medserve.safety.review import AnswerReview, Change, Fact, Item, LabelReview, Most, SafetyReview, Status
 
 JSON, FHIR = "application/json", "application/fhir+json"
 NOT_REVIEWED = {
@@ -36,6 +36,7 @@ REQUIRED = (
 )
 _WORST: tuple[Status, ...] = ("blocked", "unknown", "limited", "offered")
 _OF_THE_DOSE = frozenset({"value-at-limit"})  # reasons that name a dose
+T = TypeVar("T", Item, Change)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -160,6 +161,8 @@ class Reviewer:
             worst = next(status for status in _WORST if any(one.status == status for one in items))
             drugs = {one.drug for one in items}
             changes = [one for one in review.changes if one.drug in drugs]
+            if worst in ("blocked", "unknown"):
+                items, changes = _without_dose(items), _without_dose(changes)
             found.append(LabelReview(label, worst, items, changes))
         return found
 
@@ -219,6 +222,22 @@ def closed_of(held: Mapping[str, Any] | None) -> dict[str, str]:
 def _of_bundle(body: bytes) -> About:
     said = read_bundle(body, today=datetime.datetime.now(datetime.UTC).date(), proposals=False)
     return About(said.patient, said.subject, tuple(said.notes))
+
+
+def _without_dose(found: list[T]) -> list[T]:
+    """Items or changes; a dose that is not offered is not told by the rule that forbids it either."""
+
+    def hidden(fact: Fact) -> Fact:
+        return msgspec.structs.replace(fact, value=None, unit="") if fact.kind == "dose" else fact
+
+    made: list[Any] = []
+    for one in found:
+        if isinstance(one, Item):
+            blocks = [msgspec.structs.replace(each, fact=hidden(each.fact)) for each in one.blocks]
+            made.append(msgspec.structs.replace(one, blocks=blocks))
+        elif isinstance(one, Change):
+            made.append(msgspec.structs.replace(one, facts=[hidden(fact) for fact in one.facts]))
+    return made
 
 
 def _reasons(label: str, item: Item, reaches: bool) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ import datetime
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -73,6 +73,7 @@ class _Component(msgspec.Struct, kw_only=True):
     valueCodeableConcept: Concept | None = None
     valueString: str | None = None
     valueInteger: int | None = None
+    valueBoolean: bool | None = None
 
 
 class _Contained(msgspec.Struct):
@@ -116,14 +117,27 @@ _bundle, _kind = msgspec.json.Decoder(RawBundle), msgspec.json.Decoder(_Kind)
 _read = msgspec.json.Decoder(_Read)
 
 
+class Observed(NamedTuple):
+    """One Observation, or a component of one. when: as it was written, "" where no time is said. bound: of a value that
+    is one. words: of an answer that is no number: its codes, with and without their systems, and texts."""
+
+    codes: list[str]
+    when: str
+    value: float | None
+    unit: str | None
+    bound: str
+    words: list[str]
+
+
 @dataclass(slots=True)
 class BundleSaid:
-    """subject: how the Bundle refers to its patient."""
+    """subject: how the Bundle refers to its patient. observed: every Observation, for the inputs of a model."""
 
     patient: Patient
     candidates: list[Candidate]
     notes: list[str] = field(default_factory=list)
     subject: str = ""
+    observed: list[Observed] = field(default_factory=list)
 
 
 def is_bundle(body: bytes) -> bool:
@@ -165,7 +179,7 @@ def read_bundle(
         raise Refusal("no-candidates", "The Bundle proposes no medicine.", hint=hint)
     subject = f"Patient/{person.id}" if person.id else url or ""
     notes = [f"Not read: {count} {kind}." for kind, count in sorted(ignored.items())] + reader.notes
-    return BundleSaid(reader.patient(), reader.candidates, notes, subject)
+    return BundleSaid(reader.patient(), reader.candidates, notes, subject, reader.observed)
 
 
 def _resources(body: bytes) -> tuple[list[tuple[str | None, _Read]], Counter[str]]:
@@ -213,6 +227,7 @@ class _Reader:
         self._today, self._medications = today, medications
         self.candidates: list[Candidate] = []
         self.notes: list[str] = []
+        self.observed: list[Observed] = []
         self._age: float | None = None
         self._sex: Any = None
         self._lists: dict[str, list[Any]] = {}
@@ -298,6 +313,7 @@ class _Reader:
             codes, text = _codes(part.code)
             if not codes and not text:
                 continue
+            self.observed.append(_observed(part, codes, said))
             words = {*codes, *(word.rpartition("|")[2].lower() for word in codes), (text or "").lower()}
             if PREGNANCY & words:
                 answer = next((PREGNANT[w] for w in _answers(part) if w in PREGNANT), "unknown")
@@ -369,6 +385,17 @@ def _answers(part: _Component) -> list[str]:
     codes, text = _codes(part.valueCodeableConcept)
     plain = [one.rpartition("|")[2] for one in codes]
     return [*codes, *plain, *filter(None, (text, part.valueString))]
+
+
+def _observed(part: _Component, codes: list[str], when: str) -> Observed:
+    quantity, words = part.valueQuantity, _answers(part)
+    if part.valueBoolean is not None:
+        words += ["yes", "true", "1"] if part.valueBoolean else ["no", "false", "0"]
+    if quantity is None or quantity.value is None:
+        whole = None if part.valueInteger is None else float(part.valueInteger)
+        return Observed(codes, when, whole, None, "", words)
+    unit = quantity.code if quantity.code and quantity.system == UCUM else quantity.unit or quantity.code
+    return Observed(codes, when, quantity.value, unit, quantity.comparator or "", words)
 
 
 def _daily(dosage: list[_Dosage] | None) -> Amount | None:

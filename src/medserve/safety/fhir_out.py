@@ -33,14 +33,14 @@ def as_fhir(review: SafetyReview, *, subject: str = "", at: datetime.datetime) -
     Returns: a Bundle of type collection: GuidanceResponse, RequestGroup, then the rest.
     """
     patient = {"reference": subject} if subject else {"type": "Patient", "display": "the patient of the request"}
-    made = _Made()
+    made = Entries()
     actions, outcome = [], []
     for item in review.items:
         found = [(one, True) for one in item.blocks] + [(one, False) for one in item.warnings]
-        refs = [made.add(_issue(one, item, patient, at, blocks)) for one, blocks in found]
-        outcome += _not_judged(item)
+        refs = [made.add(issue_of(one, item, patient, at, blocks)) for one, blocks in found]
+        outcome += not_judged(item)
         if item.is_offered:
-            request = made.add(_proposal(item, patient, at, refs))
+            request = made.add(proposal_of(item, patient, at, refs))
             actions.append({"title": item.name, "resource": {"reference": request}})
     notes = [{"text": text} for text in (*review.notes, *dict.fromkeys(one.coverage for one in review.sources))]
     named = ", ".join(f"{one.id}, version {one.version}" for one in review.sources)
@@ -68,8 +68,8 @@ def as_fhir(review: SafetyReview, *, subject: str = "", at: datetime.datetime) -
     return {"resourceType": "Bundle", "type": "collection", "timestamp": stamp, "entry": made.entries}
 
 
-class _Made:
-    """Entries, each with an address of its own."""
+class Entries:
+    """Of a Bundle, each with an address of its own."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
@@ -80,7 +80,8 @@ class _Made:
         return url
 
 
-def _drug(code: str, name: str) -> dict[str, Any]:
+def coded(code: str, name: str) -> dict[str, Any]:
+    """A medicine as a CodeableConcept."""
     system, _, value = code.partition("|")
     if system not in SYSTEMS:
         return {"text": name or code}
@@ -88,7 +89,8 @@ def _drug(code: str, name: str) -> dict[str, Any]:
     return {"coding": [coding], "text": name or code}
 
 
-def _issue(one: Finding, item: Item, patient: dict[str, Any], at: datetime.datetime, blocks: bool) -> dict[str, Any]:
+def issue_of(one: Finding, item: Item, patient: dict[str, Any], at: datetime.datetime, blocks: bool) -> dict[str, Any]:
+    """A DetectedIssue for one rule that was met."""
     code, display = ISSUES[one.kind]
     involved = [{"display": item.name or item.drug}]
     if one.fact.kind in ("medicine", "candidate"):
@@ -110,12 +112,13 @@ def _issue(one: Finding, item: Item, patient: dict[str, Any], at: datetime.datet
     }
 
 
-def _proposal(item: Item, patient: dict[str, Any], at: datetime.datetime, issues: list[str]) -> dict[str, Any]:
+def proposal_of(item: Item, patient: dict[str, Any], at: datetime.datetime, issues: list[str]) -> dict[str, Any]:
+    """A MedicationRequest, a draft of intent proposal. issues: where the DetectedIssues about it stand."""
     made: dict[str, Any] = {
         "resourceType": "MedicationRequest",
         "status": "draft",
         "intent": "proposal",
-        "medicationCodeableConcept": _drug(item.drug, item.name),
+        "medicationCodeableConcept": coded(item.drug, item.name),
         "subject": patient,
         "authoredOn": at.isoformat(timespec="seconds"),
         "note": [{"text": item.statement}],
@@ -140,7 +143,8 @@ def _lowest(most: list[Most]) -> Most | None:
     return min(alike, key=lambda one: one.value, default=None)
 
 
-def _not_judged(item: Item) -> list[dict[str, Any]]:
+def not_judged(item: Item) -> list[dict[str, Any]]:
+    """Issues of an OperationOutcome."""
     severity = "warning" if item.status == "blocked" else "error"
     return [
         {

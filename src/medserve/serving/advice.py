@@ -2,14 +2,22 @@
 as FHIR.
 
     check_review(gate, caller, data, media)       # who sends a patient's facts asks for a review: Forbidden
+    if speaks_fhir(scope, media): body = rendered(data, answer, spec)
 """
+
+import datetime
+from typing import Any
 
 import msgspec
 
 from medserve.access.policy import Principal, Resource
+from medserve.models.spec import ModelSpec
 from medserve.runtime.reviewed import FHIR, JSON
+from medserve.serving.fhir import as_fhir, subject_of
 from medserve.serving.gate import Forbidden, Gate
+from medserve.serving.wire import Scope, encode, header
 
+FHIR_TYPE = FHIR.encode()
 ACTION = "safety.review"
 
 
@@ -45,3 +53,14 @@ def check_review(gate: Gate, caller: Principal, data: bytes, media: str, purpose
             decision.reason, f"The role {caller.role} may not do this ({ACTION}).",
             hint="Facts about a patient are sent for a review: whoever keeps the policy has to allow it.",
         )  # fmt: skip
+
+
+def speaks_fhir(scope: Scope, media: str) -> bool:
+    """Whether the answer is wanted as FHIR: it is accepted by name, or a Bundle was sent and nothing is said."""
+    accepted = [one.partition(";")[0].strip() for one in header(scope, b"accept").lower().split(",")]
+    return FHIR in accepted or (media == FHIR and JSON not in accepted)
+
+
+def rendered(data: bytes, answer: dict[str, Any], spec: ModelSpec) -> bytes:
+    """The answer as a Bundle. data: what was asked, which may name its patient."""
+    return encode(as_fhir(answer, spec, subject=subject_of(data), at=datetime.datetime.now(datetime.UTC)))

@@ -34,7 +34,7 @@ from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
-from medserve.serving.advice import check_review
+from medserve.serving.advice import FHIR_TYPE, check_review, rendered, speaks_fhir
 from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
@@ -48,6 +48,7 @@ from medserve.serving.tracing import UNTRACED, Told, Tracing
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.wire import (
     HSTS,
+    JSON,
     ClientLeft,
     Header,
     Message,
@@ -383,12 +384,15 @@ class Application:
         note["told"] = Told(began, read, (stages,))
         if model.medicines:
             note["rules"] = answer["safety"]["rules"]
+        kind = JSON
         out, timing = self.account(caller, answer, stages, read, note)
         if case is None:
             note["said"] = await self.digest("answer", caller, trace, canonical(answer))
         else:
             await asyncio.to_thread(self._keep, case, answer, scope, note)
-        await send_body(send, 200, out, trace, ((b"server-timing", timing),))
+        if model.advises and speaks_fhir(scope, media):
+            out, kind = rendered(data, answer, model.spec), FHIR_TYPE
+        await send_body(send, 200, out, trace, ((b"server-timing", timing),), kind=kind)
         if free:
             self.shadows.after(service, data, media, answer, trace)
 

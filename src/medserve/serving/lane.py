@@ -147,7 +147,7 @@ class Lane:
         except NotFound:
             return False
         live = service.light()
-        if live is None:
+        if live is None or (live.model.advises and b"fhir" in asked.head.get(b"accept", b"").lower()):
             return False
         began = time.perf_counter()
         row = live.model.row(asked.body)

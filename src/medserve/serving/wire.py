@@ -58,10 +58,12 @@ async def send_json(send: Send, status: int, value: Any, trace: str, headers: tu
     await send_body(send, status, encode(value), trace, headers)
 
 
-async def send_body(send: Send, status: int, body: bytes, trace: str, headers: tuple[Header, ...] = ()) -> None:
-    """JSON that is encoded already."""
+async def send_body(
+    send: Send, status: int, body: bytes, trace: str, headers: tuple[Header, ...] = (), *, kind: bytes = JSON
+) -> None:
+    """JSON that is encoded already. kind: its media type."""
     start = [
-        (b"content-type", JSON),
+        (b"content-type", kind),
         (b"content-length", str(len(body)).encode()),
         (b"x-trace-id", trace.encode()),
         *SAFE,
