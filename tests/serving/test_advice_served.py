@@ -216,7 +216,7 @@ def test_without_a_patient_no_medicine_is_offered(ward):
     answer = ward.ask("arms", {"pain": 0}).json()
     assert "safety-required" not in codes(answer)
     answer = ward.ask("bare", {"pain": 8}).json()
-    assert answer["decision"]["label"] == "surgery" and "safety" not in answer
+    assert answer["decision"]["label"] == "surgery" and answer["safety"] is None
     assert codes(answer) == ["safety-not-reviewed"]
 
 

@@ -46,14 +46,14 @@ def explain_picture(
     answer = model.answer(scores, case=tensor, about=about)
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
-        shown = model.evidence(chosen.name, tensor, target, answer.get("safety"))
+        shown = model.evidence(chosen.name, tensor, target, answer["safety"])
         told: dict[str, Any] = {
             "values": shown.items,
             "base": shown.base,
             "total": shown.total if shown.items else None,
             "gap": shown.gap,
         }
-        if "safety" in answer:
+        if answer["safety"] is not None:
             told["rules"] = rule_lines(answer["safety"])
         told |= {} if shown.heat is None else {"map": pack(shown.heat)}
         found = _write(out, shown.png, told, chosen, target.label, answer)

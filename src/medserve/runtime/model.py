@@ -267,7 +267,7 @@ class LoadedModel(KnownModel):
         about = None
         if self.reviewer is not None:
             data, about = self.reviewer.read(data, media)
-        return self.load(data, name, media=media), about
+        return self.load(data, name=name, media=media), about
 
     def row(self, data: bytes) -> Array | None:
         """What `load` gives for the plainest JSON of a record; None where it is anything else, or refused."""
@@ -369,6 +369,7 @@ class LoadedModel(KnownModel):
             "curve": None if found.curve is None else [list(point) for point in found.curve],
             "domain": domain,
             "effect": found.effect,
+            "safety": None,
             "entities": None if text is None else entities_of(self.spec.output, scores.scores.logits[0], text),
             "trace": trace or new_id(),
         }
@@ -436,6 +437,7 @@ class LoadedModel(KnownModel):
             "total": None,
             "svg": None,
             "note": f"{said} {NOTE}",
+            "rules": [],
         }
 
     def evidence(self, method: str, record: Array, target: Target, held: Mapping[str, Any] | None = None) -> Evidence:
@@ -472,7 +474,7 @@ class LoadedModel(KnownModel):
         scores = self.score(tensor[None])
         answer = self.answer(scores, case=tensor, text=self.text_of(data, name), trace=trace, about=about)
         if explain is not None:
-            answer["explanation"] = self.explain(explain, tensor, scores, answer.get("safety"))
+            answer["explanation"] = self.explain(explain, tensor, scores, answer["safety"])
         return answer
 
     def _outputs(self, found: Prediction) -> list[dict[str, Any]]:

@@ -387,7 +387,7 @@ class Service:
                 lane = (
                     self._pools.decode if scored.scores.cam is not None else self._pools.explain
                 )  # drawn already, or not
-                asked = (explain, tensor, scored.scores, answer.get("safety"))
+                asked = (explain, tensor, scored.scores, answer["safety"])
                 told, worked = await lane(_timed, _in_time, deadline, model.explain, *asked)
                 answer["explanation"], explained = told, time.perf_counter() - answered
                 compute += worked
