@@ -105,3 +105,27 @@ def test_what_is_wrong_with_a_text_is_said_with_its_place(written, said):
 def test_numbers_of_atoms_in_a_reaction_are_no_part_of_the_molecule():
     """A mapped SMILES is the same molecule as the plain one."""
     assert standardise("[CH3:1][CH2:2][OH:3]") == standardise("CCO")
+
+
+MOL2 = "@<TRIPOS>MOLECULE\nm\n {n} {m} 0 0 0\nSMALL\nNO_CHARGES\n\n@<TRIPOS>ATOM\n{atoms}@<TRIPOS>BOND\n{bonds}"
+
+
+def tripos(atoms, bonds):
+    """atoms: Tripos types, drawn in a plane; bonds: (first, second, order)."""
+    lines = "".join(f"{i} X{i} {i}.0 {i * i % 3}.0 0.0 {kind} 1 L 0.0\n" for i, kind in enumerate(atoms, 1))
+    told = "".join(f"{i} {a} {b} {order}\n" for i, (a, b, order) in enumerate(bonds, 1))
+    return MOL2.format(n=len(atoms), m=len(bonds), atoms=lines, bonds=told)
+
+
+@pytest.mark.parametrize(("atoms", "bonds", "smiles"), [
+    (["C.3", "C.3", "O.3"], [(1, 2, 1), (2, 3, 1)], "CCO"),
+    (["C.3", "C.2", "O.2", "N.am"], [(1, 2, 1), (2, 3, 2), (2, 4, 1)], "CC(N)=O"),
+    (["C.3", "N.3"], [(1, 2, 1)], "CN"),
+    (["C.3", "N.pl3", "O.2", "O.3"], [(1, 2, 1), (2, 3, 2), (2, 4, 1)], "C[N+](=O)[O-]"),
+    (["C.3", "H", "H", "H", "O.3", "H"], [(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 5, 1), (5, 6, 1)], "CO"),
+    (["P.3", "S.2", "O.3", "C.3", "O.3", "C.3", "S.3", "C.3"],
+     [(1, 2, 2), (1, 3, 1), (3, 4, 1), (1, 5, 1), (5, 6, 1), (1, 7, 1), (7, 8, 1)], "COP(=S)(OC)SC"),
+])  # fmt: skip
+def test_a_mol2_block_without_hydrogens_is_the_molecule_that_was_meant(atoms, bonds, smiles):
+    """Hydrogens that are not drawn follow from the valences, and a drawing in a plane has no form in space."""
+    assert standardise(tripos(atoms, bonds)).smiles == smiles

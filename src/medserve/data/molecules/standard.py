@@ -111,7 +111,7 @@ def read(text: str, *, name: str = "molecule") -> Any:
         )
     try:
         if tripos:
-            mol = chem.MolFromMol2Block(text, sanitize=False, removeHs=False)
+            mol = _tripos(text)
         elif block:
             mol = chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
         elif text.startswith("InChI="):
@@ -144,6 +144,27 @@ def read(text: str, *, name: str = "molecule") -> Any:
         raise _invalid(name, _reason(str(error))) from error
     if not mol.GetNumHeavyAtoms():
         raise Refusal("molecule-empty", f"{name}: it holds no atom.", hint="Leave the input out when it is not known.")
+    return mol
+
+
+def _tripos(text: str) -> Any:
+    """RDKit takes the hydrogens of a Mol2 block for all there are, and its coordinates for a form in space. Where none is
+    drawn they follow from the valences, or ethanol would be [C][C]O; what lies in a plane is a drawing."""
+    chem = chemistry()
+    mol = chem.MolFromMol2Block(text, sanitize=False, removeHs=False)
+    if mol is None:
+        return None
+    atoms = list(mol.GetAtoms())
+    if all(atom.GetAtomicNum() != 1 for atom in atoms):
+        for atom in atoms:
+            atom.SetNoImplicit(False)
+            alone = all(one.GetFormalCharge() <= 0 for one in atom.GetNeighbors())  # no azide or the like
+            if atom.GetAtomicNum() == 7 and atom.GetFormalCharge() < 0 and alone:  # RDKit's, for lack of hydrogens
+                atom.SetFormalCharge(0)
+    if mol.GetNumConformers() and not mol.GetConformer().GetPositions()[:, 2].any():
+        mol.GetConformer().Set3D(False)
+        for atom in atoms:
+            atom.SetChiralTag(chem.ChiralType.CHI_UNSPECIFIED)
     return mol
 
 
