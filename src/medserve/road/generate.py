@@ -32,7 +32,7 @@ from medserve.road.generate_page import write_page
 from medserve.road.membership import knows, trained_on
 from medserve.runtime.writer import Writer
 from medserve.settings import Settings
-from medserve.store.files import append_line, write_bytes
+from medserve.store.files import append_line, cannot_write, write_bytes
 
 BATCH = 500
 TEMPERATURE = 0.93  # a few more texts are molecules than at 1, and hardly fewer of them differ
@@ -119,8 +119,7 @@ def write_molecules(
     """
     if not 1 <= count <= 1_000_000:
         raise Usage("count-range", f"{count} molecules were asked for.", hint="Between 1 and 1,000,000.")
-    if out.exists():
-        raise Usage("out-exists", f"{out} already exists.", hint="Choose another --out, or remove it.")
+    check_out(out)
     package = open_package(model, Trust.load(settings))
     writer = Writer(package)
     screenings = Screenings(package, settings, barred_by(bar))
@@ -145,6 +144,19 @@ def write_molecules(
     write_bytes(out, as_csv(rows))
     out.with_name(f".{out.name}.drawn").unlink(missing_ok=True)
     return result
+
+
+def check_out(out: Path) -> None:
+    """A CSV that is not there yet, in a folder that may be made. Raises: Usage "out-exists", "out-name"; Fault."""
+    if out.exists():
+        raise Usage("out-exists", f"{out} already exists.", hint="Choose another --out, or remove it.")
+    if out.suffix.lower() in (".json", ".html"):
+        raise Usage("out-name", f"{out.name}: the table is a CSV; figures (.json) and page (.html) stand beside it.",
+                    hint=f"Write --out {out.with_suffix('.csv').name}")  # fmt: skip
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out.parent, error) from error
 
 
 def judge(drawn: Drawn, screenings: Screenings, *, progress: Progress = SILENT) -> tuple[list[Row], dict[str, Any]]:
@@ -220,14 +232,14 @@ def _drawn(
                 batches.append(Drawn([(text, bool(valid)) for text, valid in kept], Counter(barred)))
         else:
             path.unlink()
-    if not path.is_file():
-        append_line(path, json.dumps(asked).encode())
     total = -(-count // BATCH)
     bar = progress.start("Writing", total)
     progress.step(bar, len(batches))
     try:
         for index in range(len(batches), total):
             batches.append(draw(index, min(BATCH, count - index * BATCH)))
+            if not path.is_file():
+                append_line(path, json.dumps(asked).encode())
             append_line(path, json.dumps([batches[-1].kept, batches[-1].barred]).encode())
             progress.step(bar)
     finally:

@@ -28,7 +28,7 @@ from medserve.models.package import WEIGHTS, Package, open_package
 from medserve.models.signing import Trust
 from medserve.progress import SILENT, Progress
 from medserve.questions.objectives import parse
-from medserve.road.generate import Screenings, barred_by
+from medserve.road.generate import Screenings, barred_by, check_out
 from medserve.road.generate_page import learning_curve, write_page
 from medserve.road.oracles import Oracle, PackageOracle, open_oracle
 from medserve.road.search import Book, gap_of, paired
@@ -86,8 +86,7 @@ def optimise(
     Raises: Usage "out-exists", "budget-range", "objective-...", "not-a-writer", "writer-fixed"; Refusal
         "objective-harmful", "objective-controlled".
     """
-    if out.exists():
-        raise Usage("out-exists", f"{out} already exists.", hint="Choose another --out, or remove it.")
+    check_out(out)
     if not 2 * BATCH <= budget <= 100_000:
         raise Usage("budget-range", f"A budget of {budget} molecules.", hint=f"Between {2 * BATCH} and 100,000.")
     trust = Trust.load(settings)
@@ -98,6 +97,7 @@ def optimise(
     second = None if judge is None else open_oracle(parse(judge), trust)
     _independent(oracles, second)
     package = open_package(model, trust)
+    _agent(package, seed)  # refused before the budget of the screening is spent
     asked = {
         "model": package.digest, "objectives": [_named(o) for o in oracles], "budget": budget, "steps": steps,
         "seed": seed, "bar": digest_of({"bar": barred}).hex(),

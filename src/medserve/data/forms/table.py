@@ -73,7 +73,8 @@ def read_table(path: Path, *, keep: Collection[str] = ()) -> Table:
     except OSError as error:
         raise BadData("table-unreadable", f"{path.name}: {error.strerror}.", hint="Check the file.") from error
     if not columns or not next(iter(columns.values())):
-        raise BadData("table-empty", f"{path.name} has no rows.", hint="One row per image, under a row of names.")
+        hint = "One molecule a record." if suffix in SUFFIXES else "One row for each case, under a row of names."
+        raise BadData("table-empty", f"{path.name} has no rows.", hint=hint)
     return Table(path.name, {n: cells if n in keep else [_clean(c) for c in cells] for n, cells in columns.items()})
 
 

@@ -148,8 +148,8 @@ def read(text: str, *, name: str = "molecule") -> Any:
 
 
 def _tripos(text: str) -> Any:
-    """RDKit takes the hydrogens of a Mol2 block for all there are, and its coordinates for a form in space. Where none is
-    drawn they follow from the valences, or ethanol would be [C][C]O; what lies in a plane is a drawing."""
+    """RDKit takes the hydrogens of a Mol2 block for all there are, and its coordinates for a form in space. Here, where
+    none is drawn, they follow from the valences, or ethanol would be [C][C]O; what lies in a plane is a drawing."""
     chem = chemistry()
     mol = chem.MolFromMol2Block(text, sanitize=False, removeHs=False)
     if mol is None:
