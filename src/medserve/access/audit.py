@@ -24,8 +24,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -122,6 +123,7 @@ class Ledger:
     def __init__(self, engine: sa.Engine, folder: Path, mirror: Path | None = None) -> None:
         self._engine, self._folder, self._mirror = engine, folder, mirror
         self._path = folder / "audit.state"
+        self._locks = [str(folder / name) for name in ("audit.turn.lock", "audit.lock")]
 
     @classmethod
     def open(cls, settings: Settings, mirror: Path | None = None) -> "Ledger":
@@ -167,7 +169,8 @@ class Ledger:
         try:
             with self._alone():
                 events = [*events, *more()]
-                with self._writing(held=True) as db:
+                with self._engine.begin() as db:
+                    alone(db, AUDIT)
                     ended = self.append(db, events)
                 if ended:
                     self._let_go()
@@ -239,8 +242,7 @@ class Ledger:
         ends = _ends(db) if ends is None else ends
         closed = ends.closed
         try:
-            with open(self._path, "rb") as file:
-                mode, kept = os.fstat(file.fileno()).st_mode, file.read()
+            mode, kept = _read_small(self._path)
         except FileNotFoundError:
             if closed is not None or ends.seq is not None:
                 raise Fault(
@@ -310,9 +312,9 @@ class Ledger:
     def _alone(self) -> Iterator[None]:
         """Whoever waits holds the turn: who has just let go of the log comes after him, however quick he is."""
         deadline = time.monotonic() + LOCK_S
-        turn = self._locked("audit.turn.lock", deadline)
+        turn = self._locked(self._locks[0], deadline)
         try:
-            handle = self._locked("audit.lock", deadline)
+            handle = self._locked(self._locks[1], deadline)
         finally:
             os.close(turn)
         try:
@@ -320,9 +322,9 @@ class Ledger:
         finally:
             os.close(handle)
 
-    def _locked(self, name: str, deadline: float) -> int:
+    def _locked(self, path: str, deadline: float) -> int:
         """The open file; closing it lets go. Raises: AuditFault "audit-busy"."""
-        handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -429,22 +431,56 @@ def unwritable() -> AuditFault:
     )
 
 
-def _ends(db: sa.Connection) -> Any:
-    """The last signed epoch with its last row, and the last row of all; None where there is none. In one statement, and
-    in plain SQL: it is asked once a commit, and what is around a statement costs more than the statement."""
-    return db.exec_driver_sql(_ENDS).one()
+class _Ends(NamedTuple):
+    """The last signed epoch with its last row, and the last row of all; None where there is none."""
+
+    closed: Any  # int
+    signed: Any  # int
+    seq: Any  # int
+    epoch: Any  # int
+    hash: Any  # bytes
+
+
+def _ends(db: sa.Connection) -> _Ends:
+    return _Ends(*_run(db, _ENDS)[0])
 
 
 def _insert(db: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Many rows a statement: SQLite's driver gives the interpreter away at each, and gets it back when others allow."""
-    mark = "?" if db.dialect.paramstyle == "qmark" else "%s"
     at = 0
     while at < len(rows):
         count = min(_ROWS, 1 << (len(rows) - at).bit_length() - 1)  # few texts, so that the driver keeps them prepared
-        values = ", ".join([f"({', '.join([mark] * len(rows[0]))})"] * count)
-        flat = tuple(field for row in rows[at : at + count] for field in row)
-        db.exec_driver_sql(f"INSERT INTO audit_events (seq, epoch, body, hash, mac) VALUES {values}", flat)
+        flat = [field for row in rows[at : at + count] for field in row]
+        _run(db, _insertion("?" if db.dialect.paramstyle == "qmark" else "%s", count), flat)
         at += count
+
+
+@cache
+def _insertion(mark: str, count: int) -> str:
+    values = ", ".join([f"({', '.join([mark] * 5)})"] * count)
+    return f"INSERT INTO audit_events (seq, epoch, body, hash, mac) VALUES {values}"
+
+
+def _run(db: sa.Connection, text: str, given: Sequence[Any] = ()) -> list[Any]:
+    """A statement by the driver itself, in the transaction of `db`: on the way of every answer, what stands around a
+    statement costs more than the statement. Raises: as `db` would."""
+    cursor, failed = db.connection.cursor(), db.dialect.loaded_dbapi.Error
+    try:
+        cursor.execute(text, given)
+        return list(cursor.fetchall()) if cursor.description else []
+    except failed as error:
+        raise sa.exc.DBAPIError.instance(text, None, error, failed, hide_parameters=True) from error
+    finally:
+        cursor.close()
+
+
+def _read_small(path: Path) -> tuple[int, bytes]:
+    """Mode and content of a file of at most some kilobytes."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.fstat(handle).st_mode, os.read(handle, 1 << 16)
+    finally:
+        os.close(handle)
 
 
 def _chain(head: bytes, body: bytes) -> bytes:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from medserve.errors import Busy, Fault, MedServeError
+from medserve.runtime.niceness import give_way
 from medserve.types import Waiter
 
 I = TypeVar("I")
@@ -231,6 +232,7 @@ class Batcher(Generic[I, R]):
             thread.join(timeout=30)
 
     def _engine(self) -> None:
+        give_way()
         while jobs := self._take():
             _deliver(jobs, self._pass(jobs))
 

@@ -51,8 +51,8 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a graph is run.
 
     streams: passes that run side by side, each on its share of the threads. batch: most cases of one pass; 0 leaves
-    it to the size of the input. shared (ONNX Runtime): the passes share all threads; where one waits for its own
-    threads, or for Python, another one computes, and a lone one still has all of them.
+    it to the size of the input. shared (ONNX Runtime): a lone pass has all threads; of several side by side each has
+    the one that calls it, and they share what is left.
     """
 
     engine: EngineName = "onnxruntime"
@@ -66,7 +66,7 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 DEFAULT = Choice()
-OVERLAP = 2  # passes a thread where they share them
+OVERLAP = 2  # passes at least where they share the threads: while one waits for Python, another one computes
 
 
 class Unfit(Fault):
@@ -177,12 +177,12 @@ def usual(shape: Sequence[int], graph_bytes: int, threads: int) -> Choice:
     """What runs a graph that the tuner has not measured here.
 
     Large pictures pass one by one, several at once: they gain nothing from a common pass, and lose the time in which
-    it is put together. As many as one pass would have held, so that the memory is the same.
+    it is put together. One a thread, and no more than one pass would have held, so that the memory is the same.
     """
     together = default_batch(shape, graph_bytes)
     if len(shape) != 3 or not 1 < together <= LARGE_BATCH:
         return DEFAULT
-    return Choice(streams=min(OVERLAP * (threads or os.cpu_count() or 1), together), batch=1, shared=True)
+    return Choice(streams=min(max(OVERLAP, threads or os.cpu_count() or 1), together), batch=1, shared=True)
 
 
 def versions() -> dict[str, str]:
@@ -219,4 +219,5 @@ def _open(graph: bytes, threads: int, choice: Choice, quantised: bytes, package:
         raise Unfit("engine-precision", f"ONNX Runtime runs the graph in fp32 or int8, not in {choice.precision}.")
     data = quantised if choice.precision == "int8" else graph
     each = threads if choice.shared else max(1, threads // choice.streams)
-    return OnnxRuntime(data, each, engine=choice.engine, reduced=reduced)
+    beside = max(1, threads - choice.streams + 1) if choice.shared else 0
+    return OnnxRuntime(data, each, engine=choice.engine, reduced=reduced, beside=beside)

@@ -20,6 +20,7 @@ from medserve.models.signing import Trust
 from medserve.runtime.engine import DEFAULT, LARGE_GRAPH, Choice, usual
 from medserve.runtime.known import KnownModel
 from medserve.runtime.model import LoadedModel
+from medserve.runtime.niceness import giving_way
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict
 from medserve.safety.policy import CLOSED, Standing
 
@@ -62,12 +63,21 @@ class Loader:
         if package.digest != known.digest:
             why = f"{package.folder} holds another model than the one that was verified."
             raise BadPackage("package-altered", why, hint="Give a new model a folder and a version of its own.")
-        model = LoadedModel(
-            package, threads=self.threads, max_pixels=self.max_pixels, verdict=self._verdict(known), rules=self.rules,
-            warn=self.warn,
-        )  # fmt: skip
-        model.warm()
-        return model
+        verdict = self._verdict(known)
+
+        def opened() -> LoadedModel:
+            model = LoadedModel(
+                package,
+                threads=self.threads,
+                max_pixels=self.max_pixels,
+                verdict=verdict,
+                rules=self.rules,
+                warn=self.warn,
+            )
+            model.warm()
+            return model
+
+        return giving_way(opened)
 
     def bytes_of(self, known: KnownModel) -> int:
         """Estimate of what its engines take in memory."""
@@ -91,5 +101,5 @@ def _engine_bytes(known: KnownModel, choice: Choice) -> int:
         passing = PICTURES_MIB
     else:
         passing = PIECES_MIB if graph > LARGE_GRAPH else RECORDS_MIB
-    copies, own = GRAPHS.get(choice.engine, 6), OWN_MIB.get(choice.engine, 64)
+    copies, own = GRAPHS.get(choice.engine, 6) * (2 if choice.shared else 1), OWN_MIB.get(choice.engine, 64)
     return copies * graph + (own + passing * choice.streams) * MIB

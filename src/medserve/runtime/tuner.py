@@ -94,7 +94,7 @@ def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers
     streams = sorted({1, threads, *(n for n in (2, 4, 8) if n < threads)})
     kinds = [(engine, precision) for engine, many in PRECISIONS.items() for precision in many]
     found = [Choice(engine, precision, n) for engine, precision in kinds for n in streams]
-    found += [Choice("onnxruntime", p, OVERLAP * threads, shared=True) for p in PRECISIONS["onnxruntime"]]
+    found += [Choice("onnxruntime", p, max(OVERLAP, threads), shared=True) for p in PRECISIONS["onnxruntime"]]
     if compare:
         found += [Choice("torch"), Choice("inductor")]
     if gpu:

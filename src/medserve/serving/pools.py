@@ -6,19 +6,16 @@ heat = await pools.explain(model.explain, "occlusion", tensor)      # a lane of 
 """
 
 import asyncio
-import contextlib
 import functools
 import os
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from medserve.errors import Busy
+from medserve.runtime.niceness import ASIDE, give_way
 
 T = TypeVar("T")
-NICE = 10  # of the thread that explains
 MAX_EXPLAINING = 8  # explanations that wait or run; each costs hundreds of passes
 LOADERS = 2  # loads at once
 
@@ -29,7 +26,7 @@ class Pools:
     def __init__(self, decoders: int = 0) -> None:
         count = decoders or max(2, os.cpu_count() or 1)
         self._decode = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_yielding)
+        self._explain = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=give_way, initargs=(ASIDE,))
         self._load = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._explaining = 0
@@ -62,10 +59,3 @@ class Pools:
     def close(self) -> None:
         for pool in (self._load, self._aside, self._decode, self._explain):
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _yielding() -> None:
-    """This thread gives way to those that predict."""
-    if sys.platform == "linux":  # where a thread has a niceness of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -63,9 +63,7 @@ async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, dea
         finally:
             del ended  # it holds this frame
     finally:
-        if (watcher := waiting.stop()) is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        waiting.stop()
 
 
 class _Waiting:
@@ -101,8 +99,9 @@ class _Waiting:
             self.ended = error
             self._task.cancel()
 
-    def stop(self) -> "asyncio.Task[None] | None":
-        """No more alarms. Returns: who watches still."""
+    def stop(self) -> None:
+        """No more alarms, and nobody who watches: he ends in the next turn of the loop, for which nobody waits."""
         self._alarm.cancel()
         watcher, self._watcher = self._watcher, None  # as it ends it holds the frame that holds this
-        return watcher
+        if watcher is not None:
+            watcher.cancel()
