@@ -57,12 +57,12 @@ def _ranked(data: Path, settings: Settings) -> Answer:
     listing = list_data(data, settings)
     inputs = {said.kind for said in listing.inputs.values()}
     shape = (len(listing.inputs),) if listing.kind == "record" else probe(listing).shape
-    ranked = rank_recipes(n=len(listing), shape=shape, task=listing.task, inputs=inputs)  # type: ignore[arg-type]
+    ranked = rank_recipes(n=len(listing), shape=shape, task=listing.asked, inputs=inputs)  # type: ignore[arg-type]
     rows = [(r["name"], "yes" if r["suits"] else "no", r["reason"], f"{r['expected']} ({r['source']})",
              "-" if r["minutes"] is None else f"{r['minutes']:.1f}") for r in ranked]  # fmt: skip
-    title = f"{listing.name}: {len(listing)} items, {listing.task}, {'x'.join(map(str, shape))}"
+    title = f"{listing.name}: {len(listing)} items, {listing.asked}, {'x'.join(map(str, shape))}"
     shown = table(title, "recipe", "suits", "why", "expected elsewhere", "minutes here", rows=rows)
-    return Answer({"data": listing.name, "task": listing.task, "n": len(listing), "shape": list(shape),
+    return Answer({"data": listing.name, "task": listing.asked, "n": len(listing), "shape": list(shape),
                    "recipes": ranked}, shown)  # fmt: skip
 
 

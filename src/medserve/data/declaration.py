@@ -22,7 +22,7 @@ MAX_BYTES = 2**20
 PICTURES = ("image", "volume")  # a case of one such input is a picture; every other case is a record
 SUPPORTED = (*PICTURES, "number", "category", "text", "timeline", "waveform", "molecule", "protein")
 _ATC = re.compile(r"[A-Z]\d{2}[A-Z]{2}\d{2}")
-TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate")
+TASKS = ("binary", "multiclass", "multilabel", "ordinal", "number", "survival", "tags", "generate", "medicines")
 
 
 class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -34,6 +34,8 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     table, form: where the events of a timeline stand: a table of events, whose columns are named by patient, time,
         code, value and event_unit; or a known form (fhir-ndjson, fhir-bundle, omop, physionet2012).
     window: hours before the prediction time that a timeline looks back. leads, hz, seconds: of a waveform.
+    visits, gap: of the timeline under a target of kind medicines: how many visits it shows (8), and the hours without
+        an event that part two visits (24).
     descriptors: of a molecule, false: its fragments alone, a tenth of the time; for very large libraries.
     tautomer: of a molecule, true: tautomers are brought into one form, in training as in serving; takes longer.
     fhir: of a number or a category, the element of a FHIR Bundle that says it (`data.elements`).
@@ -56,6 +58,8 @@ class Input(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     value: str | None = None
     event_unit: str | None = None
     window: float | None = None
+    visits: int | None = None
+    gap: float | None = None
     leads: list[str] | None = None
     hz: float | None = None
     seconds: float | None = None
@@ -70,7 +74,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
     column: of the table; a list of columns for multilabel; none when the folder or the array holds the label. For
         survival the time until the event or the end of observation, in `unit`; for tags the spans of the entities;
-        none for generate, whose target is the molecule itself.
+        none for generate, whose target is the molecule itself, and for medicines, whose labels stand among the events.
     event: for survival, the column that says 1 where the event happened and 0 where observation ended before it.
     classes: in index order: (negative, positive) for binary, lowest first for ordinal.
     separator: between the labels of one cell of a multilabel column.
@@ -262,6 +266,7 @@ def _check(declared: Dataset, name: str) -> Dataset:
             f"{name}: a target of kind generate takes one input, the molecules to learn from, and no column.",
             hint="Write `inputs: {NAME: {kind: molecule}}` and `target: {kind: generate}`.",
         )
+    _check_medicines(declared, name)
     if target is not None and target.classes is not None:
         if len(set(target.classes)) != len(target.classes):
             raise BadData("declaration-value", f"{name}: `target.classes` names a class twice.")
@@ -296,6 +301,42 @@ def _check(declared: Dataset, name: str) -> Dataset:
             )
     check_trial(declared, name)
     return declared
+
+
+def _check_medicines(declared: Dataset, name: str) -> None:
+    """What is said of a target of kind medicines, and of the visits of its timeline.
+
+    Raises: BadData "declaration-value", "medicines-history".
+    """
+    lines = {key: said for key, said in declared.inputs.items() if said.kind == "timeline"}
+    wanted = declared.target is not None and declared.target.kind == "medicines"
+    for key, said in declared.inputs.items():
+        if (said.visits is not None or said.gap is not None) and not (wanted and key in lines):
+            raise BadData(
+                "declaration-value", f"{name}: `inputs.{key}`: visits and gap are for the timeline of a target of kind"
+                " medicines.", hint="Write `target: {kind: medicines}`, or leave them out.",
+            )  # fmt: skip
+        if (said.visits is not None and not 3 <= said.visits <= 64) or (said.gap is not None and said.gap <= 0):
+            raise BadData("declaration-value", f"{name}: `inputs.{key}`: visits is 3 to 64, and gap hours above 0.")
+    if not wanted:
+        return
+    assert declared.target is not None
+    if len(lines) != 1:
+        raise BadData(
+            "medicines-history", f"{name}: a target of kind medicines takes one timeline; there are {len(lines)}.",
+            hint="Write `inputs: {history: {kind: timeline, table: events.csv, patient: ..., time: ..., code: ...}}`.",
+        )  # fmt: skip
+    if any(said.window is not None for said in lines.values()):
+        raise BadData("declaration-value", f"{name}: a history in visits has no `window`.", hint="Write `visits: 8`.")
+    given = [key for key in ("column", "classes", "unit") if getattr(declared.target, key) is not None]
+    given = [f"target.{key}" for key in given] + (["prediction_time"] if declared.prediction_time is not None else [])
+    if given:
+        raise BadData(
+            "declaration-value", f"{name}: `{given[0]}` has no place beside `kind: medicines`.",
+            hint="The labels are the medicines among the events; a visit's first prescription is the prediction time.",
+        )  # fmt: skip
+    if isinstance(declared.split, Split) and declared.split.by not in ("patient", "site", "time"):
+        raise BadData("declaration-value", f"{name}: visits are split by patient; {declared.split.by} would part them.")
 
 
 def _check_number(target: Target, declared: Dataset, name: str) -> None:

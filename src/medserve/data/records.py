@@ -51,11 +51,9 @@ class Trouble:
 def declare_fields(listing: Listing) -> tuple[Field, ...]:
     """Unfitted fields of a listing's inputs. Raises: NotFound: a kind that nothing reads."""
     register_all()
-    marked = listing.task == "tags"  # then the text is a row for each word
-    found = tuple(
-        FIELDS["words" if marked and said.kind == "text" else said.kind].declare(name, said)
-        for name, said in listing.inputs.items()
-    )
+    other = {"text": "words"} if listing.task == "tags" else {}  # a row for each word
+    other |= {"timeline": "visits"} if listing.medicines else {}
+    found = tuple(FIELDS[other.get(said.kind, said.kind)].declare(name, said) for name, said in listing.inputs.items())
     # What writes molecules reads their letters alone: no fragment is counted, which would take most of the time.
     return tuple(replace(f, letters=True) for f in found) if listing.task == "generate" else found  # type: ignore[type-var]
 
@@ -64,9 +62,9 @@ def settle_fields(listing: Listing, asked: Sequence[Field] = ()) -> tuple[Field,
     """The declared fields; those whose values depend on what the data looks like (pictures) have looked at some.
 
     Args:
-        asked: fields of a package that is to be asked: its pictures are prepared as it does.
+        asked: fields of a package that is to be asked: pictures are prepared, and visits parted, as it does.
     """
-    ready = {f.name: f for f in asked if hasattr(f, "look")}
+    ready = {f.name: f for f in asked if hasattr(f, "look") or hasattr(f, "gap_h")}
     found: list[Field] = []
     for f in declare_fields(listing):
         if f.name in ready and ready[f.name].kind == f.kind:

@@ -42,11 +42,11 @@ class TimelineIndex:
 
     @classmethod
     def read(
-        cls, root: Path, said: Input, wanted: Collection[str], *, patient: str, until: str | float | None
+        cls, root: Path, said: Input, wanted: Collection[str] | None, *, patient: str, until: str | float | None
     ) -> "TimelineIndex":
         """
         Args:
-            wanted: patients of the cases, as the table names them.
+            wanted: patients of the cases, as the table names them; None: all of the source.
 
         Raises: BadData "file-missing", "form-unknown", "column-missing", and those of the readers.
         """
@@ -63,14 +63,19 @@ class TimelineIndex:
             )  # fmt: skip
         columns = {"patient": said.patient or patient}
         columns |= {role: name for role, key in ROLES.items() if (name := getattr(said, key))}
-        wanted = frozenset(wanted)
+        only = None if wanted is None else frozenset(wanted)
         for who, static, events in read_timelines(path, form, columns=columns, account=index.account):
-            if who not in wanted:
+            if only is not None and who not in only:
                 index.others += 1
                 continue
             index._where[who] = index._events.add(events)
             index._static[who] = dict(static)
         return index
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """As the source names them."""
+        return tuple(self._where)
 
     def events(self, who: str) -> list[Event] | None:
         if who not in self._where:

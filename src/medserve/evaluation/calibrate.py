@@ -66,7 +66,8 @@ def fit_temperature(logits: Array, targets: Array, output: OutputSpec, *, seed: 
         return fit_hazard(logits, targets, output, seed=seed)
     n = len(logits)
     strata = strata_of(output.task, targets)
-    if output.task == "number" or n < FEWEST or len(np.unique(strata)) < 2:
+    sides = targets[~np.isnan(targets)] if output.task == "multilabel" else strata
+    if output.task == "number" or n < FEWEST or len(np.unique(sides)) < 2:
         return Calibration(method="none", n=n)
     temperature = _fit(logits, targets, output)
     if n >= ENOUGH:

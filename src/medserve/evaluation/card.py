@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medserve.evaluation.wording import NOT_REPORTED, NOT_VALIDATED, number
-from medserve.models.spec import ModelSpec
+from medserve.models.spec import Medicines, ModelSpec
+from medserve.questions.medicines import CALLED, NOTE
 
 if TYPE_CHECKING:
     from medserve.data.split import PartView
@@ -76,6 +77,7 @@ def make_card(
             for i in spec.inputs
         ],  # fmt: skip
         "architecture": {"name": spec.architecture.name, "params": dict(spec.architecture.params)},
+        "medicines": None if spec.output.medicines is None else _medicines(spec.output.medicines),
         "data": {key: declared.get(key) for key in _SOURCE},
         "trial": declared.get("trial"),
         "population": {"parts": {k: dict(v) for k, v in (parts or {}).items()}, "patients_independent": independent},
@@ -173,6 +175,13 @@ def limits(
         out.append(("not-calibrated", "Its probabilities are not calibrated."))
     if spec.output.task == "generate":
         out.append(("invented", "What it writes was never made nor measured: a chemist judges each molecule."))
+    elif spec.output.medicines is not None:
+        out.append((NOTE["code"], f"Every figure and answer is {CALLED}; none says that a medicine helps."))
+        out.append(("no-order", "It lists candidates and never orders; rules of safety and a qualified person decide."))
+        if unknown := spec.output.medicines.unknown:
+            out.append(
+                ("interactions-unknown", f"Of {len(unknown)} of its medicines no table of safety knows anything.")
+            )
     elif spec.calibration.conformal is None and spec.output.task != "effect":
         out.append(("no-sets", "It gives no prediction set and so does not abstain when unsure."))
     if spec.ood is None:
@@ -277,9 +286,24 @@ def reporting(
     return [{"item": item, "topic": topic, "answer": answer} for item, topic, answer in rows]
 
 
+def _medicines(told: Medicines) -> dict[str, Any]:
+    """What the figures and the answers are called, and by which rules two medicines interact."""
+    return {
+        "called": CALLED,
+        "pairs": len(told.pairs),
+        "severities": list(told.severities),
+        "rules": [{"id": one.id, "version": one.version, "digest": one.digest} for one in told.rules],
+        "interaction_rate_trained": told.rate,
+        "unknown": list(told.unknown),
+        "rare": {"codes": told.rare, "share": told.rare_share},
+    }
+
+
 def _output(card: Mapping[str, Any]) -> str:
     if card["task"] == "number":
         return f"an estimate of {card['labels'][0]}"
+    if card["medicines"] is not None:
+        return f"medicines of one visit in the order of their probability: {CALLED}, never benefit"
     if card["task"] == "survival":
         return f"the risk of {card['labels'][0]} by each horizon, and a survival curve"
     if card["task"] == "effect":

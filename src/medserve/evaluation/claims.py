@@ -21,7 +21,7 @@ RISK_SLACK = 0.02
 PRIOR_GAP = 0.05
 OFTEN = 0.3
 _SHORT = {"c_index": "C index", "entity_f1": "entity F1", "log_likelihood": "log-likelihood a letter",
-          "gain_advice": "gain of advice"}  # fmt: skip
+          "gain_advice": "gain of advice", "jaccard": "Jaccard"}  # fmt: skip
 _ORDER = {"red": 0, "amber": 1, "green": 2}
 
 
@@ -29,7 +29,19 @@ def claims(result: Mapping[str, Any]) -> list[dict[str, str]]:
     """Every rule that has something to say about an evaluation (see `evaluate`), worst first."""
     said = [
         claim
-        for rule in (_size, _part, _calibration, _sets, _baseline, _operating, _groups, _leaks, _unlike, _effect)
+        for rule in (
+            _size,
+            _part,
+            _calibration,
+            _sets,
+            _baseline,
+            _operating,
+            _groups,
+            _leaks,
+            _unlike,
+            _effect,
+            _medicines,
+        )
         for claim in rule(result)
     ]
     return sorted(said, key=lambda claim: _ORDER[claim["level"]])
@@ -42,6 +54,8 @@ def _claim(level: str, code: str, message: str) -> dict[str, str]:
 def _size(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if r["task"] == "effect":
         smallest, what = min(r["counts"].values()), "patients of one arm"
+    elif r.get("medicines") is not None:
+        smallest, what = r["n_patients"], "patients"
     elif r["task"] in ("number", "generate"):
         smallest, what = r["n"], "cases"
     elif r["task"] == "survival":
@@ -158,6 +172,7 @@ def _baseline(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         return
     name = {"number": "mae", "survival": "c_index", "tags": "entity_f1",
             "generate": "log_likelihood", "effect": "gain_advice"}.get(r["task"], "auroc")  # fmt: skip
+    name = "jaccard" if r.get("medicines") is not None else name
     gap = r["baseline"]["difference"].get(name)
     if gap is None or gap["low"] is None:
         return
@@ -251,3 +266,32 @@ def _effect(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield _claim(
             "amber", "balance", f"After weighting, arms still differ by up to {worst:.2f} standard deviations."
         )
+
+
+def _medicines(r: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """What sets of medicines may be called, and whether they are worth more than repeating the last visit."""
+    told = r.get("medicines")
+    if told is None:
+        return
+    yield _claim(
+        "amber", "past-prescribing", "Every figure is agreement with past prescribing; none is benefit to anybody."
+    )
+    row = next((row for row in told["rows"] if row["visits"] == "visits with an earlier one" and row["model"]), None)
+    if row is not None and row["difference"]["jaccard"]["low"] is not None:
+        gap = row["difference"]["jaccard"]
+        figure = f"Jaccard {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) on {row['n']} visits"
+        if gap["low"] > 0:
+            yield _claim(
+                "green", "beats-repeating", f"Closer to the prescriptions than the last visit repeated: {figure}."
+            )
+        else:
+            yield _claim("amber", "repeating-as-good", f"Not shown closer than the last visit repeated: {figure}.")
+    given, data = (r["metrics"][name]["value"] for name in ("interaction_rate", "interaction_rate_prescribed"))
+    if not told["pairs"]:
+        yield _claim("amber", "no-interactions", "No two of its medicines interact by the tables.")
+    elif given is not None and data is not None:
+        said = f"{given:.2%} of the pairs given together interact, {data:.2%} of those prescribed"
+        if given <= data:
+            yield _claim("green", "interactions-kept", f"No more interactions than in the data: {said}.")
+        else:
+            yield _claim("red", "interactions-more", f"More interactions than in the data: {said}.")

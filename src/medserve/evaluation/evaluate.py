@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medserve.evaluation import effect, entities, likelihood, sections, survival
+from medserve.evaluation import effect, entities, likelihood, medicines, sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
 from medserve.evaluation.curves import curves, wilson
@@ -31,6 +31,7 @@ COMPARED = {
     "multiclass": ("auroc", "accuracy", "balanced_accuracy", "log_loss", "brier"),
     "ordinal": ("auroc", "accuracy", "quadratic_kappa", "log_loss", "brier"),
     "multilabel": ("auroc", "auprc", "accuracy", "log_loss", "brier"),
+    "medicines": ("jaccard", "set_f1", "prauc", "interaction_rate", "log_loss", "brier"),
     "number": ("mae", "rmse", "mse", "r2", "spearman", "concordance"),
     "survival": ("c_index", "c_uno", "auroc_at_horizon", "brier_at_horizon", "integrated_brier"),
 }
@@ -64,6 +65,7 @@ def evaluate(
     members: Sequence[str | None] | None = None,
     decision_range: tuple[float, float, str] | None = None,
     policies: Mapping[str, Array] | None = None,
+    last: Array | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -87,6 +89,7 @@ def evaluate(
         absent: of each row the inputs that the case lacks, whose set is the wider; None: nothing is ever missing.
         members: of each row the word for the output's `by`, whose own interval holds.
         decision_range: (low, high, why) thresholds of the decision curve, as the user declares them.
+        last: of medicines, (N, K) what the last visit had, NaN where there was none (see `medicines.by_visit`).
         policies: of an effect, further ones to be valued (see `effect.evaluate_effect`).
 
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
@@ -127,7 +130,7 @@ def evaluate(
         if "log_loss" in out:
             out["change/log_loss"] = out["log_loss"] - out["raw/log_loss"]
         if other is not None:
-            simple = measure(other, w, only=COMPARED[judged.task])
+            simple = measure(other, w, only=COMPARED[judged.kind])
             out |= sections.prefixed("baseline", simple)
             out |= sections.prefixed("difference", {name: out[name] - v for name, v in simple.items()})
         if outside is not None and outside.any() and not outside.all():
@@ -148,7 +151,7 @@ def evaluate(
     if outside is not None:
         trials |= sections.prefixed("without", sections.patients_behind(behind(judged.keep(outside)), who[outside]))
     found = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=trials)
-    metrics = {name: found[name] for name in METRICS[judged.task]}
+    metrics = {name: found[name] for name in METRICS[judged.kind]}
     if judged.task == "binary":  # fixed by the strata of the bootstrap
         share = float((judged.targets == 1).mean())
         low, high = wilson(share, len(np.unique(who)))
@@ -190,6 +193,9 @@ def evaluate(
         "survival": None
         if judged.task != "survival"
         else survival.by_horizon(spec, judged, who, draws=draws, seed=seed),
+        "medicines": medicines.by_visit(
+            spec, judged, None if last is None else np.asarray(last)[rows], who, draws=draws, seed=seed
+        ),
         "curves": curves(judged, who, draws=min(draws, 200), seed=seed),
         "decision": decision_curve(judged, who, declared=decision_range, draws=draws, seed=seed),
         "subgroups": subgroups(judged, who, told, hit=hit, abstained=~answered, draws=draws, seed=seed),

@@ -16,11 +16,14 @@ import numpy as np
 from medserve.evaluation.intervals import bootstrap, draw_weights, strata_of
 from medserve.models.spec import ModelSpec, OperatingPoint
 from medserve.questions.answers import probabilities
+from medserve.questions.medicines import threshold_of
 from medserve.questions.metrics import Judged, measure
 from medserve.questions.weighted import ratio
 from medserve.types import Array
 
 RULE = "0.5-unless-better"
+SET_RULE = "best-jaccard-within-interactions"  # one threshold for all medicines, see `medicines.threshold_of`
+REPEAT = "repeat-last"  # the architecture whose decision at one half is to repeat the last visit, and stays so
 NEUTRAL = 0.5
 FEWEST = 20  # positives, and negatives, under which 0.5 is kept
 _CANDIDATES = 200
@@ -37,6 +40,10 @@ def choose_points(
     if spec.output.task not in ("binary", "multilabel"):
         return []
     probs, targets = probabilities(spec, logits), np.asarray(targets)
+    if (told := spec.output.medicines) is not None:
+        repeats = spec.architecture.name == REPEAT
+        at = NEUTRAL if repeats else threshold_of(probs, targets == 1, told.pairs, told.rate)[0]
+        return [OperatingPoint(label=label, threshold=at, rule=SET_RULE) for label in spec.output.labels]
     who = np.arange(len(targets)) if patients is None else np.asarray(patients)
     points = []
     for k, label in enumerate(spec.output.labels):

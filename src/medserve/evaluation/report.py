@@ -190,7 +190,8 @@ def _headline(r: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "tags": ("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
         "generate": ("log_likelihood", "perplexity"),
         "effect": ("gain_advice", "recommended", "recommended_against", "abstention"),
-    }.get(r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))
+        "medicines": ("jaccard", "set_f1", "prauc", "interaction_rate"),
+    }.get("medicines" if r.get("medicines") else r["task"], ("accuracy", "balanced_accuracy", "auroc", "ece"))
     out = []
     for name in wanted:
         span = r["metrics"][name]

@@ -26,6 +26,8 @@ CALLED = {
     "record-additive": "glass box (explainable boosting machine)",
     "thumbnail-linear": "linear model of thumbnails",
     "case-net": "network",
+    "medicine-net": "recurrent network over visits",
+    "repeat-last": "repeat of the last visit",
     "record-average": "mean of several models",
 }  # architectures in words
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -109,6 +111,7 @@ def without_probabilities(
         },
         "confusion": None,
         "survival": None,
+        "medicines": None,
         "curves": {},
         "decision": None,
         "subgroups": list(subgroups),

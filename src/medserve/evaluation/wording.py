@@ -29,6 +29,9 @@ TITLES = {
     "expected_observed": "Expected / observed events", "abstention": "Abstention", "entity_f1": "Entity F1",
     "log_likelihood": "Log-likelihood a letter", "perplexity": "Perplexity",
     "average_effect": "Average effect", "naive_difference": "Plain difference of means",
+    "jaccard": "Jaccard", "set_f1": "F1 of sets", "prauc": "Average precision of a visit",
+    "medicines": "Medicines a visit, given", "medicines_prescribed": "Medicines a visit, prescribed",
+    "interaction_rate": "Interacting pairs, given", "interaction_rate_prescribed": "Interacting pairs, prescribed",
     "gain_advice": "Gain of advice over what was done", "gain_over_one_arm": "Gain over the best single arm",
     "recommended": "Recommended", "recommended_against": "Recommended against",
     "followed_difference": "Advice followed, less not followed", "score_loss": "Distance to robust scores",
@@ -67,6 +70,13 @@ MEANINGS = {
     "brier_at_horizon": "mean squared error of the risk by the middle horizon; lower is better",
     "integrated_brier": "the same, mean over all times up to the last horizon; lower is better",
     "expected_observed": "events that the model expects for each one seen; 1 is right, above 1 it states too much",
+    "jaccard": "agreement with past prescribing: what both sets hold of what either holds, mean over visits",
+    "set_f1": "agreement with past prescribing: harmonic mean of precision and recall, mean over visits",
+    "prauc": "agreement with past prescribing: average precision of the ranked medicines, mean over visits",
+    "medicines": "mean number in the sets given",
+    "medicines_prescribed": "mean number in the sets prescribed",
+    "interaction_rate": "share of the pairs given together that a rule calls contraindicated or major; lower is better",
+    "interaction_rate_prescribed": "the same of what was prescribed",
     "log_likelihood": "mean natural logarithm of the probability of each letter of a molecule; higher is better",
     "perplexity": "exp(-log-likelihood): among how many equally likely letters it chooses; 1 is certainty",
     "entity_f1": "harmonic mean of entity precision and recall; both ends and the name must be right",
@@ -172,6 +182,8 @@ def summary(r: Mapping[str, Any]) -> list[str]:
             "The model is about as unsure of the next letter of a molecule as of one among"
             f" {number(m['perplexity'], 2)} equally likely ones. What it writes is judged by `medserve generate`."
         )
+    elif r.get("medicines") is not None:
+        lines += _of_sets(r)
     elif r["task"] == "multilabel":
         lines.append(f"Mean AUROC over {len(r['labels'])} labels: {number(m['auroc'])}.")
     else:
@@ -190,4 +202,25 @@ def summary(r: Mapping[str, Any]) -> list[str]:
         lines.append(text)
     if any(claim["code"] == "claim-refused" for claim in r["claims"]):
         lines.insert(1, "There are too few cases to claim any performance: the figures only show that the parts work.")
+    return lines
+
+
+def _of_sets(r: Mapping[str, Any]) -> list[str]:
+    """Sets of medicines: agreement with past prescribing, and with repeating the last visit beside it."""
+    m, told = r["metrics"], r["medicines"]
+    lines = [
+        "Agreement with past prescribing, never benefit: of the medicines that its sets or the prescriptions hold, both"
+        f" hold {percent(m['jaccard'])} (Jaccard, mean over visits)."
+    ]
+    row = next((row for row in told["rows"] if row["visits"] == "visits with an earlier one" and row["model"]), None)
+    if row is not None:
+        lines.append(
+            f"On the {row['n']:,} visits that had an earlier one, repeating the last visit agrees by"
+            f" {percent(row['repeat']['jaccard'])}, the model by {percent(row['model']['jaccard'])}; difference"
+            f" {number(row['difference']['jaccard'], signed=True)}."
+        )
+    lines.append(
+        f"Of the pairs of medicines in its sets {percent(m['interaction_rate'])} interact by the tables of safety, of"
+        f" those prescribed {percent(m['interaction_rate_prescribed'])}."
+    )
     return lines

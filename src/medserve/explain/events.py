@@ -34,6 +34,7 @@ class Happening:
 
     input, channel: the history, and what was measured or done. hours: (from, to) before the prediction, from > to.
     value: mean of what was measured, in `unit`; None for something that only happened. columns: of the record.
+    visits: where the history counts visits, how many there are, and `hours` counts them too.
     """
 
     input: str
@@ -42,6 +43,7 @@ class Happening:
     value: float | None
     unit: str | None
     columns: tuple[int, ...]
+    visits: int = 0
 
     @property
     def middle_h(self) -> float:
@@ -49,7 +51,9 @@ class Happening:
 
     @property
     def said(self) -> str:
-        """The stretch in words: "2 to 3 h before"."""
+        """The stretch in words: "2 to 3 h before", "this visit", "2 visits before"."""
+        if self.visits:
+            return _visits(round(self.hours[1]), round(self.hours[0]) - 1, self.visits)
         scale, unit = (24.0, "d") if self.hours[0] > DAYS_FROM_H else (1.0, "h")
         return f"{self.hours[1] / scale:.3g} to {self.hours[0] / scale:.3g} {unit} before"
 
@@ -90,6 +94,7 @@ def _at(record: Array, blocks: Sequence[Block], span: int) -> list[Happening]:
                         value,
                         None if value is None else units[c],
                         tuple((block.start + c * bins + at).tolist()),
+                        int(block.facts.get("visits", 0)),
                     )
                 )
     return found
@@ -160,7 +165,8 @@ def render_times(found: Sequence[Happening], weights: Sequence[float] | Array, *
     y = top + high * len(rows) + 6
     whole = _cells(found, weights, range(len(found)))
     strip(y, "all together", whole, max([abs(w) for w in whole.values()], default=0) or 1.0, float(weights.sum()))
-    unit, per = ("days", 24.0) if longest > DAYS_FROM_H else ("hours", 1.0)
+    in_visits = any(h.visits for h in found)
+    unit, per = ("visits", 1.0) if in_visits else ("days", 24.0) if longest > DAYS_FROM_H else ("hours", 1.0)
     for hours in _ticks(longest / per):
         x = across(hours * per)
         draw.line((x, y + high, x, y + high + 5), fill=INK)
@@ -201,3 +207,12 @@ def _ticks(length: float) -> list[float]:
 def _short(text: str, most: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _visits(first: int, last: int, visits: int) -> str:
+    """Visits back from the present one, 0: it itself. The farthest stands for all before it too."""
+    if last == 0:
+        return "this visit"
+    more = " or more" if last == visits - 1 else ""
+    told = f"{last}" if first == last else f"{first} to {last}"
+    return f"{told}{more} visit{'' if told == '1' and not more else 's'} before"

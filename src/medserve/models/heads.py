@@ -6,6 +6,7 @@
 
 The columns of the logits are those of `OutputSpec.width`, so that `questions.answers.probabilities` reads the same
 numbers back when serving. A missing label is NaN and adds nothing: it is never a negative.
+Of medicines, interactions between them cost something too.
 Source for survival: Cox 1972, partial likelihood; Breslow 1974 for tied times.
 """
 
@@ -20,6 +21,8 @@ from medserve.models.spec import OutputSpec
 
 HUBER_DELTA = 1.0  # in standard deviations of the target: beyond it the loss grows linearly, so that one wrong
 # measurement in the table does not steer the fit
+INTERACTIONS = 4.0  # weight of the interactions of medicines where their rate is twice the data's, or more
+LEAST_RATE = 0.002  # below it a rate is as good as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class Head:
             label_smoothing: share of the target spread evenly over the labels (none for a number or a time).
             per_sample: return one loss a sample; `weight` is then not applied.
 
-        Returns: scalar, or (B,). binary: cross-entropy of one logit. multiclass: cross-entropy. multilabel: mean
+        Returns: scalar, or (B,); of medicines the scalar holds a term for their interactions.
+            binary: cross-entropy of one logit. multiclass: cross-entropy. multilabel: mean
             cross-entropy of the known labels; a sample (or batch) with none known gives 0. ordinal: mean
             cross-entropy of the cumulative questions "above level k". number: Huber loss of the standardised
             target. survival: minus the log partial likelihood per event, each event against the cases of this batch
@@ -78,7 +82,25 @@ class Head:
             return (each * known).sum(1) / known.sum(1).clamp_min(1.0)
         if weight is not None:
             known = known * weight.to(each.dtype)[:, None]
-        return (each * known).sum() / known.sum().clamp_min(torch.finfo(each.dtype).tiny)
+        plain = (each * known).sum() / known.sum().clamp_min(torch.finfo(each.dtype).tiny)
+        return plain + self._interactions(logits.float().sigmoid()) if self.output.medicines is not None else plain
+
+    def _interactions(self, p: Tensor) -> Tensor:
+        """What is added for sets of medicines: the expected number of interacting pairs a visit, shared among the
+        labels, by as much as their rate lies above that of the training data; 0 up to it.
+
+        Args: p: (B, K) probabilities, taken as independent.
+        Source: Yang et al., SafeDrug, IJCAI 2021, section 4.4; the rate of the data is the target.
+        """
+        told = self.output.medicines
+        if told is None or not told.pairs:
+            return p.new_zeros(())
+        first, second = (torch.tensor(side, device=p.device) for side in zip(*told.pairs, strict=True))
+        together = (p[:, first] * p[:, second]).sum()
+        every = (p.sum(1).square() - p.square().sum(1)).sum() / 2
+        rate = float(together.detach() / every.detach().clamp_min(1e-9))
+        above = min(1.0, max(0.0, (rate - told.rate) / max(told.rate, LEAST_RATE)))
+        return INTERACTIONS * above * together / p.numel()
 
     def _terms(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         """Returns: the loss's terms (B, T) and which of them count (B, T), 1.0 or 0.0."""

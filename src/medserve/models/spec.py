@@ -122,6 +122,36 @@ class Effect(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     medicines: dict[str, list[str]] = {}
 
 
+class Rules(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A source of rules of safety, as a card names it."""
+
+    id: str
+    version: str
+    digest: str
+
+
+class Medicines(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The labels are medicines that one visit's set is made of; task multilabel.
+
+    written: of each label the codes that the histories write it by.
+    pairs: numbers of two labels that interact, the lower first, by the rules of `rules`, of the severities named.
+    rate: of the pairs of medicines prescribed together on the training part, the share that interacts: the loss and
+        the threshold keep to it.
+    unknown: labels that no source knows: no interaction of theirs is counted.
+    rare, rare_share: codes prescribed to fewer than 10 patients, which are no labels, and their share of what was
+        prescribed.
+    """
+
+    written: list[list[str]]
+    pairs: list[tuple[int, int]] = []
+    rate: float = 0.0
+    rules: list[Rules] = []
+    severities: list[str] = []
+    unknown: list[str] = []
+    rare: int = 0
+    rare_share: float = 0.0
+
+
 class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """binary: labels are (negative, positive), one logit. number: one label, its name; `value` says how a logit is one.
 
@@ -140,6 +170,8 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     generate: one label; the logit is the mean natural logarithm of the probability of each letter of the molecule. The
     package's step graph gives one letter after another.
 
+    medicines: of task multilabel, where the labels are what may be prescribed at a visit.
+
     effect: labels are the arms of a treatment, the reference first, `unit` that of the outcome; for the logits see
     `questions.effect.parted`. Differences are in units of `sd`, outcomes standardised by `mean` and `sd`.
     """
@@ -157,6 +189,7 @@ class OutputSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     baseline: Survival | None = None
     words: int = 0
     effect: Effect | None = None
+    medicines: Medicines | None = None
 
     def scaled(self, values: Array) -> Array:
         """Values in the unit -> on the scale of the errors."""
@@ -309,6 +342,10 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             said = self.output.effect.medicines
             return said if any(said.values()) else {}
         coded = self.output.codes.items()
+        if self.output.medicines is not None:  # each has a code, so that none passes by the rules unasked
+            known = {label: f"{DRUGS.get(code.system, code.system)}|{code.code}" for label, code in coded}
+            pairs = zip(self.output.labels, self.output.medicines.written, strict=True)
+            return {label: [known.get(label) or written[0]] for label, written in pairs}
         return {label: [f"{DRUGS[code.system]}|{code.code}"] for label, code in coded if code.system in DRUGS}
 
     @property
@@ -349,6 +386,13 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         labels = self.output.labels
         if not labels or len(labels) > MAX_LABELS or self.output.words < 0 or self.output.width > MAX_CASE_VALUES:
             raise _unfit(f"an output without labels, or with more than {MAX_LABELS}")
+        told = self.output.medicines
+        if told is not None and (
+            self.output.task != "multilabel"
+            or len(told.written) != len(labels)
+            or not all(0 <= a < b < len(labels) for a, b in told.pairs)
+        ):
+            raise _unfit("medicines that are not its labels")
         if (self.output.task == "effect") != (self.output.effect is not None and len(labels) > 1):
             raise _unfit("an effect without its arms, or arms without an effect")
 

@@ -16,6 +16,7 @@ from medserve.data.scope import check_picture
 from medserve.errors import Refusal
 from medserve.models.spec import Absent, Conformal, ModelSpec
 from medserve.questions import effect
+from medserve.questions.medicines import NOTE
 from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labels, risks
 from medserve.types import Array, Picture
 
@@ -151,6 +152,8 @@ def answer_one(
     each: list[float] = probs if isinstance(probs, list) else np.asarray(probs, np.float64).tolist()
     chosen = prediction_set(spec, each, absent)
     decision = decide(spec, each)
+    if spec.output.medicines is not None:
+        reasons.append(dict(NOTE))
     abstained = False
     if chosen is not None and spec.output.task != "multilabel" and len(chosen) != 1:
         abstained = True
@@ -238,6 +241,9 @@ def decide(spec: ModelSpec, probs: Array | list[float]) -> dict[str, Any]:
         return {"label": labels[int(probs[1] >= threshold)], "threshold": threshold}
     if spec.output.task == "multilabel":
         chosen = [label for label, p in zip(labels, probs, strict=True) if p >= points.get(label, 0.5)]
+        if spec.output.medicines is not None:  # candidates, the likeliest first
+            likely = dict(zip(labels, probs, strict=True))
+            chosen.sort(key=lambda label: -likely[label])
         return {"labels": chosen, "thresholds": {label: points.get(label, 0.5) for label in labels}}
     if spec.output.task == "survival":
         named = [(label, p) for label, p in zip(horizon_labels(spec.output), probs, strict=True) if label in points]

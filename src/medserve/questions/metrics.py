@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medserve.models.spec import ModelSpec, Survival
-from medserve.questions import censored
+from medserve.questions import censored, medicines
 from medserve.questions.answers import decide, log_hazard, probabilities
 from medserve.questions.survival import baseline_of, cumulative_hazard, horizon_labels, main_horizon, risks
 from medserve.questions.weighted import (
@@ -45,6 +45,7 @@ class Judged:
     probs: (N, K) calibrated probabilities; (N, 1) values for a number; (N, H) risks by each horizon for survival.
     chosen: (N,) index of the served decision; (N, K) bool for multilabel; unused for a number and for survival.
     eta, baseline: of survival: (N,) calibrated log hazard ratios, and what they multiply.
+    pairs: of medicines, numbers of two labels that interact.
     """
 
     task: Task
@@ -54,6 +55,12 @@ class Judged:
     chosen: Array
     eta: Array | None = None
     baseline: Survival | None = None
+    pairs: medicines.Pairs | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which metrics judge it: the task, or "medicines"."""
+        return self.task if self.pairs is None else "medicines"
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -62,7 +69,14 @@ class Judged:
         """The same for some rows (a mask or positions)."""
         eta = None if self.eta is None else self.eta[rows]
         return Judged(
-            self.task, self.labels, self.targets[rows], self.probs[rows], self.chosen[rows], eta, self.baseline
+            self.task,
+            self.labels,
+            self.targets[rows],
+            self.probs[rows],
+            self.chosen[rows],
+            eta,
+            self.baseline,
+            self.pairs,
         )
 
 
@@ -87,9 +101,11 @@ def judge(spec: ModelSpec, logits: Array, targets: Array, *, temperature: float 
             log_hazard(spec, logits, temperature=temperature),
             baseline_of(spec.output),
         )
+    told = spec.output.medicines
     return Judged(
-        spec.output.task, tuple(spec.output.labels), np.asarray(targets), probs, decisions(spec, np.asarray(probs))
-    )
+        spec.output.task, tuple(spec.output.labels), np.asarray(targets), probs, decisions(spec, np.asarray(probs)),
+        pairs=None if told is None else tuple(told.pairs),
+    )  # fmt: skip
 
 
 def decisions(spec: ModelSpec, probs: Array) -> Array:
@@ -379,8 +395,13 @@ def _expected_observed(j: Judged, w: Array) -> Array:
     return censored.expected_observed(base * np.exp(np.minimum(eta, 50.0)), event, w)
 
 
+def _set(of: Callable[[Array, Array], Array]) -> Metric:
+    """Mean over visits of what compares the set given with the one prescribed."""
+    return lambda j, w: medicines.weighted_mean(of(j.chosen, j.targets == 1), w)
+
+
 _PROBABILISTIC: dict[str, Metric] = {"log_loss": log_loss, "brier": brier, "ece": ece}
-METRICS: dict[Task, dict[str, Metric]] = {
+METRICS: dict[str, dict[str, Metric]] = {  # by `Judged.kind`
     "binary": {
         "auroc": auroc,
         "auprc": auprc,
@@ -418,6 +439,16 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "subset_accuracy": _subset,
         **_PROBABILISTIC,
     },
+    "medicines": {
+        "jaccard": _set(medicines.jaccards),
+        "set_f1": _set(medicines.f1s),
+        "prauc": lambda j, w: medicines.weighted_mean(medicines.praucs(j.probs, j.targets == 1), w),
+        "medicines": _set(lambda given, truth: given.sum(axis=1)),
+        "medicines_prescribed": _set(lambda given, truth: truth.sum(axis=1)),
+        "interaction_rate": lambda j, w: medicines.weighted_rate(j.chosen, j.pairs or (), w),
+        "interaction_rate_prescribed": lambda j, w: medicines.weighted_rate(j.targets == 1, j.pairs or (), w),
+        **_PROBABILISTIC,
+    },
     "number": {
         "mae": _mae,
         "within_20": within_20,
@@ -438,7 +469,8 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "expected_observed": _expected_observed,
     },
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "mse", "brier_at_horizon", "integrated_brier"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "mse", "brier_at_horizon", "integrated_brier",
+                             "interaction_rate"})  # fmt: skip
 
 
 def point(judged: Judged) -> dict[str, float]:
@@ -448,7 +480,7 @@ def point(judged: Judged) -> dict[str, float]:
 
 def measure(judged: Judged, weights: Array, only: Collection[str] | None = None) -> dict[str, Array]:
     """Every metric of the task (or those named in `only`) for (D, N) draws; each (D,)."""
-    return {n: of(judged, weights) for n, of in METRICS[judged.task].items() if only is None or n in only}
+    return {n: of(judged, weights) for n, of in METRICS[judged.kind].items() if only is None or n in only}
 
 
 def behind(judged: Judged) -> dict[str, Array]:

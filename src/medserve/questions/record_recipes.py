@@ -147,6 +147,23 @@ _network(
     },
     settings={"rate_peak": 3e-3, "weight_decay": 0.05, "batch": 128},
 )
+_network(
+    "medicines-gru",
+    "the default for the medicines of a visit: a recurrent network over visits that can repeat, fined for interactions",
+    ("timeline",),
+    images=200_000,
+    rate=2_000,
+    least=8,
+    tasks=("medicines",),
+    architecture="medicine-net",
+    baseline="repeat-last",
+    params={
+        "encoders": {
+            "timeline": {"name": "gru", "hidden": 64, "dropout": 0.1, "summary": 64, "summary_dropout": 0.2},
+        }
+    },
+    settings={"rate_peak": 3e-3, "weight_decay": 0.02, "batch": 128},
+)
 _PAIR: dict[str, Any] = {"joint": [512, 512, 256], "once": True, "dropout": 0.1, "hide": 0.02}
 _PAIRS: dict[str, Any] = {"rate_peak": 1e-3, "weight_decay": 1e-4, "batch": 1024, "warm_up": 0.05}
 _network(

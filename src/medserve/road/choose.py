@@ -9,7 +9,7 @@ turns the error of a decision where cases or positives are few. Networks that le
 models that did not, sure ones and timid ones are compared alike: each is first brought to scale (one slope, one offset
 a logit) on other folds of the same cases, since temperature and operating point are set later in any case. Squared
 error for a number, log loss for several labels, 1 - Harrell's C for survival, 1 - entity F1 for tags, the likelihood of
-held-out molecules for what writes them.
+held-out molecules for what writes them, 1 - Jaccard for sets of medicines.
 
 The held-out cases are those of val and calibration together: twice the evidence. The calibration part then sees one
 choice between two models, which loosens the conformal guarantee by at most that much.
@@ -25,12 +25,14 @@ from medserve.evaluation.intervals import Interval, bootstrap, strata_of
 from medserve.models.spec import OutputSpec
 from medserve.questions.answers import probabilities
 from medserve.questions.censored import concordance
+from medserve.questions.medicines import jaccards, threshold_of
 from medserve.questions.tags import f1_of, scored
 from medserve.questions.weighted import rank_auroc
 from medserve.types import Array
 
 _METRIC = {"number": "squared error, in standard deviations", "multilabel": "log loss", "survival": "1 - C index",
            "tags": "1 - entity F1", "generate": "minus the log-likelihood of a letter"}  # fmt: skip
+_SETS = "1 - Jaccard, agreement with past prescribing"
 FEWEST = 20  # cases under which no scale is fitted
 ROUNDS = 60  # of L-BFGS, for a slope and the offsets
 
@@ -67,6 +69,9 @@ def choose(
         counts = [scored(output, logits, targets) for logits in (recipe_logits, baseline_logits)]
         figures = bootstrap(_unfound(*counts), patients, strata, draws=draws, seed=seed)
         return _verdict(_metric(output), figures, on, len(targets))
+    if output.medicines is not None:
+        ours, plain = _disagreement(output, recipe_logits, baseline_logits, targets, patients, seed)
+        return choose_losses(ours, plain, patients, on=on, metric=_SETS, draws=draws, seed=seed)
     ours, plain = (
         _losses(output, logits, targets, patients, folds, seed) for logits in (recipe_logits, baseline_logits)
     )
@@ -87,6 +92,23 @@ def choose_losses(
     strata = np.zeros(len(ours), np.int64)
     found = bootstrap(_mean_loss(ours, plain), patients, strata, draws=draws, seed=seed)
     return _verdict(metric, found, on, len(ours))
+
+
+def _disagreement(
+    output: OutputSpec, recipe: Array, repeat: Array, targets: Array, patients: Array, seed: int
+) -> tuple[Array, Array]:
+    """(N,) 1 - Jaccard of each visit. The recipe's threshold is that of other patients; to repeat has none."""
+    from medserve.models.record.features import folds
+
+    assert output.medicines is not None
+    probs, truth = probabilities(bare(output), recipe), np.asarray(targets) == 1
+    fold, sets = folds(len(probs), seed, patients), np.zeros(truth.shape, bool)
+    for k in np.unique(fold):
+        inside = fold == k
+        rest = slice(None) if inside.all() else ~inside
+        at, _ = threshold_of(probs[rest], truth[rest], output.medicines.pairs, output.medicines.rate)
+        sets[inside] = probs[inside] >= at
+    return 1 - jaccards(sets, truth), 1 - jaccards(np.asarray(repeat) >= 0, truth)
 
 
 def _mean_loss(ours: Array, plain: Array) -> Callable[[Array], dict[str, Array]]:

@@ -39,7 +39,8 @@ def check_question(asked: str | None, listing: "Listing") -> str:
     """
     target = listing.declaration.target if listing.declaration else None
     dose = target is not None and target.medicine is not None
-    if asked == "treatment" and not dose and listing.task != "effect":
+    about = dose or listing.task == "effect" or listing.medicines
+    if asked == "treatment" and not about:
         raise BadData(
             "treatment-undeclared", "The question is a treatment, and the data set declares none.",
             hint="Write `treatment:` into dataset.yaml: column, outcome, time_zero, eligibility, adjust_for.",
@@ -49,7 +50,7 @@ def check_question(asked: str | None, listing: "Listing") -> str:
             "question-other", "The data set declares a treatment; its question is the effect of it.",
             hint="Leave out --question, or take `treatment` out of dataset.yaml to predict the outcome alone.",
         )  # fmt: skip
-    if dose or listing.task == "effect":
+    if about:
         return "treatment"
     molecules = any(said.kind == "molecule" for said in listing.inputs.values())
     if asked == "discovery" and not molecules:

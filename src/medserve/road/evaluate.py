@@ -32,6 +32,7 @@ from medserve.road.absent import lacking, members
 from medserve.road.build import drawn, score
 from medserve.road.collect import list_data, read_data
 from medserve.road.finish import groups_of, in_scope
+from medserve.road.medicines import as_asked, last_sets
 from medserve.road.membership import case_hash, count_seen, parts_by_hash
 from medserve.road.records import check_inputs
 from medserve.runtime.model import LoadedModel
@@ -88,6 +89,7 @@ def evaluate_package(
             absent=lacking(spec, view) if spec.is_record else None,
             members=members(spec, view),
             decision_range=decision,
+            last=last_sets(view, spec.output),
             draws=draws,
             **_beside(model, cohort, of, view, settings, progress),
         )
@@ -115,7 +117,7 @@ def read_parts(
     Raises: BadData "labels-differ", and those of reading.
     """
     spec = package.spec
-    cohort = read_data(list_data(data, settings), spec.transforms, spec.shape, work, progress)
+    cohort = read_data(as_asked(list_data(data, settings), spec), spec.transforms, spec.shape, work, progress)
     if spec.is_record:
         cohort = encode(cohort, check_inputs(cohort, spec), work, progress=progress)
     known, key = parts_by_hash(package.split), pseudonym_key(settings)

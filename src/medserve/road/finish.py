@@ -47,6 +47,7 @@ from medserve.road.build import Built, drawn, score
 from medserve.road.domain import audit_neighbours, likeness_groups, molecule_block, read_known
 from medserve.road.effect import audit_advice, simple_rule, training_side
 from medserve.road.gallery import make_gallery, text_gallery
+from medserve.road.medicines import last_sets
 from medserve.road.membership import split_record
 from medserve.road.records import audit_records, record_checks
 from medserve.road.run import Options, Prepared, lineage
@@ -224,6 +225,7 @@ def judge_test(
         members=members(spec, test),
         decision_range=options.decision,
         policies=simple_rule(built, test) if effect else None,
+        last=last_sets(test, spec.output),
         seed=options.seed,
     )
     if effect:

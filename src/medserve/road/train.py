@@ -36,6 +36,7 @@ from medserve.road.choose import choose
 from medserve.road.collect import list_data, read_data
 from medserve.road.effect import check_question, effect_output, train_effect
 from medserve.road.finish import finish
+from medserve.road.medicines import settle_medicines, with_channels, with_rate
 from medserve.road.nested import FOLDS, compare, rivals_of, with_blocks
 from medserve.road.run import Options, Prepared, check_options, slug
 from medserve.road.work import alone, claim, naming, same_data
@@ -163,7 +164,8 @@ def _collect_records(
     listing: "Listing", work: Path, settings: Settings, options: Options, question: str, progress: Progress
 ) -> Prepared:
     """The same for record cases: their fields are fitted once the split is known, and only then are they encoded."""
-    rivals = () if options.choose is None else rivals_of(options.choose, listing.task)
+    listing, told, codes = settle_medicines(listing, settings)
+    rivals = () if options.choose is None else rivals_of(options.choose, listing.asked)
     recipe = rivals[0] if rivals else _recipe(listing, (len(listing.inputs),), options)
     reads = needed(recipe.architecture)
     encoder = find_encoder(options.weights, settings, progress, kind=reads) if reads else None
@@ -172,12 +174,13 @@ def _collect_records(
         cohort = replace(cohort, fields=tuple(_in_pieces(f, encoder) for f in cohort.fields))
     if any(_graphs(one) for one in (recipe, *rivals)):
         cohort = replace(cohort, fields=tuple(map(_with_graph, cohort.fields)))
+    cohort = cohort if told is None else with_channels(cohort, told)
     parts, removed = _parts(cohort, options, progress)
     records = fit_fields(parts.train, progress=progress)
     if encoder is not None:
         _same_language(records, encoder)
     parts = parts.over(encode(cohort, records, work, progress=progress))
-    output = output_spec(listing, parts)
+    output = with_rate(output_spec(listing, parts), told, codes, parts)
     inputs = [
         _input_spec(block, f, len(records.blocks), getattr(listing.inputs.get(f.name), "fhir", None))
         for block, f in zip(records.blocks, records.fields, strict=True)
@@ -188,6 +191,8 @@ def _collect_records(
     params = dict(recipe.architecture.params) | {"blocks": blocks}
     if encoder is not None:
         params["encoders"] = params["encoders"] | {reads: params["encoders"][reads] | {"config": encoder.config}}
+    if told is not None:
+        params["medicines"] = told.written
     recipe = replace(recipe, architecture=Named(recipe.architecture.name, params))
     return Prepared(recipe, parts, removed, plain, None, encoder, rivals)
 
@@ -266,12 +271,12 @@ def _input_spec(block: "Block", f: "Field", inputs: int, fhir: str | None) -> In
 def _recipe(listing: "Listing", shape: tuple[int, ...], options: Options) -> Recipe:
     """Raises: Usage "recipe-task", "recipe-kind", "weights-missing"."""
     inputs = {said.kind for said in listing.inputs.values()}
-    name = options.recipe or default_recipe(task=listing.task, n=len(listing), shape=shape, inputs=inputs)  # type: ignore[arg-type]
+    name = options.recipe or default_recipe(task=listing.asked, n=len(listing), shape=shape, inputs=inputs)  # type: ignore[arg-type]
     recipe = RECIPES[name]
-    if listing.task not in recipe.tasks:
+    if listing.asked not in recipe.tasks:
         raise Usage(
             "recipe-task",
-            f"Recipe {name} answers {', '.join(recipe.tasks)}; this data asks for {listing.task}.",
+            f"Recipe {name} answers {', '.join(recipe.tasks)}; this data asks for {listing.asked}.",
             hint="Rank the recipes for it: medserve models --for DATA",
         )
     if recipe.pretrained and options.weights is None and not needed(recipe.architecture):
@@ -429,9 +434,13 @@ def _fit_simple(
     """A linear, additive or boosted model of records, a tagger of words, or shares of letters."""
     from medserve.training.classical import fit_classical
     from medserve.training.letters import fit_ngram
+    from medserve.training.repeat import fit_repeat
     from medserve.training.tagging import fit_tagger
 
     architecture = Named(name, {"blocks": prepared.recipe.architecture.params["blocks"]})
+    if prepared.plain.output.medicines is not None:
+        architecture.params["medicines"] = prepared.plain.output.medicines.written
+        return fit_repeat(architecture, train)
     if prepared.plain.output.task == "generate":
         return fit_ngram(architecture, train, val)
     if prepared.plain.output.task == "tags":

@@ -488,10 +488,10 @@ class LoadedModel(KnownModel):
         if output.task in ("number", "generate"):
             interval = None if found.interval is None else list(found.interval)
             return [{"label": found.labels[0], "value": found.value, "unit": output.unit, "interval": interval}]
-        return [
-            {"label": label, "code": self._codes.get(label), "probability": p}
-            for label, p in zip(found.labels, found.probabilities, strict=True)
-        ]
+        pairs = list(zip(found.labels, found.probabilities, strict=True))
+        if output.medicines is not None:  # candidates in the order in which rules of safety are to take them
+            pairs.sort(key=lambda pair: -pair[1])
+        return [{"label": label, "code": self._codes.get(label), "probability": p} for label, p in pairs]
 
 
 def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, float]]:

@@ -19,13 +19,13 @@ _MOST_CANDIDATES = 4096
 def said(answer: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     """Words and numbers of one answer of the wire; what names, dates or explains it is left out."""
     words, numbers = [str(answer["status"])], []
-    for output in answer["outputs"]:
+    for output in sorted(answer["outputs"], key=lambda output: output["label"]):  # near equals may change places
         words.append(output["label"])
         numbers += [output[name] for name in ("probability", "value") if output.get(name) is not None]
         numbers += output.get("interval") or ()
     words += ["set", *(answer["prediction_set"] or ())]
     decision = answer["decision"] or {}
-    words += ["decision", *([decision["label"]] if decision.get("label") else decision.get("labels") or ())]
+    words += ["decision", *([decision["label"]] if decision.get("label") else sorted(decision.get("labels") or ()))]
     if advised := answer.get("effect"):
         words += ["advice", advised["advice"], *(reason["code"] for reason in answer["reasons"])]
     if held := answer.get("safety"):

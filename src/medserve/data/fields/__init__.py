@@ -228,4 +228,15 @@ def unknown_input(name: str, known: Iterable[str]) -> Exception:
 
 def register_all() -> None:
     """Import every module that registers a kind; none of them is heavy."""
-    from medserve.data.fields import category, image, molecule, number, protein, text, timeline, waveform, words  # noqa: F401
+    from medserve.data.fields import (  # noqa: F401
+        category,
+        image,
+        molecule,
+        number,
+        protein,
+        text,
+        timeline,
+        visits,
+        waveform,
+        words,
+    )

@@ -91,9 +91,13 @@ class Seen:
         step = 10 ** (math.floor(math.log10(hours)) - 1)
         return float(f"{math.ceil(hours / step - 1e-9) * step:.6g}")
 
-    def channels(self, bins: int, window: float) -> list[dict[str, Any]]:
-        """Parameters of the channels: measured ones first, each group by the number of cases."""
-        kept = [(key, code) for key, code in self._codes.items() if code.cases >= SEEN]
+    def channels(self, bins: int, window: float, *, always: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+        """Parameters of the channels: measured ones first, each group by the number of cases.
+
+        Args:
+            always: codes of things that happen which have a channel beside the others, however rare.
+        """
+        kept = [(key, code) for key, code in self._codes.items() if code.cases >= SEEN and key not in always]
         kept.sort(key=lambda pair: (-pair[1].cases, -pair[1].events, pair[0]))
         measured = [pair for pair in kept if 2 * pair[1].numbers > pair[1].events][:MOST]
         happened = [pair for pair in kept if 2 * pair[1].numbers <= pair[1].events][:MOST]
@@ -104,16 +108,20 @@ class Seen:
         for key, code in happened:
             share = min(1.0, code.events / max(1, self.cases * bins))
             out.append({"code": key, "name": _name(key), "present": True, "share": _digits(share)})
+        for key in sorted(always):
+            events = self._codes[key].events if key in self._codes else 0
+            share = min(1.0, events / max(1, self.cases * bins))
+            out.append({"code": key, "name": _name(key), "present": True, "share": _digits(share)})
         return out
 
     def counts(self, channels: Sequence[Any]) -> dict[str, int]:
         """outside, strange, wrong_unit; the first from the samples, scaled to all events of its code."""
         known = {channel.code: channel for channel in channels}
-        strange = self.events - sum(self._codes[key].events for key in known)
+        strange = self.events - sum(self._codes[key].events for key in known if key in self._codes)
         outside = wrong = 0.0
         for key, channel in known.items():
-            code = self._codes[key]
-            if channel.present or not code.sample:
+            code = self._codes.get(key)
+            if code is None or channel.present or not code.sample:
                 continue
             values = _converted(code, channel.unit)
             weight = code.numbers / len(code.sample)

@@ -20,6 +20,7 @@ from medserve.data.forms.folders import class_folders, list_folders
 from medserve.data.forms.listing import Listing, part_of
 from medserve.data.forms.records import is_record_table, list_records, list_ucr, ucr_files
 from medserve.data.forms.tables import list_table, usable
+from medserve.data.forms.visits import list_visits
 from medserve.data.forms.write import write_yaml
 from medserve.data.pseudonym import DEFAULT_KEY
 from medserve.errors import BadData, Usage
@@ -96,6 +97,8 @@ def _list_declared(root: Path, files: list[Path], declared: Dataset, key: bytes)
     marks = declared.target is not None and declared.target.kind == "tags" and declared.table is None
     if marks and (tagged := conll_files(root, files)):
         return list_conll(root, files, tagged, declared, key, read=1)
+    if declared.target is not None and declared.target.kind == "medicines":
+        return list_visits(root, declared, key, path=root, read=1)
     table = root / declared.table if declared.table else None
     bare = not declared.inputs and table in files and table is not None and table.suffix.lower() in TABLES
     if declared.records or (bare and table and is_record_table(table, target=declared.target is not None)):

@@ -59,6 +59,7 @@ class Listing:
     independent: declared, or no patient key found yet (DICOM files may still bring one when they are read).
     split: the rule that the data set declares, else None; official parts stand on the items.
     key: of the pseudonyms; `prepare` uses it for identifiers found inside the files.
+    medicines: whether the labels are the codes of medicines to be prescribed at a visit (task multilabel).
     inputs, raw: of record cases (kind "record"): what is declared or guessed of each input, and where its values are.
     """
 
@@ -76,6 +77,7 @@ class Listing:
     inputs: dict[str, Input] = field(default_factory=dict)
     raw: RawCases | None = field(default=None, repr=False)
     unit: str | None = None  # of a number
+    medicines: bool = False
     split: dict[str, Any] | None = None
     subgroups: tuple[str, ...] = ()
     laterality_safe: bool = False
@@ -86,6 +88,11 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def asked(self) -> str:
+        """What recipes answer: the task, or "medicines"."""
+        return "medicines" if self.medicines else self.task
 
 
 def part_of(name: str) -> Part | None:

@@ -16,7 +16,9 @@ def write_yaml(listing: Listing) -> str:
     """The declaration of a listing. Source and licence, which nothing can guess, are left for a person to fill in."""
     columns = listing.columns
     target: dict[str, Any] = {"kind": listing.task}
-    if listing.task == "effect":  # declared already: nothing of a trial can be guessed
+    if listing.medicines:
+        target = {"kind": "medicines"}
+    elif listing.task == "effect":  # declared already: nothing of a trial can be guessed
         assert listing.declaration is not None and listing.declaration.target is not None
         said = msgspec.to_builtins(listing.declaration.target)
         target = {k: v for k, v in said.items() if v is not None}
@@ -27,7 +29,7 @@ def write_yaml(listing: Listing) -> str:
         names = columns["label"].split(", ")
         target["column"] = names if len(names) > 1 else names[0]
     if (
-        listing.task not in ("number", "survival", "generate", "effect") and listing.labels
+        listing.task not in ("number", "survival", "generate", "effect") and listing.labels and not listing.medicines
     ):  # of tags, the names of the entities
         target["classes"] = list(listing.labels)
     if listing.unit:

@@ -10,6 +10,7 @@ from medserve.models.record import (  # noqa: F401
     image,
     letters,
     linear,
+    medicines,
     molecule,
     molecule_graph,
     protein,

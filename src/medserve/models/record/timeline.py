@@ -20,7 +20,8 @@ from medserve.models.record import DEFAULT_ENCODER, ENCODERS, FEATURES, Standard
 MEASURED = ("last", "mean", "min", "max", "std", "count", "first", "slope", "hours since last")
 ENDS = {"half": 2, "quarter": 4, "eighth": 8}  # one over the share of the window that it ends with
 LATE = tuple(f"{what} of the last {end}" for end in ENDS for what in ("mean", "min", "max"))
-HAPPENED = ("count", "hours since last")
+SINCE = "hours since last"
+HAPPENED = ("count", SINCE)
 BIG = 3.0e38  # beyond any value, within float32
 
 
@@ -42,6 +43,8 @@ class TimelineFeatures(nn.Module):
         names = [said[at][0] for at in self.measured]
         self.names: Sequence[str] = [f"{name}, {what}" for what in MEASURED + LATE for name in names]
         self.names += [f"{said[at][0]}, {what}" for what in HAPPENED for at in self.happened]
+        if block.facts.get("visits"):
+            self.names = [name.replace(SINCE, "visits since last") for name in self.names]
 
     def fit(self, x: Tensor, targets: Tensor | None) -> None:
         """Nothing is learned."""

@@ -130,13 +130,21 @@ def columns(
         found["interval"] = "FP64", np.array([first.get("interval") or nan for first in firsts], np.float64)
     elif spec.output.task not in ("tags", "effect"):
         nans = [math.nan] * width
-        rows = [nans if one is None else [_number(out["probability"]) for out in one["outputs"]] for one in good]
+        rows = [nans if one is None else [_number(out["probability"]) for out in _in_order(spec, one)] for one in good]
         found["probability"] = "FP64", np.array(rows, np.float64).reshape(len(answers), width)
     found["status"] = "BYTES", [b"refused" if one is None else one["status"].encode() for one in good]
     if "answer" in names:
         said = [one.as_dict() if isinstance(one, MedServeError) else one for one in answers]
         found["answer"] = "BYTES", [msgspec.json.encode(one) for one in said]
     return {name: found[name] for name in names}
+
+
+def _in_order(spec: ModelSpec, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The outputs in the order of the signature's labels, where an answer ranks them."""
+    outputs: list[dict[str, Any]] = answer["outputs"]
+    if spec.output.medicines is None:
+        return outputs
+    return sorted(outputs, key=lambda out: spec.output.labels.index(out["label"]))
 
 
 def _number(value: float | None) -> float:
