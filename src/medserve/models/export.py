@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from medserve.errors import Fault
-from medserve.models.record.trees import OPERATOR, Forest
+from medserve.models.record.trees import NUMBERED, OPERATOR, Forest
 from medserve.models.served import ServedNet
 from medserve.types import Array
 
@@ -134,7 +134,7 @@ def write_graph(net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], output
         assert program is not None
         for node in program.model.graph.all_nodes():
             if node.op_type == OPERATOR:
-                _plant(node, forests[int(node.metadata_props[OPERATOR])])
+                _plant(node, forests[node.attributes[NUMBERED].as_ints()[0]])
             node.metadata_props.clear()  # source lines and paths of the machine that exports
         program.save(str(path), external_data=False)
 

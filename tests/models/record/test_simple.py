@@ -9,7 +9,7 @@ from torch import nn
 
 from medserve.data.fields import Block
 from medserve.models.export import write_graph
-from medserve.models.nets import MODELS
+from medserve.models.nets import MODELS, Features
 from medserve.models.record import additive, linear, trees  # noqa: F401 - registers
 from medserve.models.record.features import RecordFeatures, folds
 from medserve.models.record.trees import Forest, constant, shape_of, trees_of
@@ -252,3 +252,25 @@ def test_deep_trees_keep_their_depth():
     """depth and nodes of the parameters are those of the deepest and the largest tree."""
     leaf = trees.constant(0.5)
     assert shape_of([[leaf], []]) == {"trees": 1, "depth": 0, "nodes": 1}
+
+
+class _Sum(nn.Module):
+    """Several forests over the same columns, as a mean of unlike models holds them."""
+
+    def __init__(self, forests):
+        super().__init__()
+        self.forests = nn.ModuleList(forests)
+
+    def forward(self, record):
+        return Features(sum(forest(record) for forest in self.forests), record, None)
+
+
+def test_every_forest_of_a_graph_keeps_its_own_trees(tmp_path):
+    """The exporter makes one of nodes that look alike."""
+    forests = []
+    for value in (1.0, 10.0, 100.0):
+        forest = Forest(3, 1, trees=2, depth=0, nodes=1)
+        forest.fill([[constant(value), constant(value)]])
+        forests.append(forest)
+    session = onnx_session(_Sum(forests), 3, tmp_path)
+    assert session.run(["logits"], {"record": np.zeros((4, 3), np.float32)})[0].tolist() == [[222.0]] * 4
