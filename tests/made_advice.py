@@ -85,13 +85,14 @@ def write_dose(folder: Path, settings: Settings, name: str = "dose", drug: str =
 
 
 def write_arms(folder: Path, settings: Settings, medicines: dict[str, list[str]], *, favour: int = 1,
-               name: str = "arms", fields: list | None = None, **more: object) -> Path:  # fmt: skip
+               name: str = "arms", fields: list | None = None, arms: list[str] | None = None,
+               **more: object) -> Path:  # fmt: skip
     """The arm `favour` gains pain / 10 - .2 with an interval of .1 to either side, all others lose .5."""
     fields = [PAIN] if fields is None else fields
-    labels = list(medicines)
+    labels = arms or list(medicines)
     k, j = len(labels), len(labels) - 1
     facts = Effect(
-        outcome="relief", kind="number", better="higher", medicines=medicines if any(medicines.values()) else {},
+        outcome="relief", kind="number", better="higher", medicines=medicines,
         overlap=(0.05, 0.95), patients=[50] * k, required=[],
         leaves=[Leaf(rule="everybody", arm=labels[favour], n=40, effect=[0.2] * j, low=[0.1] * j, high=[0.3] * j)],
         alike=[[Alike(n=12, outcome=1.0, low=0.5, high=1.5, inputs={"pain": 5.0})] for _ in labels],

@@ -21,7 +21,7 @@ name: made-doses
 table: patients.csv
 patient: person
 inputs:
-  weight: {kind: number, unit: kg, range: [20, 200]}
+  weight: {kind: number, unit: kg, range: [20, 200], fhir: "loinc|29463-7"}
   gene: {kind: category, classes: [common, slow]}
   people: {kind: category, classes: [north, south, east]}
 target:
@@ -85,9 +85,26 @@ def test_a_dose_is_a_question_of_treatment_and_names_its_medicine(model, trained
     assert card["question"] == "treatment"
 
 
-def test_every_dose_says_that_no_rule_of_safety_was_asked(model):
+def test_a_dose_without_review_says_that_no_rule_of_safety_was_asked(model, trained):
+    """Where the installation lets it be named at all: by default it is not."""
     answer = ask(model, weight=80, gene="common", people="north")
     assert "safety-not-reviewed" in [reason["code"] for reason in answer["reasons"]]
+    strict = LoadedModel.open(trained[0], Trust.load(trained[1]), threads=1, rules=Standing.open(trained[1]))
+    answer = ask(strict, weight=80, gene="common", people="north")
+    assert "safety-required" in [reason["code"] for reason in answer["reasons"]]
+    assert answer["outputs"][0]["value"] is None and answer["status"] == "abstained"
+
+
+def test_an_input_of_the_package_is_read_out_of_a_bundle(model):
+    """The declared element, in the unit of the Bundle; the body of a request may then be FHIR."""
+    assert "application/fhir+json" in model.spec.media_types and model.spec.inputs[0].fhir == "loinc|29463-7"
+    code = {"coding": [{"system": "http://loinc.org", "code": "29463-7"}]}
+    weight = {"resourceType": "Observation", "status": "final", "code": code,
+              "valueQuantity": {"value": 80000, "unit": "g"}}  # fmt: skip
+    entries = [{"resource": one} for one in ({"resourceType": "Patient", "id": "p"}, weight)]
+    body = json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries}).encode()
+    record, about = model.take(body, media="application/fhir+json")
+    assert record[0] == 80 and about.subject == "Patient/p"
 
 
 def test_the_interval_grows_with_the_dose(model):

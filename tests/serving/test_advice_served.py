@@ -91,6 +91,7 @@ def packages(root, tables, settings):
         write_arms(root / "pair", settings, {"none": [], "both": ["atc|C10AA01", "atc|J01FA09"], "one": [atc[7]]},
                    name="pair"),
         write_arms(root / "bare", settings, {"none": [], "surgery": []}, name="bare"),
+        write_arms(root / "untold", settings, {}, arms=["none", "pill"], name="untold"),
         write_arms(root / "foreign", settings, {"none": [], "new": ["atc|X99ZZ99"]}, name="foreign"),
         write_set(root / "set", settings, atc[::9]),
     ]  # fmt: skip
@@ -205,7 +206,7 @@ def test_no_forbidden_medicine_is_in_any_decision(ward, tables):
 
 
 def test_without_a_patient_no_medicine_is_offered(ward):
-    """So unless the installation says otherwise; what is no medicine is answered. A model that names none says so."""
+    """So unless the installation says otherwise; what is no medicine is answered."""
     for model, inputs in (("arms", {"pain": 8}), ("dose", {"weight": 80}), ("set", {"a": 1, "b": 1})):
         got = ward.ask(model, inputs)
         answer = got.json()
@@ -216,8 +217,15 @@ def test_without_a_patient_no_medicine_is_offered(ward):
     answer = ward.ask("arms", {"pain": 0}).json()
     assert "safety-required" not in codes(answer)
     answer = ward.ask("bare", {"pain": 8}).json()
-    assert answer["decision"]["label"] == "surgery" and answer["safety"] is None
-    assert codes(answer) == ["safety-not-reviewed"]
+    assert answer["decision"]["label"] == "surgery" and answer["safety"] is None and codes(answer) == []
+
+
+def test_arms_of_which_nobody_said_what_they_are_are_not_advised(ward):
+    """A declaration that leaves medicines out is no way around the rules either."""
+    for patient in (None, WELL):
+        answer = ward.ask("untold", {"pain": 8}, patient).json()
+        assert (answer["decision"], answer["effect"]["arm"]) == (None, None)
+        assert "medicines-undeclared" in codes(answer) and answer["safety"]["withheld"] == ["pill"]
 
 
 def test_an_installation_may_answer_without_review(tmp_path):

@@ -52,6 +52,7 @@ def test_advice_is_answered_in_the_words_of_the_wire(http):
     (out,) = answer.outputs
     assert out.label == "treated against control" and out.interval == answer.effect.effects[0].interval
     assert out.interval[0] > 0 and answer.effect.for_whom is not None and len(answer.effect.alike) == 2
+    assert answer.safety is None, "its arms are declared to be no medicines"
     assert set(msgspec.to_builtins(answer.effect)) == set(found.json()["effect"]), "no field without a word"
 
 

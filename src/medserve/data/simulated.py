@@ -77,5 +77,6 @@ def write_trial(trial: SimulatedTrial, folder: Path, *, parts: Array | None = No
         "treatment:\n  column: arm\n  arms: [control, treated]\n  outcome: better_is_higher\n"
         "  time_zero: the moment of assignment\n  eligibility: everybody\n  follow_up: one outcome each\n"
         f"  adjust_for: [{', '.join(NAMES)}]\n  unmeasured: none, by construction\n"
+        "  medicines: {control: [], treated: []}\n"
     )
     return folder

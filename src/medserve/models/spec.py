@@ -349,6 +349,11 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return {label: [f"{DRUGS[code.system]}|{code.code}"] for label, code in coded if code.system in DRUGS}
 
     @property
+    def uncoded(self) -> bool:
+        """Whether it has arms of which nobody said what medicines they are: then no rule can be asked about them."""
+        return self.output.effect is not None and not self.output.effect.medicines
+
+    @property
     def media_types(self) -> list[str]:
         """What the body of a request may be, in order, each once."""
         return list(dict.fromkeys(media for want in self.inputs for media in want.media_types))

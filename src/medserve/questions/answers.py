@@ -21,10 +21,6 @@ from medserve.questions.survival import baseline_of, curve, eta_of, horizon_labe
 from medserve.types import Array, Picture
 
 NOT_CALIBRATED = "not-calibrated"
-UNCODED = {
-    "code": "safety-not-reviewed",
-    "message": "The package names no medicine of its arms, so no rule of safety was asked about any of them.",
-}
 NO_INTERVAL = {"code": "interval-missing", "message": "Too few calibration cases for an interval: no dose is named."}
 NOT_COVERED = ("coverage-off", "guarantee-suspended")  # limits of a card: the coverage did not hold on the test part
 
@@ -197,10 +193,8 @@ def _advise(spec: ModelSpec, logits: Array, distance: float | None, absent: Coll
     said = effect.describe(spec.output, row, found)
     abstained = said["advice"] == "abstain"
     decision = None if abstained else {"label": said["arm"], "advice": said["advice"]}
-    why = effect.reasons(spec.output, found.codes[0])
-    if decision is not None and not effect.told(spec.output).medicines:
-        why.append(dict(UNCODED))
-    return Prediction(tuple(spec.output.labels), (), None, None, abstained, decision, tuple(why), effect=said)
+    why = tuple(effect.reasons(spec.output, found.codes[0]))
+    return Prediction(tuple(spec.output.labels), (), None, None, abstained, decision, why, effect=said)
 
 
 def limits(

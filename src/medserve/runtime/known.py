@@ -33,6 +33,7 @@ class KnownModel:
         self.spec: ModelSpec = package.spec
         self.digest = package.digest
         self.medicines = package.spec.medicines  # label -> codes of what it may advise; empty for most models
+        self.reviewed = bool(self.medicines) or package.spec.uncoded  # by the rules of safety
         self.advises = package.spec.question == "treatment" or bool(self.medicines)
         self.card: Mapping[str, Any] = package.card
         self.name = str(self.card.get("name") or self.spec.name)

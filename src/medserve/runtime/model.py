@@ -113,7 +113,7 @@ class LoadedModel(KnownModel):
         self.max_pixels = max_pixels
         self._shape = self.spec.shape
         self._records, self._pipeline = steps_of(self.spec, max_pixels)
-        self.reviewer = Reviewer(self.spec, rules) if self.medicines else None
+        self.reviewer = Reviewer(self.spec, rules) if self.reviewed else None
         self.domain = open_domain(package, () if self._records is None else self._records.blocks)
         self._named = {"name": self.name, "version": self.version, "digest": self.digest}
         limits = package.card.get("limits", []) if self.spec.calibration.conformal is not None else []

@@ -34,6 +34,12 @@ REQUIRED = (
     "Without the patient's facts no medicine is offered here. Send `patient` beside `inputs`: age, allergies,"
     " conditions, medicines, laboratory values (docs/safety.md); an empty list says that there is none."
 )
+UNCODED = "The package does not say what medicines its arms are, so no rule of safety can be asked about them."
+UNDECLARED = {
+    "code": "medicines-undeclared",
+    "message": f"{UNCODED} Nothing is advised here: declare `treatment.medicines`, with an empty list for an arm that"
+    " is none, and train again.",
+}
 _WORST: tuple[Status, ...] = ("blocked", "unknown", "limited", "offered")
 _OF_THE_DOSE = frozenset({"value-at-limit"})  # reasons that name a dose
 T = TypeVar("T", Item, Change)
@@ -56,7 +62,7 @@ class Reviewer:
     """
 
     def __init__(self, spec: ModelSpec, rules: Standing) -> None:
-        self.rules, self._drugs, self._output = rules, spec.medicines, spec.output
+        self.rules, self._drugs, self._output, self._uncoded = rules, spec.medicines, spec.output, spec.uncoded
         self._inputs = frozenset(want.name for want in spec.inputs)
 
     # -- the request -----------------------------------------------------------------------------------------------
@@ -101,8 +107,8 @@ class Reviewer:
 
         Raises: Unavailable "safety-unavailable": a review was asked for, or is required, and nobody can make it.
         """
-        advised = [label for label in self._advised(answer) if self._drugs.get(label)]
-        if about is not None:
+        advised = [label for label in self._advised(answer) if self._uncoded or self._drugs.get(label)]
+        if about is not None and not self._uncoded:
             found = self._reviewed(self.rules.ask(), answer, about, advised)
         elif self.rules.required:
             envelope = self.rules.ask()
@@ -170,10 +176,12 @@ class Reviewer:
         """Among the reasons: of what was advised, whatever the rules say of it."""
         reasons = answer["reasons"]
         if found.status == "not-reviewed":
-            if found.withheld:
+            if found.withheld and self._uncoded:
+                reasons.append(dict(UNDECLARED))
+            elif found.withheld:
                 reasons.append({"code": "safety-required", "message": f"{_words(found.withheld)}: {REQUIRED}"})
             elif advised:
-                reasons.append(dict(NOT_REVIEWED))
+                reasons.append(NOT_REVIEWED | ({"message": UNCODED} if self._uncoded else {}))
             return
         for one in found.labels:
             for item in one.items if one.label in advised else ():

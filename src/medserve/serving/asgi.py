@@ -372,7 +372,7 @@ class Application:
                 media = case.media_type
                 body = await asyncio.to_thread(self._cases.read, case, max_bytes=self.limits.max_upload_bytes)
             data = bodies.case_bytes(body, media, model.spec)
-            if model.medicines:
+            if model.reviewed:
                 check_review(self.gate, caller, data, media, header(scope, b"x-purpose")[:64])
             if case is None:
                 note["input"] = await self.digest("input", caller, trace, data)
@@ -382,7 +382,7 @@ class Application:
             )
             answer, stages = await while_client_waits(work, receive, deadline)
         note["told"] = Told(began, read, (stages,))
-        if model.medicines:
+        if model.reviewed:
             note["rules"] = answer["safety"]["rules"]
         kind = JSON
         out, timing = self.account(caller, answer, stages, read, note)

@@ -235,7 +235,7 @@ class Runner:
         elif len(data) > bodies.body_limit(media, self._settings.max_upload_bytes):
             raise Refusal("item-too-large", "The item is larger than one prediction may be.")
         data = bodies.case_bytes(data, media, model.spec)
-        if model.medicines:
+        if model.reviewed:
             check_review(self.gate, who, data, media, row.purpose)
         answer, stages = await service.predict(
             data, media=media, explain=None, deadline=time.monotonic() + ITEM_S, trace=new_id(), priority=BATCH
@@ -267,7 +267,7 @@ class Runner:
     def _rules(self, row: BatchRow) -> str:
         """Digest of those that the answers were held against; "" for a model that advises no medicine."""
         with contextlib.suppress(MedServeError):
-            if self._service(row).model.medicines:
+            if self._service(row).model.reviewed:
                 return self._registry.loader.rules.ask().digest
         return ""
 

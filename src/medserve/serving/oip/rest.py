@@ -123,7 +123,7 @@ async def infer(
             raise error
         finally:
             del error
-    if service.model.medicines:
+    if service.model.reviewed:
         note["rules"] = next((one["safety"]["rules"] for one in answers if not isinstance(one, MedServeError)), "")
     refused = sum(isinstance(answer, MedServeError) for answer in answers)
     note["answer"] = "answered" if not refused else f"refused {refused}"
