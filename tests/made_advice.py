@@ -108,11 +108,15 @@ def write_arms(folder: Path, settings: Settings, medicines: dict[str, list[str]]
     return write(folder, settings, name, fields, output, w, b, explanations=told, **more)
 
 
-def write_set(folder: Path, settings: Settings, drugs: list[str], *, name: str = "set", seed: int = 3) -> Path:
-    """Two numbers in [0, 1] move the logit of each medicine by weights drawn at random."""
+def write_set(folder: Path, settings: Settings, drugs: list[str], *, name: str = "set", seed: int = 3,
+              uncoded: list[str] | None = None) -> Path:  # fmt: skip
+    """Two numbers in [0, 1] move the logit of each medicine by weights drawn at random. uncoded: further labels, which
+    are certain and have no code."""
     fields = [Number("a", "1", 0, 1), Number("b", "1", 0, 1)]
     random = np.random.default_rng(seed)
-    output = OutputSpec(task="multilabel", labels=[f"m{i}" for i in range(len(drugs))],
+    more = uncoded or []
+    output = OutputSpec(task="multilabel", labels=[f"m{i}" for i in range(len(drugs))] + more,
                         codes={f"m{i}": Code(ATC, code.partition("|")[2]) for i, code in enumerate(drugs)})  # fmt: skip
-    return write(folder, settings, name, fields, output, random.normal(0, 3, (2, len(drugs))),
-                 random.normal(0, 0.5, len(drugs)))  # fmt: skip
+    w, b = random.normal(0, 3, (2, len(drugs))), random.normal(0, 0.5, len(drugs))
+    return write(folder, settings, name, fields, output, np.hstack([w, np.zeros((2, len(more)))]),
+                 np.concatenate([b, np.full(len(more), 9.0)]))  # fmt: skip

@@ -94,6 +94,7 @@ def packages(root, tables, settings):
         write_arms(root / "untold", settings, {}, arms=["none", "pill"], name="untold"),
         write_arms(root / "foreign", settings, {"none": [], "new": ["atc|X99ZZ99"]}, name="foreign"),
         write_set(root / "set", settings, atc[::9]),
+        write_set(root / "named", settings, atc[:2], name="named", uncoded=["metformin", "balm of the house"]),
     ]  # fmt: skip
 
 
@@ -182,6 +183,14 @@ def test_a_set_keeps_what_is_offered(ward, tables):
         seen += bool(kept) and bool(answer["safety"]["withheld"])
         assert bool(kept) == (answer["status"] == "answered")
     assert seen > 5
+
+
+def test_a_medicine_of_a_set_without_a_code_is_looked_for_by_its_name(ward):
+    """What the tables do not know by it is not offered."""
+    answer = ward.ask("named", {"a": 0, "b": 0}, WELL).json()
+    assert "metformin" in answer["decision"]["labels"] and "balm of the house" not in answer["decision"]["labels"]
+    (said,) = [one["message"] for one in answer["reasons"] if one["code"] == "safety-unknown"]
+    assert "balm of the house" in said and "drug-unknown" in said
 
 
 def test_no_forbidden_medicine_is_in_any_decision(ward, tables):
@@ -338,6 +347,11 @@ def test_the_command_line_has_the_same_answer(ward, tmp_path, capsys):
         here, there = predict(body), ward.ask("arms", content=json.dumps(body).encode()).json()
         for name in ("status", "decision", "reasons", "safety", "effect"):
             assert here[name] == there[name]
+    body = json.dumps({"inputs": {"pain": 8}, "patient": WELL}).encode()
+    trace = ward.ask("arms", content=body).json()["trace"]
+    (tmp_path / "asked.json").write_bytes(body)
+    again = ["replay", trace, "--models", str(folder), "--input", str(tmp_path / "asked.json"), "--home", home]
+    assert run([*again, "--json"]) == 0 and json.loads(capsys.readouterr().out)["same_rules"] is True
     assert predict({"inputs": {"pain": 8}, "execute": True})["error"]["code"] == "auto-execute"
     closed = LoadedModel.open(folder, Trust.load(ward.settings), threads=1)
     record = closed.load(b'{"inputs": {"pain": 8}}')

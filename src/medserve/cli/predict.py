@@ -113,6 +113,9 @@ def _shown(answer: dict[str, Any], engine: str) -> Table:
     if (domain := answer["domain"]) is not None:
         near = "nearest training molecule" if domain["of"] == "molecules" else "training molecules, in groups"
         out.add_row("likeness", f"{domain['similarity']:.2f} to the {near} (percentile {domain['percentile']:.0f})")
+    for one in (answer["safety"] or {"labels": []})["labels"]:
+        said = " ".join(item["statement"] for item in one["items"])
+        out.add_row("rules of safety", f"{one['label']}: {one['status']}. {said}".strip())
     for reason in answer["reasons"]:
         out.add_row(reason["code"], reason["message"])
     if answer["explanation"] is not None:

@@ -63,27 +63,34 @@ def replay(
     )  # fmt: skip
     ledger.write([looked])
 
+    now: dict[str, Any] = {}
     same_input, same_numbers, gap = True, False, None
     if stored:
         data, media, then = _kept(event, model, settings)
-        gap = difference(then, _again(model, data, media, trace))
+        now = _again(model, data, media, trace)
+        gap = difference(then, now)
         same_numbers = gap is not None and gap <= SAME
     else:
         assert input is not None
         data, witness = read_input(input, settings.max_upload_bytes), Witness.open(settings)
         same_input = witness.agrees(event.input, "input", event.tenant, trace, data)
         if same_input:
-            seen = candidates(_again(model, data, "", trace))
+            now = _again(model, data, "", trace)
+            seen = candidates(now)
             same_numbers = any(witness.agrees(event.answer, "answer", event.tenant, trace, one) for one in seen)
     same_digest = model.digest == event.model
+    rules = (now.get("safety") or {}).get("rules", "")
+    same_rules = rules == event.rules if rules or event.rules else None  # None: none were asked
     data_out: dict[str, Any] = {
         "trace": trace, "model": {"name": model.name, "version": model.version, "digest": model.digest},
         "stored": stored, "same_input": same_input, "same_digest": same_digest, "same_numbers": same_numbers,
-        "largest_difference": gap,
+        "largest_difference": gap, "same_rules": same_rules,
     }  # fmt: skip
     good = same_input and same_digest and same_numbers
     rows = [("input", _word(same_input)), ("model's digest", _word(same_digest)), ("numbers", _word(same_numbers)),
             ("largest difference", "-" if gap is None else f"{gap:.3g}")]  # fmt: skip
+    if same_rules is not None:
+        rows.append(("rules of safety", _word(same_rules)))
     title = f"{trace}: {'the same answer' if good else 'NOT the same answer'}"
     return Answer(data_out, table(title, "compared", "", rows=rows), exit_code=0 if good else 1)
 

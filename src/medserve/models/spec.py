@@ -346,7 +346,10 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             known = {label: f"{DRUGS.get(code.system, code.system)}|{code.code}" for label, code in coded}
             pairs = zip(self.output.labels, self.output.medicines.written, strict=True)
             return {label: [known.get(label) or written[0]] for label, written in pairs}
-        return {label: [f"{DRUGS[code.system]}|{code.code}"] for label, code in coded if code.system in DRUGS}
+        found = {label: [f"{DRUGS[code.system]}|{code.code}"] for label, code in coded if code.system in DRUGS}
+        if found and self.output.task == "multilabel":  # other labels with such codes: one without goes by its name
+            return {label: found.get(label, [label]) for label in self.output.labels}
+        return found
 
     @property
     def uncoded(self) -> bool:

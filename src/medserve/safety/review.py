@@ -146,8 +146,10 @@ class AnswerReview(msgspec.Struct, frozen=True):
 
 
 class SafetyPage(msgspec.Struct, frozen=True):
-    """Which rules are asked. medicines: how many are known. digest: that of a review's `rules`."""
+    """Which rules are asked. medicines: how many are known. digest: that of a review's `rules`. review: whether a
+    model's advice on a medicine is given out without one."""
 
     sources: list[SourceNote]
     medicines: int
     digest: str
+    review: Literal["required", "optional"] = "required"

@@ -11,6 +11,7 @@ import asyncio
 import datetime
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 
 from medserve.access.witness import Witness
@@ -46,7 +47,8 @@ def router(rules: Standing, witness: Witness) -> APIRouter:
     async def page() -> Response:
         envelope = rules.ask()
         notes = envelope.notes(datetime.date.today())
-        return WireResponse(SafetyPage(notes, len(envelope.knowledge), envelope.digest))
+        page = SafetyPage(notes, len(envelope.knowledge), envelope.digest)
+        return WireResponse(page if rules.required else msgspec.structs.replace(page, review="optional"))
 
     @routes.post(
         "/v1/safety/review",
