@@ -28,12 +28,13 @@ NOTE = (
 
 def what_would_change(
     score: Callable[[Array], Array], record: Array, blocks: Sequence[Block], output: OutputSpec, contrast: int = 0,
-    closed: Mapping[str, str] = {},
+    closed: Mapping[str, str] = {}, rules: Sequence[Mapping[str, str]] = (),
 ) -> Evidence:  # fmt: skip
     """
     Args:
         score: (B, F) records -> (B, width) logits. record: (F,). contrast: which effect is weighed.
         closed: arms that the rules of safety do not let be offered, and why: "blocked", "unknown", "not-reviewed".
+        rules: what they say, in lines, for the picture.
 
     Returns: for each input its value of the grid that is nearest among those that change the advice, or the one that
         moves the effect most where none does.
@@ -71,7 +72,9 @@ def what_would_change(
     title = f"{output.labels[1 + contrast]} against {output.labels[0]}"
     names = [f"{item['input']} {item['part']}" for item in items]
     foot = f"estimated effect {effect[0]:+.3g}, {title}; bars: how it would differ"
-    png = render_bars(names, [i["weight"] for i in items], [""] * len(items), 0.0, float(effect[0]), foot=foot)
+    png = render_bars(
+        names, [i["weight"] for i in items], [""] * len(items), 0.0, float(effect[0]), foot=foot, rules=rules
+    )
     return Evidence(items, [places[i] for i in order], None, float(effect[0]), 0.0, png)
 
 

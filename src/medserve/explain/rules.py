@@ -7,7 +7,10 @@ png = with_lines(png, said)                  # the same picture with the lines b
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 WIDTH, HIGH, LETTERS, MOST = 780, 17, 116, 24  # pixels of a picture without evidence and of a line; letters; lines
 _INK = {"blocked": (178, 24, 43), "unknown": (178, 24, 43), "limited": (140, 81, 10)}
@@ -54,13 +57,22 @@ def _of(rule: Mapping[str, Any]) -> str:
 
 def with_lines(png: bytes | None, lines: Sequence[Mapping[str, str]]) -> bytes:
     """PNG bytes, RGB. png: None where there is nothing but the lines."""
+    from PIL import Image
+
+    above = Image.new("RGB", (WIDTH, 0), "white") if png is None else Image.open(io.BytesIO(png)).convert("RGB")
+    out = io.BytesIO()
+    below(above, lines).save(out, format="PNG", compress_level=1)  # an advice is to take milliseconds
+    return out.getvalue()
+
+
+def below(above: "Image.Image", lines: Sequence[Mapping[str, str]]) -> "Image.Image":
+    """A picture (RGB) with the lines below it."""
     from PIL import Image, ImageDraw, ImageFont
 
     rows = [(row, _INK.get(one["status"], _GREY)) for one in lines
             for row in textwrap.wrap(f"{one['label']}: {one['text']}", LETTERS, subsequent_indent="    ")]  # fmt: skip
     if len(rows) > MOST:
         rows = [*rows[: MOST - 1], (f"... and {len(rows) - MOST + 1} further lines: see the data.", _GREY)]
-    above = Image.new("RGB", (WIDTH, 0), "white") if png is None else Image.open(io.BytesIO(png)).convert("RGB")
     width, top = max(WIDTH, above.width), above.height
     image = Image.new("RGB", (width, top + 34 + HIGH * len(rows)), "white")
     if top:
@@ -70,6 +82,4 @@ def with_lines(png: bytes | None, lines: Sequence[Mapping[str, str]]) -> bytes:
     draw.text((12, top + 9), "Rules of safety, which no model can override", fill=_GREY, font=font)
     for i, (row, colour) in enumerate(rows):
         draw.text((12, top + 27 + i * HIGH), row, fill=colour, font=font)
-    out = io.BytesIO()
-    image.save(out, format="PNG")
-    return out.getvalue()
+    return image

@@ -14,11 +14,12 @@ estimation, JMLR 2022 (antithetic).
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from medserve.data.fields import Block
+from medserve.explain.rules import below
 from medserve.types import Array
 
 LEAST = 10  # cases behind every summary and every value in it
@@ -196,14 +197,14 @@ RED, BLUE, INK, FAINT = (200, 60, 50), (50, 100, 190), (30, 30, 30), (210, 210, 
 
 def render_bars(
     names: Sequence[str], values: Sequence[float] | Array, shown: Sequence[str], base: float, total: float,
-    *, foot: str | None = None,
+    *, foot: str | None = None, rules: Sequence[Mapping[str, str]] = (),
 ) -> bytes:  # fmt: skip
     """The values as bars, largest first: red to the right raises the logit, blue to the left lowers it.
 
     Args:
         names, values, shown: of every input: its name, its Shapley value, its own value as text (may be "").
         base, total: the logit with nothing known, and that of the case.
-        foot: the line below, where it is not that sum.
+        foot: the line below, where it is not that sum. rules: lines on the rules of safety, below that.
 
     Returns: PNG bytes, RGB. The 12 largest have a bar each; the rest share one.
     """
@@ -236,7 +237,7 @@ def render_bars(
     said = f"score {total:+.2f} = {base:+.2f} (nothing known) {total - base:+.2f} (these inputs)"
     draw.text((width // 2, height - 16), said if foot is None else foot, fill=INK, font=font, anchor="mm")
     out = io.BytesIO()
-    image.save(out, format="PNG")
+    (below(image, rules) if rules else image).save(out, format="PNG", compress_level=1)
     return out.getvalue()
 
 

@@ -446,25 +446,26 @@ class LoadedModel(KnownModel):
         A dose that is not offered has no evidence, which would tell it: only the rules are shown.
         """
         if held is None:
-            return self._evidence(method, record, target, {})
+            return self._evidence(method, record, target)
         if self.spec.output.task == "number" and held["withheld"]:
             return Evidence([], [], None, 0.0, 0.0, with_lines(None, rule_lines(held)))
-        found = self._evidence(method, record, target, closed_of(held))
-        return replace(found, png=with_lines(found.png, rule_lines(held)))
+        found = self._evidence(method, record, target, held)
+        return found if method == advice.METHOD else replace(found, png=with_lines(found.png, rule_lines(held)))
 
-    def _evidence(self, method: str, record: Array, target: Target, closed: Mapping[str, str]) -> Evidence:
+    def _evidence(self, method: str, record: Array, target: Target, held: Mapping[str, Any] | None = None) -> Evidence:
         assert self._records is not None
-        background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
 
         def score(rows: Array) -> Array:
             return self.reference.score(np.ascontiguousarray(rows, np.float32)).logits
 
         blocks = self._records.blocks
         if method == advice.METHOD:
-            return advice.what_would_change(score, record, blocks, self.spec.output, target.column, closed)
+            closed, lines = closed_of(held), () if held is None else rule_lines(held)
+            return advice.what_would_change(score, record, blocks, self.spec.output, target.column, closed, lines)
         if method == "neighbours":
             found = [] if self.domain is None else self.domain.neighbours(record, SHOWN)
             return neighbours(found, record, blocks, float(score(record[None])[0, target.column]))
+        background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
         return explain_record(method, score, record, background, blocks, target.column, label=target.label)
 
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
