@@ -101,6 +101,7 @@ def render_sheet(cohort: Cohort, result: Mapping[str, Any]) -> str:
         classes=_classes(cohort),
         refused=result["refused"][:MOST_ROWS],
         called=cohort.called[1],
+        white=cohort.thumbs is None and any(f.kind == "molecule" for f in cohort.fields),
         rows=len(cohort) + len(result["refused"]) if cohort.is_records else None,
         facts=_facts(result),
         few=FEW,
@@ -179,14 +180,19 @@ def _names(cohort: Cohort, case: Case) -> list[str]:
 
 def _shown(cohort: Cohort, rows: Sequence[int]) -> list[Shown]:
     cases = [cohort.cases[row] for row in rows]
-    if cohort.molecule:
-        drawn = [structure(cohort.values.get(case.index)[cohort.molecule], SIDE, SIDE) for case in cases]
-        return [Shown(_uri(svg, "svg+xml"), called(c), _value(cohort, c)) for svg, c in zip(drawn, cases, strict=True)]
     if cohort.thumbs is None:
-        thumbs = [sketch(cohort.values.get(case.index), [f.name for f in cohort.fields]) for case in cases]
+        shown = [_drawn(cohort, cohort.values.get(case.index)) for case in cases]
     else:
-        thumbs = list(cohort.thumbs.take([case.index for case in cases])[:, 0])
-    return [Shown(_png(thumb), called(case), _value(cohort, case)) for thumb, case in zip(thumbs, cases, strict=True)]
+        shown = [_png(thumb) for thumb in cohort.thumbs.take([case.index for case in cases])[:, 0]]
+    return [Shown(src, called(case), _value(cohort, case)) for src, case in zip(shown, cases, strict=True)]
+
+
+def _drawn(cohort: Cohort, values: Mapping[str, Any]) -> str:
+    """The structure of a case with a molecule; of every other record its gaps."""
+    smiles = next((values.get(f.name) for f in cohort.fields if f.kind == "molecule"), None)
+    if smiles is None:
+        return _png(sketch(values, [f.name for f in cohort.fields]))
+    return _uri(structure(smiles, SIDE, SIDE), "svg+xml")
 
 
 def sketch(values: Mapping[str, Any], names: Sequence[str]) -> Any:
