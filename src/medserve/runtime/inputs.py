@@ -60,13 +60,15 @@ def _one_molecule(text: str, media: str) -> str:
         found = [record for record in text.replace("\r", "").split("$$$$") if record.strip()]
         found = [record.removeprefix("\n") if at else record for at, record in enumerate(found)]
     else:
-        return text
+        found = [text] * max(1, text.count("@<TRIPOS>MOLECULE"))
     if len(found) > 1:
         raise Refusal(
             "several-molecules", f"The file holds {len(found)} molecules; one was expected.",
             hint="Send a library to POST /v1/models/NAME/batch, or to `medserve screen`.",
         )  # fmt: skip
-    return read_block(found[0])[STRUCTURE] if found and _is_block(found[0]) else "".join(found)
+    if not found or not _is_block(found[0]) or "@<TRIPOS>" in found[0]:
+        return "".join(found)
+    return read_block(found[0])[STRUCTURE]
 
 
 def _is_block(text: str) -> bool:

@@ -88,6 +88,17 @@ def test_what_is_no_library_is_refused(tmp_path, name, data, code):
     assert error.value.code == code
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data[:-20], lambda data: data[:60] + bytes(40) + data[100:]])
+def test_a_torn_or_spoilt_archive_says_so(tmp_path, spoil):
+    """While it is counted and while it is read: an error with the file's name, and no crash."""
+    path = tmp_path / "l.smi.gz"
+    path.write_bytes(spoil(gzip.compress("".join(f"{'C' * (n % 90 + 1)}O m{n * n}\n" for n in range(999)).encode())))
+    for ask in (lambda found: found.count(), lambda found: list(found.entries())):
+        with pytest.raises(BadData) as error:
+            ask(Library.open(path))
+        assert error.value.code == "table-unreadable" and "l.smi.gz" in str(error.value)
+
+
 def test_a_row_of_too_many_cells_is_one_bad_row(tmp_path):
     """A name with a comma and no quotes would put another cell under the structure; an empty one moves nothing."""
     path = write(tmp_path / "l.csv", "name,smiles\n1,C,CCO\nb,CO,\n")

@@ -12,7 +12,9 @@ import csv
 import gzip
 import io
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -70,16 +72,21 @@ class Library:
                 hint="Give .csv, .tsv, .smi, .sdf or .mol2, also with .gz behind it; or .parquet.",
             )  # fmt: skip
         found = cls(path, form, column, name, label)
-        try:
+        with found._whole():
             found = found._with_columns()
-            if next(found.entries(), None) is None:
-                raise BadData("table-empty", f"{path.name} holds no molecule.", hint="One molecule a row.")
-        except (OSError, EOFError) as error:
-            raise BadData("table-unreadable", f"{path.name}: {error}.", hint="Check the file.") from error
+        if next(found.entries(), None) is None:
+            raise BadData("table-empty", f"{path.name} holds no molecule.", hint="One molecule a row.")
         return found
 
     def count(self) -> int:
-        """How many rows there are; of a CSV whose cells hold line breaks, a little more."""
+        """How many rows there are; of a CSV whose cells hold line breaks, a little more.
+
+        Raises: BadData "table-unreadable".
+        """
+        with self._whole():
+            return self._count()
+
+    def _count(self) -> int:
         if self.form == _PARQUET:
             import polars as pl
 
@@ -94,7 +101,18 @@ class Library:
         return max(1, lines + (last != b"\n") - (self.form == _CSV))
 
     def entries(self, start: int = 0) -> Iterator[Entry]:
-        """From row `start` on, in the order of the file. Raises: OSError, EOFError (a torn .gz)."""
+        """From row `start` on, in the order of the file. Raises: BadData "table-unreadable", such as a torn .gz."""
+        with self._whole():
+            yield from self._entries(start)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadData("table-unreadable", f"{self.path.name}: {error}.", hint="Check the file.") from error
+
+    def _entries(self, start: int) -> Iterator[Entry]:
         if self.form == _PARQUET:
             yield from self._parquet(start)
             return

@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 
 from medserve.data.molecules.library import Entry, Library
-from medserve.errors import BadData
 from medserve.evaluation.enrichment import enrichment
 from medserve.progress import Progress
 from medserve.road.kept import processes
@@ -74,8 +73,6 @@ def _score(library: Library, parts: Parts, plan: Plan, settings: Settings, worke
                 entries = waiting.pop(number)
                 refused += parts.keep(number, entries, told)
                 progress.step(bar, len(entries), note=f"{refused} refused" if refused else "")
-    except (OSError, EOFError) as error:
-        raise BadData("table-unreadable", f"{library.path.name}: {error}.", hint="Check the file.") from error
     finally:
         progress.end(bar)
 
