@@ -11,7 +11,7 @@ from medserve.data.fields import Records
 from medserve.data.fields.visits import Visits
 from medserve.data.forms import list_items
 from medserve.data.records import prepare_records, values_of
-from medserve.data.visits import parted, visits_of
+from medserve.data.visits import is_medicine, parted, visits_of
 from medserve.errors import BadData, Refusal
 from medserve.types import Event
 
@@ -35,6 +35,14 @@ def test_a_visit_is_what_stands_less_than_a_day_apart():
     assert (second.start, second.at) == (60 * DAY, 60 * DAY + 1)
     assert second.medicines == {"rxnorm|6809", "atc|C09AA05", "text|sorafenib"}
     assert len(visits_of(EVENTS, 100 * DAY)) == 1
+
+
+def test_a_medicine_is_told_by_its_system_or_its_source():
+    """A code of ATC, RxNorm or NDC; a FHIR resource or OMOP's DRUG_EXPOSURE without one; no vaccine, no allergy."""
+    yes = [("ndc|1", None), ("text|x", "request"), ("source|y", "exposure"), ("snomed|1", "administration")]
+    no = [("cvx|140", "exposure"), ("allergy/rxnorm|7980", None), ("loinc|2160-0", "high"), ("source|z", None)]
+    assert all(is_medicine(Event(0.0, code, text=text)) for code, text in yes)
+    assert not any(is_medicine(Event(0.0, code, text=text)) for code, text in no)
 
 
 def test_nothing_of_the_visits_own_prescribing_is_seen():

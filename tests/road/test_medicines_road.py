@@ -19,6 +19,7 @@ from medserve.road.run import Options
 from medserve.road.train import train_package
 from medserve.runtime.model import LoadedModel
 from medserve.safety.policy import Standing
+from medserve.serving.oip.columns import columns
 from medserve.settings import Settings
 
 EVENTS = [
@@ -111,6 +112,9 @@ def test_an_answer_lists_candidates_and_what_they_are(free):
     chosen = answer["decision"]["labels"]
     assert chosen == [one["label"] for one in answer["outputs"]][: len(chosen)] and "metformin" in chosen
     assert answer["outputs"][0]["code"]["system"] == "http://www.whocc.no/atc"
+    _, rows = columns(free.spec, [answer], ["probability"])["probability"]
+    by_label = {one["label"]: one["probability"] for one in answer["outputs"]}
+    assert rows[0].tolist() == [by_label[label] for label in free.spec.output.labels]  # Open Inference: the signature's
     reasons = {one["code"]: one["message"] for one in answer["reasons"]}
     assert CALLED in reasons["past-prescribing"] and "safety-not-reviewed" in reasons
     other = [[one[0], "icd10|Z00"] if one[1] == "icd10|J02" else one for one in EVENTS]

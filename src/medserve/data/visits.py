@@ -15,7 +15,9 @@ from medserve.types import Event
 
 GAP_H = 24.0
 SYSTEMS = ("atc", "rxnorm", "ndc")  # whose codes are medicines
-_RESOURCES = frozenset({"request", "statement", "administration"})  # what the FHIR reader says of a medicine's event
+# What the readers of FHIR and OMOP say of a medicine's event; OMOP says it of vaccines too.
+_GIVEN = frozenset({"request", "statement", "administration", "exposure"})
+_VACCINES = "cvx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Visit:
 
 
 def is_medicine(event: Event) -> bool:
-    """By the system of its code, or by the FHIR resource that it came from."""
-    return event.code.partition("|")[0] in SYSTEMS or event.text in _RESOURCES
+    """By the system of its code, or by the resource or table that it came from."""
+    system = event.code.partition("|")[0]
+    return system in SYSTEMS or (event.text in _GIVEN and system != _VACCINES)
 
 
 def visits_of(events: Sequence[Event], gap_h: float) -> list[Visit]:

@@ -23,6 +23,7 @@ from medserve.errors import BadData
 
 SEXES = {"8507": "male", "8532": "female"}
 MAX_TEXT = 2**16
+EXPOSURE = "exposure"  # the text of what was given, as the FHIR reader names its resource
 # Before a concept id, until CONCEPT was read; END: of the end of a visit, PLAIN: a word for people, not a code.
 CONCEPT, END, PLAIN = "\x01", "\x02", "\x03"
 
@@ -179,7 +180,7 @@ def _events(source: Source, file: str, table: str, said: Table, account: Account
         code = f"{CONCEPT}{number}{CONCEPT}{row[origin]}" if number not in ("", "0") else f"source|{row[origin]}"
         code = code[:MAX_CODE]
         amount: float | None = None
-        amount_unit = text = None
+        amount_unit, text = None, EXPOSURE if table == "drug_exposure" else None
         if value >= 0:
             amount = _number(row[value]) if row[value] else None
             if amount is not None:
