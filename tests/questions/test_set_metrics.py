@@ -15,6 +15,7 @@ from medserve.questions.medicines import (
     weighted_mean,
     weighted_rate,
 )
+from medserve.questions.metrics import SETS, Judged, measure
 
 PAIRS = [(0, 2), (1, 4), (3, 5)]
 
@@ -70,3 +71,16 @@ def test_the_threshold_is_the_best_that_keeps_to_the_rate(sets):
     assert told[kept][0] == max(jaccard for jaccard, rate in told.values() if rate <= limit)
     least, _ = threshold_of(probs, truth, PAIRS, -1.0, tries)
     assert told[least][1] == min(rate for _, rate in told.values())
+
+
+def test_a_weight_is_a_repeated_visit(sets):
+    """A visit of weight 3 counts as three equal visits, weight 0 as none, in every figure; those of the task too."""
+    probs, given, truth = sets
+    judged = Judged("multilabel", tuple("abcdef"), truth.astype(float), probs, given, pairs=tuple(PAIRS))
+    times = np.arange(40) % 4
+    told = measure(judged, times[None].astype(float))
+    again = measure(judged.keep(np.repeat(np.arange(40), times)), np.ones((1, times.sum())))
+    assert set(told) == set(SETS)
+    for name, value in told.items():
+        assert value[0] == pytest.approx(again[name][0]), name
+    assert set(measure(judged, np.ones((1, 40)), only=("auroc", "ece"))) == {"auroc", "ece"}

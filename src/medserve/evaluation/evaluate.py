@@ -21,7 +21,7 @@ from medserve.evaluation.decision_curve import decision_curve
 from medserve.evaluation.intervals import DRAWS, LEVEL, bootstrap, strata_of
 from medserve.evaluation.subgroups import subgroups
 from medserve.models.spec import ModelSpec
-from medserve.questions.metrics import LOWER_IS_BETTER, METRICS, behind, confusion, judge, measure
+from medserve.questions.metrics import LOWER_IS_BETTER, behind, confusion, judge, measure, metrics_of
 from medserve.questions.weighted import ratio
 from medserve.types import Array, Scores
 
@@ -151,7 +151,7 @@ def evaluate(
     if outside is not None:
         trials |= sections.prefixed("without", sections.patients_behind(behind(judged.keep(outside)), who[outside]))
     found = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=trials)
-    metrics = {name: found[name] for name in METRICS[judged.kind]}
+    metrics = {name: found[name] for name in metrics_of(judged)}
     if judged.task == "binary":  # fixed by the strata of the bootstrap
         share = float((judged.targets == 1).mean())
         low, high = wilson(share, len(np.unique(who)))

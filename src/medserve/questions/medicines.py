@@ -1,6 +1,6 @@
 """Sets of medicines against what was prescribed, and how often two medicines of a set interact.
 
-    METRICS["medicines"]["jaccard"](judged, weights)         # (D,) mean over visits
+    jaccards(sets, truth)                                    # (N,) of each visit
     interaction_rate(sets, pairs)                            # share of the pairs prescribed together that interact
 
 Everything here measures agreement with past prescribing; none of it says that a medicine helped anybody.

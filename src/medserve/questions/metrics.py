@@ -10,7 +10,7 @@ Sources: the scikit-learn definitions (tests compare); Cox 1958 for calibration 
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Judged:
 
     @property
     def kind(self) -> str:
-        """Which metrics judge it: the task, or "medicines"."""
+        """The task, or "medicines"."""
         return self.task if self.pairs is None else "medicines"
 
     def __len__(self) -> int:
@@ -68,16 +68,7 @@ class Judged:
     def keep(self, rows: Array) -> "Judged":
         """The same for some rows (a mask or positions)."""
         eta = None if self.eta is None else self.eta[rows]
-        return Judged(
-            self.task,
-            self.labels,
-            self.targets[rows],
-            self.probs[rows],
-            self.chosen[rows],
-            eta,
-            self.baseline,
-            self.pairs,
-        )
+        return replace(self, targets=self.targets[rows], probs=self.probs[rows], chosen=self.chosen[rows], eta=eta)
 
 
 Metric = Callable[[Judged, Array], Array]
@@ -401,7 +392,7 @@ def _set(of: Callable[[Array, Array], Array]) -> Metric:
 
 
 _PROBABILISTIC: dict[str, Metric] = {"log_loss": log_loss, "brier": brier, "ece": ece}
-METRICS: dict[str, dict[str, Metric]] = {  # by `Judged.kind`
+METRICS: dict[Task, dict[str, Metric]] = {
     "binary": {
         "auroc": auroc,
         "auprc": auprc,
@@ -439,16 +430,6 @@ METRICS: dict[str, dict[str, Metric]] = {  # by `Judged.kind`
         "subset_accuracy": _subset,
         **_PROBABILISTIC,
     },
-    "medicines": {
-        "jaccard": _set(medicines.jaccards),
-        "set_f1": _set(medicines.f1s),
-        "prauc": lambda j, w: medicines.weighted_mean(medicines.praucs(j.probs, j.targets == 1), w),
-        "medicines": _set(lambda given, truth: given.sum(axis=1)),
-        "medicines_prescribed": _set(lambda given, truth: truth.sum(axis=1)),
-        "interaction_rate": lambda j, w: medicines.weighted_rate(j.chosen, j.pairs or (), w),
-        "interaction_rate_prescribed": lambda j, w: medicines.weighted_rate(j.targets == 1, j.pairs or (), w),
-        **_PROBABILISTIC,
-    },
     "number": {
         "mae": _mae,
         "within_20": within_20,
@@ -469,8 +450,23 @@ METRICS: dict[str, dict[str, Metric]] = {  # by `Judged.kind`
         "expected_observed": _expected_observed,
     },
 }
+SETS: dict[str, Metric] = {  # of medicines
+    "jaccard": _set(medicines.jaccards),
+    "set_f1": _set(medicines.f1s),
+    "prauc": lambda j, w: medicines.weighted_mean(medicines.praucs(j.probs, j.targets == 1), w),
+    "medicines": _set(lambda given, truth: given.sum(axis=1)),
+    "medicines_prescribed": _set(lambda given, truth: truth.sum(axis=1)),
+    "interaction_rate": lambda j, w: medicines.weighted_rate(j.chosen, j.pairs or (), w),
+    "interaction_rate_prescribed": lambda j, w: medicines.weighted_rate(j.targets == 1, j.pairs or (), w),
+    **_PROBABILISTIC,
+}
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "mse", "brier_at_horizon", "integrated_brier",
                              "interaction_rate"})  # fmt: skip
+
+
+def metrics_of(judged: Judged) -> dict[str, Metric]:
+    """What is told of its answers."""
+    return SETS if judged.kind == "medicines" else METRICS[judged.task]
 
 
 def point(judged: Judged) -> dict[str, float]:
@@ -479,8 +475,9 @@ def point(judged: Judged) -> dict[str, float]:
 
 
 def measure(judged: Judged, weights: Array, only: Collection[str] | None = None) -> dict[str, Array]:
-    """Every metric of the task (or those named in `only`) for (D, N) draws; each (D,)."""
-    return {n: of(judged, weights) for n, of in METRICS[judged.kind].items() if only is None or n in only}
+    """Every metric of its kind (or those named in `only`, also of the task) for (D, N) draws; each (D,)."""
+    every = metrics_of(judged) if only is None else METRICS[judged.task] | metrics_of(judged)
+    return {n: of(judged, weights) for n, of in every.items() if only is None or n in only}
 
 
 def behind(judged: Judged) -> dict[str, Array]:
