@@ -5,17 +5,31 @@ import gc
 import time
 import weakref
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
 from medserve.serving.http import BoundedProtocol
+from medserve.serving.waiting import while_client_waits
+from medserve.serving.wire import ClientLeft
 
 IDLE_S = 0.3
 ASK = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
+left: list[str] = []
+
+
 async def app(scope, receive, send) -> None:
+    if scope["path"] == "/work":
+        while (await receive())["more_body"]:
+            pass
+        try:
+            await while_client_waits(asyncio.sleep(5), receive, time.monotonic() + 10)
+        except ClientLeft:
+            left.append("told")
+        return
     if scope["path"] == "/slow":
         await asyncio.sleep(2 * IDLE_S)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -108,3 +122,23 @@ def test_a_connection_that_is_gone_is_let_go():
         return False
 
     assert played(play, idle_s=30)
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+def test_work_is_told_at_once_that_its_client_left_and_no_task_waits_for_it(size):
+    """Also behind a body so long that reading stood still; nothing else is woken meanwhile."""
+    left.clear()
+
+    async def play(reader, writer, protocols):
+        writer.write(b"POST /work HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
+        await asyncio.sleep(0.1)
+        tasks = len(asyncio.all_tasks())
+        writer.close()
+        began = time.monotonic()
+        while not left and time.monotonic() < began + 2:
+            await asyncio.sleep(0.005)
+        return tasks, time.monotonic() - began
+
+    tasks, took = played(play)
+    assert left == ["told"] and took < 1
+    assert tasks == 2  # the test's and the request's

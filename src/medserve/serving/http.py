@@ -49,6 +49,21 @@ class OneWrite(RequestResponseCycle):
     """
 
     _held: Message | None = None
+    _left: Callable[[], None] | None = None
+
+    def tell_left(self, left: Callable[[], None] | None) -> None:
+        """left: called once the client has left, also where it has already; None: nobody any more. To wait in `receive`
+        would take a task of its own."""
+        self._left = left
+        if left is not None:
+            self.flow.resume_reading()  # who does not read does not see the end
+            if self.disconnected:
+                left()
+
+    def lost(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         start, self._held = self._held, None
@@ -123,6 +138,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop()
         super().connection_lost(exc)
         super()._unset_keepalive_if_required()
+        if isinstance(self.cycle, OneWrite):
+            self.cycle.lost()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:

@@ -7,7 +7,7 @@ answer = await while_client_waits(work, receive, deadline)
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from medserve.errors import MedServeError, Usage
@@ -46,7 +46,8 @@ def priority_of(scope: Scope) -> int:
 async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, deadline: float) -> T:
     """The result of `work`, unless the client leaves or the deadline passes first; then the work is cancelled.
 
-    The client is watched from `WATCH_S` on: what is answered sooner needs no second task.
+    Our own server tells when the client leaves. Of another one `receive` is asked, from `WATCH_S` on: what is answered
+    sooner needs no second task.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -69,15 +70,20 @@ async def while_client_waits(work: Coroutine[Any, Any, T], receive: Receive, dea
 class _Waiting:
     """One alarm: at the deadline, or for the watch and then the deadline. ended: why the task was cancelled."""
 
-    __slots__ = ("_alarm", "_deadline", "_loop", "_receive", "_task", "_watcher", "ended")
+    __slots__ = ("_alarm", "_deadline", "_loop", "_receive", "_task", "_tell", "_watcher", "ended")
 
     def __init__(self, task: "asyncio.Task[Any]", receive: Receive, deadline: float) -> None:
         self._task, self._receive, self._deadline = task, receive, deadline
         self._loop = task.get_loop()
         self._watcher: asyncio.Task[None] | None = None
         self.ended: MedServeError | None = None
-        left = deadline - time.monotonic()
-        self._alarm = self._loop.call_later(min(max(0.0, left), WATCH_S), self._ring)
+        left = max(0.0, deadline - time.monotonic())
+        self._tell: Callable[[Callable[[], None] | None], None] | None = getattr(
+            getattr(receive, "__self__", None), "tell_left", None
+        )
+        self._alarm = self._loop.call_later(left if self._tell else min(left, WATCH_S), self._ring)
+        if self._tell:
+            self._tell(self._gone)
 
     def _ring(self) -> None:
         left = self._deadline - time.monotonic()
@@ -85,13 +91,16 @@ class _Waiting:
             hint = "Allow more time, or try again."
             self._end(Late("deadline-missed", "The deadline passed before the answer.", hint=hint))
             return
-        if self._watcher is None:
+        if self._watcher is None and self._tell is None:
             self._watcher = self._loop.create_task(self._watch())
         self._alarm = self._loop.call_later(left, self._ring)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._gone()
+
+    def _gone(self) -> None:
         self._end(ClientLeft("client-left", "The client closed the connection before the answer."))
 
     def _end(self, error: MedServeError) -> None:
@@ -102,6 +111,8 @@ class _Waiting:
     def stop(self) -> None:
         """No more alarms, and nobody who watches: he ends in the next turn of the loop, for which nobody waits."""
         self._alarm.cancel()
+        if self._tell:
+            self._tell(None)
         watcher, self._watcher = self._watcher, None  # as it ends it holds the frame that holds this
         if watcher is not None:
             watcher.cancel()
