@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 from rich.console import Group, RenderableType
 
 from medserve.cli._answer import Answer, table
 from medserve.progress import Progress
-from medserve.runtime.engine import TITLES
+from medserve.runtime.engine import Choice
 from medserve.settings import Settings
 
 
@@ -69,7 +70,7 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     chosen = verdict["chosen"]
     rows = [_row(row, row["choice"] == chosen) for row in best(verdict["rows"], chosen)]
     judged = f", gate on {verdict['cases']} calibration cases" if verdict["cases"] else ""
-    engine = f"{TITLES[chosen['engine']]} {chosen['precision']}"
+    engine = str(msgspec.convert(chosen, Choice))
     lines = [
         f"chosen:   {engine}, {chosen['streams']} stream(s), batch {chosen['batch']}",
         f"verdict:  {result['record']}",
@@ -83,7 +84,7 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     lines += [f"note:     {name} is not installed: pip install 'medserve[openvino]'" for name in result["missing"]]
     title = f"{result['model']['name']} on {verdict['processor']}, {verdict['cores']} threads{judged}"
     columns = ("", "engine", "streams x batch", "cases/s", "lone ms", "off", "flipped", "verdict")
-    why = {f"{TITLES[r['choice']['engine']]} {r['choice']['precision']}: {r['reason']}": None
+    why = {f"{msgspec.convert(r['choice'], Choice)}: {r['reason']}": None
            for r in verdict["rows"] if r["code"]}  # fmt: skip
     shown = table(title, *columns, rows=rows)
     shown.columns[1].no_wrap = True  # a name in two lines is read as two; figures of many digits leave no room
@@ -103,7 +104,7 @@ def _row(row: dict[str, Any], chosen: bool) -> tuple[str, ...]:
     speed, wait, gap = row["images_per_s"], row["lone_ms"], row["gap"].get("logits")
     return (
         "*" if chosen else "",
-        f"{TITLES[choice['engine']]} {choice['precision']}",
+        str(msgspec.convert(choice, Choice)),
         f"{choice['streams']} x {choice['batch'] or '-'}",
         "-" if speed is None else f"{speed:.0f}",
         "-" if wait is None else f"{wait:.2f}",

@@ -27,7 +27,7 @@ from medserve.road.evaluate import read_parts, view_of
 from medserve.road.finish import groups_of
 from medserve.road.load import SECONDS, load_test, service_versions
 from medserve.road.sample import bodies
-from medserve.runtime.engine import TITLES, versions
+from medserve.runtime.engine import TITLES, Choice, versions
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.quantise import RANGES, Quantiser
 from medserve.runtime.tuned import Verdict, write_verdict
@@ -120,7 +120,7 @@ def _shown(row: dict[str, Any], chosen: bool) -> dict[str, Any]:
     choice, figures = row["choice"], (row["gate"] or {}).get("figures", {})
     drop = next((span["high"] for name, span in figures.items() if name.endswith("_drop") and "/" not in name), None)
     return {
-        "title": f"{TITLES[choice['engine']]} {choice['precision']}",
+        "title": str(msgspec.convert(choice, Choice)),
         "shape": f"{choice['streams']} x {choice['batch'] or '-'}",
         "per_s": row["images_per_s"],
         "lone_ms": row["lone_ms"],
@@ -134,9 +134,9 @@ def _shown(row: dict[str, Any], chosen: bool) -> dict[str, Any]:
 
 def best(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each engine and precision the fastest row, and the chosen one: the fastest last."""
-    kept: dict[tuple[str, str], dict[str, Any]] = {}
+    kept: dict[tuple[str, str, bool], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["choice"] == chosen, row["images_per_s"] or 0)):
-        kept[row["choice"]["engine"], row["choice"]["precision"]] = row
+        kept[row["choice"]["engine"], row["choice"]["precision"], row["choice"].get("second", False)] = row
     return sorted(kept.values(), key=lambda row: row["images_per_s"] or 0)
 
 

@@ -12,7 +12,7 @@ No training framework is imported.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal, Protocol
@@ -52,7 +52,8 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     streams: passes that run side by side, each on its share of the threads. batch: most cases of one pass; 0 leaves
     it to the size of the input. shared (ONNX Runtime): a lone pass has all threads; of several side by side each has
-    the one that calls it, and they share what is left.
+    the one that calls it, and they share what is left. second: what lies near a limit is scored again by the reference
+    (see `second`).
     """
 
     engine: EngineName = "onnxruntime"
@@ -60,9 +61,10 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     streams: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     batch: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     shared: bool = False
+    second: bool = False
 
     def __str__(self) -> str:
-        return f"{TITLES[self.engine]} {self.precision}"
+        return f"{TITLES[self.engine]} {self.precision}{' with a second look' if self.second else ''}"
 
 
 DEFAULT = Choice()
@@ -112,6 +114,7 @@ class Engine:
         package: Package | None = None,
     ) -> None:
         self.shape, self.width, self.choice = tuple(shape), width, choice
+        self.second: Callable[[Array, Scores, bool], Scores] | None = None
         self.max_batch = choice.batch or default_batch(self.shape, len(graph))
         self._session = _open(graph, threads or os.cpu_count() or 1, choice, quantised, package)
         self.outputs = self._session.outputs
@@ -144,6 +147,10 @@ class Engine:
         """
         if images.dtype != self._dtype or images.shape[1:] != self.shape:
             raise Fault("engine-input", f"The engine takes (B, {', '.join(map(str, self.shape))}) {self._dtype}.")
+        scores = self._scores(images, cam)
+        return scores if self.second is None else self.second(images, scores, cam)
+
+    def _scores(self, images: Array, cam: bool) -> Scores:
         parts = [images[at : at + self.max_batch] for at in range(0, len(images), self.max_batch)] or [images]
         if min(len(parts), self.choice.streams) == 1:
             return Scores.concat([self._pass(part, cam) for part in parts])

@@ -43,6 +43,7 @@ from medserve.runtime.inputs import JSON, raw_inputs
 from medserve.runtime.known import KnownModel
 from medserve.runtime.naming import new_id
 from medserve.runtime.reviewed import About, Reviewer, closed_of
+from medserve.runtime.second import SecondLook
 from medserve.runtime.steps import steps_of
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict, read_quantised
 from medserve.safety.policy import CLOSED, Standing
@@ -160,6 +161,8 @@ class LoadedModel(KnownModel):
             quantised = b"" if tuned is None else read_quantised(tuned, verdict, len(graph))
             engine = Engine(graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice,
                             quantised=quantised, package=self.package)  # fmt: skip
+            if choice.second:
+                engine.second = SecondLook(self.spec, verdict.margins, self.reference)
             self.item_s = self.self_check(engine, verdict.tolerance)
         except (Unfit, BadPackage) as error:
             code = "tuned-selfcheck" if isinstance(error, BadPackage) else error.code

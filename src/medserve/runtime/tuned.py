@@ -37,6 +37,7 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
     """One choice: its speed, how far it leaves the self-check, and what keeps it out ("" where nothing does).
 
     lone_ms: one case alone, all streams idle. gap: output -> largest difference as a share of that output's size.
+    again: share of the cases that had a second look.
     """
 
     choice: Choice
@@ -46,11 +47,13 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
     gate: Gate | None = None
     code: str = ""
     reason: str = ""
+    again: float = 0.0
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     """tolerance: output -> what the chosen engine's self-check may differ by. cases: of the gate; 0 without data.
-    quantised: sha256 of the int8 graph beside the verdict, "" where the choice needs none."""
+    quantised: sha256 of the int8 graph beside the verdict, "" where the choice needs none. margins: of its second look,
+    output -> how near to a limit."""
 
     format: Literal["medserve-tuned/1"]
     digest: str
@@ -61,6 +64,7 @@ class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     tolerance: dict[str, Share]
     rows: list[Row]
     quantised: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    margins: dict[str, Annotated[float, msgspec.Meta(ge=0.0)]] = {}
     cases: int = 0
     data: str = ""
     note: str = ""
@@ -154,7 +158,7 @@ def _unusable(verdict: Verdict | None, digest: str, threads: int) -> tuple[str, 
     if verdict.versions.get(chosen.engine) != here[chosen.engine]:
         return "tuned-stale", f"was measured with another version of {chosen.engine}"
     gated = any(row.choice == chosen and row.gate is not None and row.gate.passed for row in verdict.rows)
-    lacking = (chosen.precision == "int8") != bool(verdict.quantised)
+    lacking = (chosen.precision == "int8") != bool(verdict.quantised) or chosen.second != ("logits" in verdict.margins)
     if (
         chosen.engine in COMPARED
         or chosen.streams > verdict.cores * (OVERLAP if chosen.shared else 1)

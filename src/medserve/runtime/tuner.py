@@ -40,6 +40,7 @@ from medserve.runtime.gate import gate
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.model import TOLERANCE, gaps
 from medserve.runtime.quantise import Quantiser
+from medserve.runtime.second import SecondLook, looks, margins_of
 from medserve.runtime.tuned import COMPARED, EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
 from medserve.types import Array, Samples, Scores
 
@@ -52,6 +53,7 @@ FAR: dict[str, float] = {EXACT: TOLERANCE, "bf16": 0.1, "int8": MOST_TOLERANCE /
 # its inputs are drawn and leave the ranges that films gave to int8: there the gate and the graph's sha256 vouch
 ROUNDS = 5
 BUSY = 0.5  # load average a core from which the measurements are doubted
+EXAMPLES = 256  # cases that are measured in turn
 BLOCK_S, LONE_S = 0.15, 0.05  # least time of one measurement
 ALIKE = 0.03
 MARGIN = 2.0  # the tolerance that is written down, in differences that were measured
@@ -80,6 +82,7 @@ class _Open:
     row: Row
     lone_s: list[float]
     block_s: dict[int, list[float]]  # seconds a case, by batch
+    at: int = 0  # the next case that is taken
 
 
 def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers: Collection[str] = ()) -> list[Choice]:
@@ -95,6 +98,9 @@ def choices(threads: int, *, compare: bool = False, gpu: bool = False, providers
     kinds = [(engine, precision) for engine, many in PRECISIONS.items() for precision in many]
     found = [Choice(engine, precision, n) for engine, precision in kinds for n in streams]
     found += [Choice("onnxruntime", p, max(OVERLAP, threads), shared=True) for p in PRECISIONS["onnxruntime"]]
+    found += [
+        msgspec.structs.replace(c, second=True) for c in found if c.engine == "openvino" and c.precision == "int8"
+    ]
     if compare:
         found += [Choice("torch"), Choice("inductor")]
     if gpu:
@@ -143,26 +149,38 @@ def tune(
     threads = threads or cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     tried = choices_here(threads, compare=compare) if tried is None else tried
-    wanted = [DEFAULT, *(c for c in tried if c != DEFAULT and (c.precision != "int8" or quantiser is not None))]
+    wanted = [DEFAULT, *(c for c in tried if c != DEFAULT and _may(c, spec, quantiser))]
     batches = _batches(spec.shape, len(graph))
+    examples = _examples(evidence, stored, batches[-1])
     rows: list[Row] = []
     opened: list[_Open] = []
     truth: Scores | None = None
+    reference: Engine | None = None
+    margins: dict[str, dict[str, float]] = {}  # by engine
     for choice in progress.track(wanted, "Checking"):
         try:
             more: dict[str, Any] = {"package": package} if choice.engine in TORCH else {}
             if quantiser is not None and choice.precision == "int8":
                 more["quantised"] = quantiser.of(choice.engine)
             engine = opener(graph, shape=spec.shape, width=spec.output.width, threads=threads, choice=choice, **more)
+            look = None
+            if choice.second and quantiser is not None and reference is not None:
+                if choice.engine not in margins:
+                    margins[choice.engine] = margins_of(
+                        engine.score(quantiser.inputs), reference.score(quantiser.inputs)
+                    )
+                look = engine.second = SecondLook(spec, margins[choice.engine], reference)
             row = Row(choice, gap=_selfcheck(engine, stored))
-            scores = None if evidence is None else _score(engine, evidence.samples)
+            scores = None if evidence is None else _score(engine, evidence.samples, look)
+            if look is not None:
+                row.again = look.again / max(1, look.seen)
         except (Fault, BadPackage) as error:
             if choice == DEFAULT:
                 raise
             rows.append(Row(choice, code=error.code, reason=error.message))
             continue
         if choice == DEFAULT:
-            truth = scores
+            truth, reference = scores, engine
         _judge(row, spec, evidence, truth, scores)
         if choice == DEFAULT and row.code:
             raise BadPackage(
@@ -172,11 +190,11 @@ def tune(
             )
         one = _Open(engine, row, [], {batch: [] for batch in batches})
         if row.code:  # it cannot be chosen: measured once, and out of memory
-            _time([one], _examples(evidence, stored, batches[-1]), 1, SILENT)
+            _time([one], examples, 1, SILENT)
             rows += _rows(one)
         else:
             opened.append(one)
-    _time(opened, _examples(evidence, stored, batches[-1]), rounds, progress)
+    _time(opened, examples, rounds, progress)
     for one in opened:
         rows += _rows(one)
     chosen = choose(rows)
@@ -191,6 +209,7 @@ def tune(
         chosen=chosen,
         tolerance={name: min(MOST_TOLERANCE, MARGIN * share) for name, share in gap.items()},
         rows=rows,
+        margins=margins[chosen.engine] if chosen.second else {},
         quantised=hashlib.sha256(quantiser.of(chosen.engine)).hexdigest()
         if quantiser is not None and chosen.precision == "int8"
         else "",
@@ -258,7 +277,13 @@ def _judge(row: Row, spec: ModelSpec, evidence: Evidence | None, truth: Scores |
         row.code, row.reason = row.gate.codes[0], f"The accuracy gate says: {', '.join(row.gate.codes)}."
 
 
-def _score(engine: Engine, samples: Samples, batch: int = 64) -> Scores:
+def _may(choice: Choice, spec: ModelSpec, quantiser: Quantiser | None) -> bool:
+    return (choice.precision != "int8" or quantiser is not None) and (not choice.second or looks(spec))
+
+
+def _score(engine: Engine, samples: Samples, look: SecondLook | None = None, batch: int = 64) -> Scores:
+    if look is not None:
+        look.seen = look.again = 0
     starts = range(0, len(samples), batch)
     return Scores.concat([engine.score(samples.take(np.arange(s, min(s + batch, len(samples))))) for s in starts])
 
@@ -269,10 +294,11 @@ def _batches(shape: Sequence[int], graph_bytes: int) -> list[int]:
 
 
 def _examples(evidence: Evidence | None, stored: Mapping[str, Array], n: int) -> Array:
-    """n inputs: calibration cases, else the stored ones, over and over."""
+    """n inputs or more: calibration cases, of which some have a second look, else the stored ones, over and over."""
     if evidence is None:
         some = np.asarray(stored["record" if "record" in stored else "image"])
     else:
+        n = max(n, min(EXAMPLES, len(evidence.samples)))
         some = evidence.samples.take(np.arange(min(n, len(evidence.samples))))
     return np.ascontiguousarray(some[np.arange(n) % len(some)])
 
@@ -293,11 +319,13 @@ def _time(opened: Sequence[_Open], images: Array, rounds: int, progress: Progres
 def _seconds(one: _Open, batch: int, images: Array, repeats: int) -> float:
     """Seconds a case: a lone one, or full batches on every stream at once, as the service's threads would send them."""
     engine, streams = one.engine, one.engine.choice.streams if batch else 1
-    engine.max_batch, some = max(1, batch), images[: max(1, batch)]
+    size = engine.max_batch = max(1, batch)
+    begin, one.at = one.at, one.at + repeats * streams
 
-    def work(_: int) -> None:
-        for _ in range(repeats):
-            engine.score(some)
+    def work(stream: int) -> None:
+        for at in range(begin + stream * repeats, begin + (stream + 1) * repeats):
+            first = at * size % (len(images) - size + 1)
+            engine.score(images[first : first + size])
 
     started = time.perf_counter()
     if streams == 1:
@@ -305,7 +333,7 @@ def _seconds(one: _Open, batch: int, images: Array, repeats: int) -> float:
     else:
         with ThreadPoolExecutor(streams) as pool:
             list(pool.map(work, range(streams)))
-    return (time.perf_counter() - started) / (repeats * streams * len(some))
+    return (time.perf_counter() - started) / (repeats * streams * size)
 
 
 def _repeats(one: _Open, batch: int, images: Array) -> int:
