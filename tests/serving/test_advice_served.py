@@ -390,3 +390,17 @@ def test_an_explanation_says_the_rules_and_draws_them(ward):
     for patient in (None, WELL | {"labs": EGFR35}):
         hidden = ward.ask("dose", {"weight": 80}, patient, **params).json()["explanation"]
         assert (hidden["values"], hidden["total"], hidden["base"]) == ([], None, None) and hidden["rules"]
+
+
+def test_a_client_can_see_what_may_be_advised(ward):
+    """The page of a model names its medicines, its address the patient, and the page of the rules whether they bind."""
+    import httpx2
+
+    said = {"authorization": f"Bearer {ward.keys['clinician']}"}
+    (page,) = httpx2.get(f"{ward.url}/v1/models/arms", headers=said).json()["versions"]
+    assert page["medicines"] == ARMS
+    paths = httpx2.get(f"{ward.url}/openapi.json", headers=said).json()["paths"]
+    form = paths["/v1/models/arms/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"][0]
+    assert form["properties"]["patient"] == {"$ref": "#/components/schemas/Patient"}
+    assert "patient" not in json.dumps(paths["/v1/models/bare/predict"]["post"]["requestBody"])
+    assert httpx2.get(f"{ward.url}/v1/safety", headers=said).json()["review"] == "required"
