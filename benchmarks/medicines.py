@@ -2,7 +2,7 @@
 
     pip install --no-deps clinosim==0.6.5       # a hospital simulator, MIT; needed to generate alone
     python benchmarks/medicines.py generate --data DATA [--people 5000]
-    python benchmarks/medicines.py train --data DATA --work WORK [--seed 0] [--out medicines.json]
+    python benchmarks/medicines.py train --data DATA --work WORK [--seed 0] [--plain] [--out medicines.json]
 
 generate: a year of a catchment population, of whom some two thirds come to the hospital: clinic dates, emergencies and
 stays, written as the two tables and the `dataset.yaml` that a user would write. The simulator's medicines are names;
@@ -10,8 +10,8 @@ each is looked up in the starter table of safety (its ATC code), a combination b
 own list of RxNorm; what neither knows, and infusions, are left out and counted. Diagnoses are those made on admission,
 at that time; the list of chronic conditions stands at the first visit; what is told at discharge, at discharge.
 
-train: one run of the road. The figures are agreement with a simulator's prescribing: they show that the parts work and
-nothing about medicine.
+train: one run of the road; with --plain the loss holds nothing of interactions. The figures are agreement with a
+simulator's prescribing: they show that the parts work and nothing about medicine.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medserve.models import heads
 from medserve.progress import Progress
 from medserve.road.run import Options
 from medserve.road.train import train_package
@@ -191,11 +192,13 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.what == "generate":
         found = generate(asked.data, asked.people, asked.seed)
     else:
+        heads.INTERACTIONS = 0.0 if asked.plain else heads.INTERACTIONS
         found = train(asked.data, asked.work, asked.seed, asked.epochs)
     text = json.dumps(found, indent=1)
     if asked.out:

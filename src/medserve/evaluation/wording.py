@@ -220,7 +220,7 @@ def _of_sets(r: Mapping[str, Any]) -> list[str]:
             f" {number(row['difference']['jaccard'], signed=True)}."
         )
     lines.append(
-        f"Of the pairs of medicines in its sets {percent(m['interaction_rate'])} interact by the tables of safety, of"
-        f" those prescribed {percent(m['interaction_rate_prescribed'])}."
+        f"Of the pairs of medicines in its sets {percent(m['interaction_rate'], 2)} interact by the tables of safety,"
+        f" of those prescribed {percent(m['interaction_rate_prescribed'], 2)}."
     )
     return lines
