@@ -1,6 +1,6 @@
 """A dose with its interval: warfarin, ten times five folds, beside the published pharmacogenetic equation.
 
-    python benchmarks/warfarin.py --data FOLDER [--repeats 10] [--recipe NAME] [--out dist/warfarin.json]
+    python benchmarks/warfarin.py --data FOLDER [--repeats 10] [--jobs 2] [--work DIR] [--out dist/warfarin.json]
 
 FOLDER holds `warfarin.csv` of the International Warfarin Pharmacogenetics Consortium (PharmGKB, CC BY-SA 4.0). Of the
 5,700 patients those are taken whose stable dose, age, height and weight are known, so that the equation (N Engl J Med
@@ -14,12 +14,14 @@ printed.
 import argparse
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,41 @@ def answers(model: LoadedModel, rows: list[dict[str, str]]) -> list[dict[str, An
     return found
 
 
+def inside(n: int, repeat: int, k: int) -> np.ndarray:
+    """The patients of fold k, by number."""
+    return np.flatnonzero(np.random.default_rng(repeat).permutation(n) % FOLDS == k)
+
+
+def fold(rows: list[dict[str, str]], repeat: int, k: int, work: Path, recipe: str | None) -> dict[str, Any]:
+    """What a package trained on the other folds says of fold k; kept in `work`, and not run again.
+
+    answers: value, low and high of each patient in mg a week, NaN where it refuses. calibrated: cases behind the
+    intervals of each group.
+    """
+    work = work / "-".join([str(repeat), str(k), *([recipe] if recipe else [])])
+    kept = work / "fold.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    work.mkdir(parents=True, exist_ok=True)
+    began, judged = time.monotonic(), inside(len(rows), repeat, k)
+    parts = np.where(np.isin(np.arange(len(rows)), judged), "test", "train").tolist()
+    model = train(rows, parts, work, repeat, recipe)
+    conformal = model.spec.calibration.conformal
+    assert conformal is not None
+    none = [math.nan] * 3
+    found = {
+        "answers": [
+            none if one is None else [one["value"], *one["interval"]]
+            for one in answers(model, [rows[i] for i in judged])
+        ],
+        "calibrated": {name: n for name, (_, n) in (conformal.by_group or {}).items()} | {"all": conformal.n},
+        "offered": model.spec.architecture.name,
+        "seconds": time.monotonic() - began,
+    }
+    kept.write_text(json.dumps(found))
+    return found
+
+
 def interval(values: np.ndarray, seed: int = 0) -> list[float]:
     random = np.random.default_rng(seed)
     drawn = [values[random.integers(0, len(values), len(values))].mean() for _ in range(2000)]
@@ -178,7 +215,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--recipe")
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="folds at once")
+    parser.add_argument("--work", type=Path, help="keep what each fold said here; a second run goes on from it")
     parser.add_argument("--out", type=Path, default=Path("dist/warfarin.json"))
     args = parser.parse_args()
     rows = patients(args.data)
@@ -189,30 +227,19 @@ def main() -> int:
     wide = np.zeros((args.repeats, len(rows)))
     calibrated: dict[str, list[int]] = {}
     chosen: list[str] = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.jobs) as pool:
         work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
-        for repeat in range(args.repeats):
-            fold = np.random.default_rng(repeat).permutation(len(rows)) % FOLDS
-            for k in range(FOLDS):
-                began = time.monotonic()
-                model = train(rows, ["test" if f == k else "train" for f in fold], work, repeat, args.recipe)
-                inside = np.flatnonzero(fold == k)
-                for at, said in zip(inside, answers(model, [rows[i] for i in inside]), strict=True):
-                    if said is None:
-                        continue
-                    low, high = said["interval"]
-                    ours[repeat, at], wide[repeat, at] = said["value"], high - low
-                    held[repeat, at] = low <= truth[at] <= high
-                conformal = model.spec.calibration.conformal
-                assert conformal is not None
-                for name, (_, n) in (conformal.by_group or {}).items():
-                    calibrated.setdefault(name, []).append(n)
-                calibrated.setdefault("all", []).append(conformal.n)
-                chosen.append(model.spec.architecture.name)
-                mae = float(np.nanmean(np.abs(ours[repeat, inside] - truth[inside])))
-                took = time.monotonic() - began
-                sys.stderr.write(f"{repeat}.{k}: {chosen[-1]}, MAE {mae:.2f}, {took:.0f} s\n")
+        every = [(repeat, k) for repeat in range(args.repeats) for k in range(FOLDS)]
+        said = pool.map(lambda one: fold(rows, *one, work, args.recipe), every)
+        for (repeat, k), one in zip(every, said, strict=True):
+            at = inside(len(rows), repeat, k)
+            ours[repeat, at], low, high = np.array(one["answers"], float).T
+            wide[repeat, at], held[repeat, at] = high - low, (low <= truth[at]) & (truth[at] <= high)
+            for name, n in one["calibrated"].items():
+                calibrated.setdefault(name, []).append(n)
+            chosen.append(one["offered"])
+            mae = float(np.nanmean(np.abs(ours[repeat, at] - truth[at])))
+            sys.stderr.write(f"{repeat}.{k}: {chosen[-1]}, MAE {mae:.2f}, {one['seconds']:.0f} s\n")
     answered = ~np.isnan(ours).any(axis=0)
     refused = float(np.isnan(ours).mean())
     rows = [row for row, kept in zip(rows, answered, strict=True) if kept]
