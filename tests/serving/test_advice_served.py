@@ -28,6 +28,7 @@ from medserve.app import build
 from medserve.cli import run
 from medserve.models.signing import Trust
 from medserve.runtime.model import LoadedModel
+from medserve.safety.patient import parse_patient
 from medserve.safety.policy import Standing
 from medserve.safety.source import STARTER
 from medserve.serving.schema import Answer
@@ -185,6 +186,21 @@ def test_a_set_keeps_what_is_offered(ward, tables):
     assert seen > 5
 
 
+def test_what_is_taken_already_is_gone_on_with(ward):
+    """Of a dose and of a set, and with a Bundle's current medicines, it is no duplicate of itself; beside others it
+    counts as before, and one who asks the rules themselves is told of it."""
+    taking = {"medicines": [{"drug": "metformin"}]}
+    answer = ward.ask("dose", {"weight": 40}, WELL | taking).json()
+    assert answer["status"] == "answered" and answer["outputs"][0]["value"] == pytest.approx(800)
+    labels = ward.ask("set", {"a": 1, "b": 1}, WELL).json()["decision"]["labels"]
+    spec = ward.application.registry.find("set", None).model.spec.medicines
+    now = [{"drug": spec[label][0]} for label in labels]
+    assert ward.ask("set", {"a": 1, "b": 1}, WELL | {"medicines": now}).json()["decision"]["labels"] == labels
+    rules = ward.application.registry.loader.rules.ask()
+    (item,) = rules.review(parse_patient(json.dumps(WELL | taking).encode()), ["atc|A10BA02"]).items
+    assert item.status == "blocked" and "DUP-001" in [one.rule for one in item.blocks]
+
+
 def test_a_medicine_of_a_set_without_a_code_is_looked_for_by_its_name(ward):
     """What the tables do not know by it is not offered."""
     answer = ward.ask("named", {"a": 0, "b": 0}, WELL).json()
@@ -207,7 +223,9 @@ def test_no_forbidden_medicine_is_in_any_decision(ward, tables):
         before = []
         for label in sorted(labels, key=lambda one: -chance.get(one, 0)):
             for drug in spec[name][label]:
-                assert tables.verdict(said, drug, before)[0] == "allowed", (said, drug)
+                others = [one for one in said["medicines"] or () if one["drug"] != drug]  # itself is gone on with
+                beside = said | ({"medicines": others} if said["medicines"] is not None else {})
+                assert tables.verdict(beside, drug, before)[0] == "allowed", (said, drug)
                 before.append(drug)
                 offered += 1
         held += len(answer["safety"]["withheld"])

@@ -143,7 +143,7 @@ class Reviewer:
         whole: SafetyReview | None = None
         for group in asked:
             candidates = [one for label in group for one in self._candidates(label, answer)]
-            whole = envelope.review(about.patient, candidates, would_change=True, notes=notes)
+            whole = envelope.review(about.patient, candidates, would_change=True, notes=notes, continuing=True)
             notes = list(whole.notes)
             labels += self._by_label(group, whole)
         status = {one.label: one.status for one in labels}

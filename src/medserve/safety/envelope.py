@@ -75,6 +75,7 @@ class Envelope:
     def review(
         self, patient: Patient, candidates: Iterable[Candidate | str], *, together: bool = True,
         would_change: bool = False, today: datetime.date | None = None, notes: Sequence[str] = (),
+        continuing: bool = False,
     ) -> SafetyReview:  # fmt: skip
         """
         Args:
@@ -82,6 +83,7 @@ class Envelope:
             together: they are one set; false: alternatives.
             would_change: also say what stands in the way of each that is not offered.
             notes: what the reader of the request has to say of it.
+            continuing: a candidate that is taken now is gone on with: no duplicate of itself.
 
         Raises: Unavailable "safety-unavailable": nothing is offered.
         """
@@ -92,7 +94,7 @@ class Envelope:
         try:
             sources = self.notes(day)
             facts = Facts(patient, self.knowledge, today=day)
-            items = self._judge(facts, asked, together)
+            items = self._judge(facts, asked, together, continuing)
             said = list(dict.fromkeys([*notes, *facts.notes]))
             said += [f"The source {one.id} is older than {OLD_DAYS} days." for one in sources if one.old]
             found = SafetyReview(
@@ -102,7 +104,7 @@ class Envelope:
                 return found
 
             def again(waived: frozenset[str], left: list[Candidate]) -> list[Item]:
-                return self._judge(Facts(patient, self.knowledge, today=day, waived=waived), left, together)
+                return self._judge(Facts(patient, self.knowledge, today=day, waived=waived), left, together, continuing)
 
             return msgspec.structs.replace(found, changes=changes(found, asked, again))
         except MedServeError:
@@ -110,7 +112,7 @@ class Envelope:
         except Exception as error:
             raise unavailable(f"the engine failed ({type(error).__name__}).") from error
 
-    def _judge(self, facts: Facts, asked: Sequence[Candidate], together: bool) -> list[Item]:
+    def _judge(self, facts: Facts, asked: Sequence[Candidate], together: bool, continuing: bool) -> list[Item]:
         items: list[Item] = []
         before: list[Taken] = []
         for candidate in asked:
@@ -118,9 +120,10 @@ class Envelope:
             if drug is None:
                 items.append(_unknown(candidate))
                 continue
-            item = Judgement(self, facts, drug, candidate).item([*facts.taken, *before])
+            others = [one for one in facts.taken if not (continuing and one.drug is drug)]
+            item = Judgement(self, facts, drug, candidate).item([*others, *before])
             items.append(item)
-            if together and item.is_offered:
+            if together and item.is_offered and len(others) == len(facts.taken):
                 fact = Fact("candidate", drug.code, drug.name)
                 if fact.key not in facts.waived:
                     before.append(Taken(drug, fact))
