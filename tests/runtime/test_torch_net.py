@@ -21,7 +21,7 @@ from medserve.runtime.tuner import choices, tune
 def test_what_is_tried_is_the_product_of_streams_and_what_the_machine_has():
     """Streams of one to every thread; a GPU's engines only where it is seen, TensorRT only where it is shipped."""
     apart = [c for c in choices(12) if not c.shared]
-    assert {c.streams for c in apart} == {1, 2, 4, 8, 12} and len(apart) == len(set(apart)) == 5 * 5
+    assert {c.streams for c in apart} == {1, 2, 4, 8, 12} and len(apart) == len(set(apart)) == 5 * 6
     plain = choices(12)
     assert {(c.engine, c.streams) for c in plain if c.shared} == {("onnxruntime", 12)}
     assert {c.engine for c in plain} == {"onnxruntime", "openvino"}
@@ -89,6 +89,7 @@ def test_the_compiled_one_is_measured_and_never_served(run, tmp_path, monkeypatc
     assert said and said[0].startswith("warning tuned-damaged")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # by torch, of itself
 @pytest.mark.slow
 def test_the_compiled_one_gives_the_numbers_of_the_graph(run):
     """It takes a minute, and is kept out with its own code."""
