@@ -250,10 +250,14 @@ class LoadedModel(KnownModel):
         Returns: what enters the graph: (C, H, W) or (C, D, H, W) uint8, or (F,) float32 of a record.
         Raises: Refusal: unreadable or out of the model's scope. Usage "json-invalid".
         """
+        if self._records is not None and self.reviewer is not None:
+            data = self.reviewer.read(data, media)[0]
+        return self._tensor(data, name, media)
+
+    def _tensor(self, data: bytes, name: str, media: str) -> Array:
+        """data: the inputs alone, without the facts for a review."""
         if self._records is None:
             return self.prepare(self.read(data, name))
-        if self.reviewer is not None:
-            data = self.reviewer.read(data, media)[0]
         record = self._records.decode(data) if media == JSON else None
         if record is None:
             record = self._records(raw_inputs(self.spec, data, media=media, name=name))
@@ -270,7 +274,7 @@ class LoadedModel(KnownModel):
         about = None
         if self.reviewer is not None:
             data, about = self.reviewer.read(data, media)
-        return self.load(data, name=name, media=media), about
+        return self._tensor(data, name, media), about
 
     def row(self, data: bytes) -> Array | None:
         """What `load` gives for the plainest JSON of a record; None where it is anything else, or refused."""

@@ -1,6 +1,6 @@
 """Which codes a training part holds, in which units, and how its values lie: what a timeline's channels are made of.
 
-    seen = Seen()
+    seen = Seen.of(histories)           # or one case after another:
     seen.add(events, until)             # for every training case
     seen.channels(bins=48, window=48)   # the codes kept, with their figures
 
@@ -10,7 +10,7 @@ One pass in bounded memory: of every code a fixed sample of values is kept, neve
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,15 @@ class Seen:
         self._codes: dict[str, _Code] = {}
         self._lengths: list[float] = []
         self._random = random.Random(7)  # the same sample on every machine
+
+    @classmethod
+    def of(cls, histories: Iterable[Any]) -> "Seen":
+        """Of values of a timeline; a case that has none is None."""
+        seen = cls()
+        for value in histories:
+            if value is not None:
+                seen.add(value.events, value.until)
+        return seen
 
     def add(self, events: Sequence[Event], until: float) -> None:
         """One case. events: by time, none after `until`."""

@@ -195,10 +195,7 @@ class Timeline:
 
     def fit(self, values: Iterable[Any]) -> "Timeline":
         """Raises: BadData "timeline-codes": no code was seen in enough cases."""
-        seen = Seen()
-        for value in values:
-            if value is not None:
-                seen.add(value.events, value.until)
+        seen = Seen.of(values)
         window = self.window_h or seen.window(WINDOW_AT)
         made = [Channel(**said) for said in seen.channels(self.bins, window)]
         if not made:

@@ -62,10 +62,7 @@ class Visits(Timeline):
 
     def fit(self, values: Iterable[Any]) -> "Visits":
         """Raises: BadData "timeline-codes": no code was seen in enough cases."""
-        seen = Seen()
-        for value in values:
-            if value is not None:
-                seen.add(value.events, value.until)
+        seen = Seen.of(values)
         made = [Channel(**said) for said in seen.channels(self.bins, EVER_H, always=frozenset(self.medicines))]
         if not made:
             raise BadData(
