@@ -271,9 +271,9 @@ class LoadedModel(KnownModel):
 
         Raises: those of `load`; Refusal "auto-execute", "safety-request", "fhir-...".
         """
-        about = None
-        if self.reviewer is not None:
-            data, about = self.reviewer.read(data, media)
+        if self.reviewer is None:
+            return self.load(data, name=name, media=media), None
+        data, about = self.reviewer.read(data, media)
         return self._tensor(data, name, media), about
 
     def row(self, data: bytes) -> Array | None:
