@@ -3,7 +3,7 @@
 import pytest
 
 from medserve.errors import Refusal
-from medserve.safety.orders import refuse_orders
+from medserve.safety.orders import refuse_orders, refuse_orders_in_bundle, refuse_orders_in_query
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,35 @@ def test_an_order_is_refused(said):
 def test_a_proposal_passes(said):
     """So do the orders that were given to a patient before."""
     refuse_orders(said)
+
+
+@pytest.mark.parametrize(
+    "query", [b"execute=true", b"execute", b"auto_order=1&explain=effect", b"intent=order", b"execute=no&execute=yes"]
+)
+def test_an_order_in_the_address_is_refused(query):
+    """A flag without a value is set."""
+    with pytest.raises(Refusal) as error:
+        refuse_orders_in_query(query)
+    assert error.value.code == "auto-execute"
+
+
+@pytest.mark.parametrize("query", [b"", b"explain=effect", b"execute=false", b"execute=0", b"intent=proposal", b"\xff"])
+def test_another_address_passes(query):
+    """Whether anybody would act on it is for its reader to say."""
+    refuse_orders_in_query(query)
+
+
+@pytest.mark.parametrize(
+    ("members", "parameters"),
+    [
+        ({"execute": True}, []),
+        ({}, [{"name": "auto-order", "valueBoolean": True}]),
+        ({}, [{"name": "options", "part": [{"name": "intent", "valueCode": "order"}]}]),
+    ],
+)
+def test_an_order_in_a_bundle_is_refused(members, parameters):
+    """Its own members, and the Parameters in it."""
+    with pytest.raises(Refusal) as error:
+        refuse_orders_in_bundle(members, parameters)
+    assert error.value.code == "auto-execute"
+    refuse_orders_in_bundle({"type": "transaction"}, [{"name": "execute", "valueBoolean": False}, {"name": 7}, None])

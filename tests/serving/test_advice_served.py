@@ -299,12 +299,26 @@ def test_a_broken_source_closes_every_answer_on_medicines(tmp_path):
         ({"patient": WELL | {"name": "Doe"}}, 422, "safety-request"),
         ({"patient": WELL, "together": True}, 400, "json-invalid"),
         ({"patient": {"resourceType": "Bundle", "entry": []}}, 422, "fhir-patients"),
+        ({"patient": {"resourceType": "Bundle", "entry": [], "execute": True}}, 422, "auto-execute"),
     ],
 )
 def test_bad_requests_are_refused(ward, beside, status, code):
     got = ward.ask("arms", {"pain": 8}, beside=beside)
     assert (got.status_code, got.json()["error"]["code"]) == (status, code)
     assert "Doe" not in got.text
+
+
+@pytest.mark.parametrize("query", ["execute=true", "auto_order", "explain=effect&execute=1"])
+def test_an_order_in_the_address_is_refused(ward, query):
+    """Of a prediction, by Open Inference and of a review alike; what is no order has its usual code."""
+    import httpx2
+
+    said = {"authorization": f"Bearer {ward.keys['clinician']}", "content-type": "application/json"}
+    for path in ("v1/models/arms/predict", "v2/models/dose/infer", "v1/safety/review"):
+        got = httpx2.post(f"{ward.url}/{path}?{query}", json={"inputs": {"pain": 8}}, headers=said)
+        assert got.status_code == 422 and "auto-execute" in got.text, path
+        got = httpx2.post(f"{ward.url}/{path}?execute=false", json={"inputs": {"pain": 8}}, headers=said)
+        assert got.status_code == 400 and "query-invalid" in got.text, path
 
 
 def test_who_may_not_ask_the_rules_may_not_send_a_patient(ward):

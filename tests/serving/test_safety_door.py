@@ -65,6 +65,9 @@ def test_a_bundle_is_answered_as_a_bundle(http):
         (b"{}", {"content-type": "text/plain"}, 415, "media-type"),
         (b"{}", FHIR, 422, "safety-request"),
         (b'{"resourceType": "Patient"}', FHIR, 422, "fhir-not-a-bundle"),
+        (b'{"resourceType": "Bundle", "execute": true, "entry": []}', FHIR, 422, "auto-execute"),
+        (b'{"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "Parameters", "parameter": '
+         b'[{"name": "execute", "valueBoolean": true}]}}]}', FHIR, 422, "auto-execute"),
         (b"[" * 100_000, {"content-type": "application/json"}, 422, "safety-request"),
     ],
 )  # fmt: skip

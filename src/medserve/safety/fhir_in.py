@@ -22,6 +22,7 @@ from medserve.data.readers.records._fhir_types import Coding, Concept, Period, Q
 from medserve.data.readers.records.codes import short
 from medserve.data.units import convert
 from medserve.errors import Refusal
+from medserve.safety.orders import refuse_orders_in_bundle
 from medserve.safety.patient import MAX_BODY, AllergySaid, Amount, Candidate, Condition, Lab, Medicine, Patient
 
 UCUM = "http://unitsofmeasure.org"
@@ -111,10 +112,15 @@ class _Kind(msgspec.Struct):
     resourceType: str = ""
 
 
+class _Parameters(msgspec.Struct):
+    parameter: list[Any] = []
+
+
 READ = ("Patient", "Condition", "Observation", "AllergyIntolerance", "MedicationRequest", "MedicationStatement",
         "Medication")  # fmt: skip
 _bundle, _kind = msgspec.json.Decoder(RawBundle), msgspec.json.Decoder(_Kind)
-_read = msgspec.json.Decoder(_Read)
+_read, _parameters = msgspec.json.Decoder(_Read), msgspec.json.Decoder(_Parameters)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Observed(NamedTuple):
@@ -157,7 +163,7 @@ def read_bundle(
         proposals: false where a model proposes: what the Bundle does is then a note.
 
     Raises: Refusal "fhir-not-a-bundle", "fhir-unreadable", "fhir-malformed", "fhir-patients", "fhir-other-patient",
-        "no-candidates", "fhir-too-large".
+        "no-candidates", "fhir-too-large", "auto-execute".
     """
     found, ignored = _resources(body)
     people = [(url, one) for url, one in found if one.resourceType == "Patient"]
@@ -187,10 +193,12 @@ def _resources(body: bytes) -> tuple[list[tuple[str | None, _Read]], Counter[str
         raise Refusal("fhir-too-large", f"The Bundle is larger than {MAX_BODY} bytes.")
     try:
         bundle = _bundle.decode(body)
+        own = {name: msgspec.json.decode(said) for name, said in _members.decode(body).items() if name != "entry"}
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refusal("fhir-unreadable", "The body is not JSON of a FHIR Bundle.") from error
     if bundle.resourceType != "Bundle":
         raise Refusal("fhir-not-a-bundle", "A FHIR Bundle was expected.", hint='Its "resourceType" is "Bundle".')
+    refuse_orders_in_bundle(own, ())
     found, ignored = [], Counter[str]()
     for number, entry in enumerate(bundle.entry or (), 1):
         if bytes(entry.resource) in (b"", b"null"):
@@ -198,6 +206,8 @@ def _resources(body: bytes) -> tuple[list[tuple[str | None, _Read]], Counter[str
         kind = "resource"
         try:
             kind = _kind.decode(entry.resource).resourceType or "resource"
+            if kind == "Parameters":
+                refuse_orders_in_bundle({}, _parameters.decode(entry.resource).parameter)
             if kind not in READ:
                 ignored[kind[:40]] += 1
                 continue

@@ -32,6 +32,7 @@ from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
 from medserve.runtime.known import KnownModel
 from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
+from medserve.safety.orders import refuse_orders_in_query
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.advice import FHIR_TYPE, check_review, rendered, speaks_fhir
@@ -513,10 +514,11 @@ def parse_target(path: str) -> Target | None:
 
 
 def _explain_method(scope: Scope) -> str | None:
-    """Raises: Usage "query-invalid": a parameter that no one would act on."""
+    """Raises: Usage "query-invalid": a parameter that no one would act on; Refusal "auto-execute"."""
     query = scope.get("query_string", b"")
     if not query:
         return None
+    refuse_orders_in_query(query)
     try:
         given = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=8)
     except ValueError:

@@ -19,6 +19,7 @@ from medserve.errors import Usage
 from medserve.safety.envelope import Envelope
 from medserve.safety.fhir_in import is_bundle, read_bundle
 from medserve.safety.fhir_out import as_fhir
+from medserve.safety.orders import refuse_orders_in_query
 from medserve.safety.patient import MAX_BODY, parse_request
 from medserve.safety.policy import Standing
 from medserve.safety.review import SafetyPage, SafetyReview
@@ -59,7 +60,8 @@ def router(rules: Standing, witness: Witness) -> APIRouter:
     async def review(request: Request) -> Response:
         envelope = rules.ask()
         note(request, digest=envelope.digest)
-        if request.scope.get("query_string"):
+        if query := request.scope.get("query_string"):
+            refuse_orders_in_query(query)
             raise Usage("query-invalid", "The address takes no parameters.", hint="All of it stands in the body.")
         media = bodies.declared_media(request.scope)
         if media not in (bodies.JSON_TYPE, FHIR):

@@ -20,6 +20,7 @@ from medserve import __version__
 from medserve.access.policy import Principal
 from medserve.errors import MedServeError, Usage
 from medserve.runtime.replay import canonical
+from medserve.safety.orders import refuse_orders_in_query
 from medserve.serving import bodies
 from medserve.serving.control import WireResponse
 from medserve.serving.doors import Parts
@@ -74,7 +75,8 @@ async def infer(
         note: what the audit event says; its `count` is the number of cases where it is above 1.
         free: the request names no version: its shadows are asked too, about what they read alike.
     """
-    if scope.get("query_string"):
+    if query := scope.get("query_string"):
+        refuse_orders_in_query(query)
         raise Usage("query-invalid", "This address takes no parameters.", hint="They stand in the body.")
     if header(scope, b"content-encoding") not in ("", "identity"):
         raise WrongMedia("content-encoding", "A body is taken as it is.", hint="Send it uncompressed.")
