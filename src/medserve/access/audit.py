@@ -39,7 +39,7 @@ from medserve.store.database import audit_checkpoints, audit_events, database
 from medserve.store.engines import AUDIT, alone
 from medserve.store.files import append_line, write_bytes
 
-EPOCH_EVENTS, EPOCH_S = 1000, 60.0
+EPOCH_EVENTS, EPOCH_S = 10_000, 60.0  # an end writes to disk several times; nobody else writes meanwhile
 LOCK_S = 5.0  # longest wait for another process
 POLL_S = 0.0001  # a commit takes half a millisecond
 START = bytes(32)  # the hash before the first row
