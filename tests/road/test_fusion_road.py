@@ -200,7 +200,7 @@ def test_the_same_film_in_two_parts_is_a_leak(fused, tmp_path):
     """Copies of films under other patients and notes: found by their pixels, and out of the training part."""
     from medserve.progress import SILENT
     from medserve.road.collect import list_data
-    from medserve.road.train import collect
+    from medserve.road.prepare import collect
 
     data = write_fused(tmp_path / "data", 100, seed=3)
     with open(data / "cases.csv", newline="") as file:

@@ -16,8 +16,8 @@ from medserve.models.signing import Trust
 from medserve.progress import SILENT
 from medserve.road.collect import list_data
 from medserve.road.evaluate import evaluate_package
+from medserve.road.prepare import collect
 from medserve.road.run import Options
-from medserve.road.train import collect
 from medserve.runtime.model import LoadedModel
 from medserve.settings import Settings
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medserve.road import train as road
+from medserve.progress import SILENT
+from medserve.road import offer
 from medserve.road.run import Options
 
 
@@ -37,10 +38,10 @@ def test_only_an_open_decision_is_looked_at_twice(monkeypatch, tmp_path, low, va
     prepared = type("Prepared", (), {"parts": parts, "plain": plain})()
     score = type("Score", (), {"logits": np.zeros((2, 1))})()
     built = [type("Built", (), {"scores": {"val": score}})()] * 2
-    monkeypatch.setattr(road, "_cross_validate", again)
-    monkeypatch.setattr(road, "who", lambda part: part.groups)
-    monkeypatch.setattr(road, "choose", lambda *a, **k: verdict(low, value))
-    told = road._decide(built, prepared, tmp_path, None, options, road.SILENT)
+    monkeypatch.setattr(offer, "_cross_validate", again)
+    monkeypatch.setattr(offer, "who", lambda part: part.groups)
+    monkeypatch.setattr(offer, "choose", lambda *a, **k: verdict(low, value))
+    told = offer.decide(built, prepared, tmp_path, None, options, SILENT)
     assert seen == [True] * looks
     assert ("undecided" in told) == bool(looks)
     if looks:

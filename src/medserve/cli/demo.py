@@ -63,7 +63,8 @@ def _run(data: Path | None, folder: Path, port: int, settings: Settings, progres
     import shutil
 
     from medserve.road.collect import list_data
-    from medserve.road.train import Options, train_package
+    from medserve.road.run import Options
+    from medserve.road.train import train_package
 
     started = time.monotonic()
     data, said = _find_data(data, folder, settings, progress)
@@ -130,8 +131,9 @@ def _table(folder: Path, settings: Settings, progress: Progress) -> tuple[dict[s
     import shutil
 
     from medserve.data.biopsies import write_biopsies
+    from medserve.road.run import Options
     from medserve.road.sample import write_case
-    from medserve.road.train import Options, train_package
+    from medserve.road.train import train_package
 
     progress.say("Training on 569 breast biopsies (Wisconsin, as scikit-learn ships them).")
     data = write_biopsies(folder / "data" / "biopsies")

@@ -85,7 +85,8 @@ def train(
     json
         Print one JSON object.
     """
-    from medserve.road.train import Options, train_package
+    from medserve.road.run import Options
+    from medserve.road.train import train_package
 
     options = Options(
         recipe=recipe,
