@@ -6,11 +6,13 @@ import threading
 import time
 from contextlib import closing
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from medserve.access import audit
 from medserve.access.audit import Event, Ledger
+from medserve.access.chain import State, chain
 from medserve.errors import Fault
 from medserve.settings import Settings
 from medserve.store.database import audit_events
@@ -98,7 +100,7 @@ def test_a_rewritten_log_does_not_bear_the_old_signatures(log, tmp_path):
     with log._engine.begin() as db:
         for row in rows[20:]:
             body = row.body.replace(b"chest", b"brain")
-            head = audit._chain(head, body)
+            head = chain(head, body)
             db.execute(sa.update(audit_events).where(audit_events.c.seq == row.seq).values(body=body, hash=head))
     verdict = log.verify()
     assert (verdict.problem, verdict.seq) == ("checkpoint-differs", 31)
@@ -111,7 +113,7 @@ def test_the_open_epoch_is_under_its_key(log):
     with log._engine.begin() as db:
         before = db.execute(sa.select(audit_events.c.hash).where(audit_events.c.seq == row.seq - 1)).scalar()
         changed = sa.update(audit_events).where(audit_events.c.seq == row.seq)
-        db.execute(changed.values(body=body, hash=audit._chain(before, body)))
+        db.execute(changed.values(body=body, hash=chain(before, body)))
     assert log.verify().problem == "row-forged"
 
 
@@ -187,7 +189,7 @@ def test_what_cannot_be_written_is_refused(log, monkeypatch):
 @pytest.mark.parametrize("lost", ["state", "commit"])
 def test_a_stop_between_signature_and_new_secrets(log, lost):
     """kill -9 after the state was prepared, before or after the checkpoint was committed."""
-    state = audit.msgspec.json.decode(log._path.read_bytes(), type=audit.State)
+    state = msgspec.json.decode(log._path.read_bytes(), type=State)
     with log._alone(), log._engine.begin() as db:
         last = audit._ends(db)
         log._end(db, state, last.seq, last.hash, 1.0)
@@ -202,9 +204,9 @@ def test_an_epochs_secrets_go_with_its_signature(tmp_path, short):
     """At once, and not with the next event, which may come hours later; the mirror hears of it at once, too."""
     mirror = tmp_path / "mirror.jsonl"
     ledger = Ledger.open(Settings(home=tmp_path / "home"), mirror)
-    before = audit.msgspec.json.decode(ledger._path.read_bytes(), type=audit.State)
+    before = msgspec.json.decode(ledger._path.read_bytes(), type=State)
     ledger.write([_event(i) for i in range(10)])
-    after = audit.msgspec.json.decode(ledger._path.read_bytes(), type=audit.State)
+    after = msgspec.json.decode(ledger._path.read_bytes(), type=State)
     assert after.epoch == before.epoch + 1 and {after.key, after.signing}.isdisjoint({before.key, before.signing})
     assert len(mirror.read_bytes().splitlines()) == 1
     ledger.close()

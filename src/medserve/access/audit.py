@@ -17,22 +17,21 @@ Source of the forward-secure chain: Bellare and Yee, "Forward integrity for secu
 import base64
 import contextlib
 import fcntl
-import hashlib
 import hmac
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medserve.access.chain import START, State, Verdict, chain, mirrored, said, walk
 from medserve.errors import Fault
 from medserve.settings import Settings
 from medserve.store.database import audit_checkpoints, audit_events, database
@@ -42,7 +41,6 @@ from medserve.store.files import append_line, write_bytes
 EPOCH_EVENTS, EPOCH_S = 10_000, 60.0  # an end writes to disk several times; nobody else writes meanwhile
 LOCK_S = 5.0  # longest wait for another process
 POLL_S = 0.0001  # a commit takes half a millisecond
-START = bytes(32)  # the hash before the first row
 _RATCHET = b"medserve audit ratchet"
 _READ = 5000  # rows at a time
 _ROWS = 64  # most rows of one statement
@@ -85,30 +83,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 0
     input: str = ""
     answer: str = ""
-
-
-class State(msgspec.Struct, forbid_unknown_fields=True):
-    """The secrets of the open epoch; `following` while one epoch passes to the next."""
-
-    epoch: int
-    since: float
-    key: bytes
-    signing: bytes
-    following: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """problem: "" where the log is sound; `seq` is then None, else the first bad row (0: the log as a whole)."""
-
-    events: int
-    epochs: int
-    problem: str = ""
-    seq: int | None = None
-
-    @property
-    def sound(self) -> bool:
-        return not self.problem
 
 
 class Ledger:
@@ -205,7 +179,7 @@ class Ledger:
         for event in events:
             body = msgspec.json.encode(event if event.at else msgspec.structs.replace(event, at=now), order="sorted")
             seq += 1
-            head = _chain(head, body)
+            head = chain(head, body)
             rows.append((seq, state.epoch, body, head, hmac.digest(state.key, head, "sha256")))
         _insert(db, rows)
         if rows and (seq + 1 - opened >= EPOCH_EVENTS or now - state.since >= EPOCH_S):
@@ -229,7 +203,7 @@ class Ledger:
             state.following = Ed25519PrivateKey.generate().private_bytes_raw()
             self._store(state)
         public = Ed25519PrivateKey.from_private_bytes(state.following).public_key().public_bytes_raw()
-        signed = _said(state.epoch, seq, head, public, now)
+        signed = said(state.epoch, seq, head, public, now)
         signature = Ed25519PrivateKey.from_private_bytes(state.signing).sign(signed)
         row = {"epoch": state.epoch, "seq": seq, "hash": head, "next": public, "at": now, "signature": signature}
         db.execute(audit_checkpoints.insert(), row)
@@ -356,61 +330,16 @@ class Ledger:
                 state = self._state(db)
                 points = {p.epoch: p for p in db.execute(sa.select(audit_checkpoints))}
                 end = self._count(db)
-            return self._walk(state, points, base64.b64decode(anchor or self.anchor), end)
+            verdict = walk(self._rows(0), points, state, base64.b64decode(anchor or self.anchor), end)
+            if verdict.sound and points and self._mirror is not None:
+                told = self._mirror.read_bytes() if self._mirror.exists() else b""
+                if problem := mirrored(told, points):
+                    return replace(verdict, problem=problem, seq=0)
+            return verdict
         except Fault as error:
             return Verdict(0, 0, error.code, 0)
         except (OSError, ValueError, TypeError, AttributeError, sa.exc.SQLAlchemyError):
             return Verdict(0, 0, "log-unreadable", 0)
-
-    def _walk(self, state: State, points: dict[int, Any], public: bytes, end: int) -> Verdict:
-        """end: the last row when the state was read; others may have been written since."""
-        seq, head, epoch = 0, START, 1
-        last: Any = None
-        for row in self._rows(0):
-            if row.seq > end:
-                break
-            if row.seq != seq + 1:
-                return Verdict(seq, epoch, "row-missing", seq + 1)
-            if not (isinstance(row.body, bytes) and isinstance(row.hash, bytes) and isinstance(row.mac, bytes)):
-                return Verdict(seq, epoch, "row-altered", row.seq)
-            if row.epoch != epoch:
-                problem, public = _closes(points.get(epoch), epoch, seq, head, public)
-                if problem or row.epoch != epoch + 1:
-                    return Verdict(seq, epoch, problem or "epoch-out-of-order", row.seq)
-                epoch = row.epoch
-            seq, head, last = row.seq, _chain(head, row.body), row
-            if head != row.hash:
-                return Verdict(seq, epoch, "row-altered", seq)
-            if epoch == state.epoch and not hmac.compare_digest(hmac.digest(state.key, head, "sha256"), row.mac):
-                return Verdict(seq, epoch, "row-forged", seq)
-        if last is not None and epoch != state.epoch:  # the open epoch is empty: the last signed one has to close
-            problem, public = _closes(points.get(epoch), epoch, seq, head, public)
-            if problem or epoch + 1 != state.epoch:
-                return Verdict(seq, epoch, problem or "rows-cut", seq)
-        if last is None and points:
-            return Verdict(0, 0, "rows-cut", 0)
-        own = Ed25519PrivateKey.from_private_bytes(state.signing).public_key().public_bytes_raw()
-        if own != public:
-            return Verdict(seq, epoch, "anchor-differs", 0)
-        return self._mirrored(points, Verdict(seq, len(points)))
-
-    def _mirrored(self, points: dict[int, Any], verdict: Verdict) -> Verdict:
-        """The mirror may begin after the log did; from there on it has to hold every epoch."""
-        if self._mirror is None or not points:
-            return verdict
-        told: set[int] = set()
-        for line in self._mirror.read_bytes().splitlines() if self._mirror.exists() else ():
-            try:
-                said = json.loads(line)
-                epoch, digest = int(said["epoch"]), str(said["hash"])
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that a crash cut off; it is told again
-            if epoch not in points or points[epoch].hash.hex() != digest:
-                return Verdict(verdict.events, verdict.epochs, "mirror-differs", 0)
-            told.add(epoch)
-        if not told or told < set(range(min(told), max(points) + 1)):
-            return Verdict(verdict.events, verdict.epochs, "mirror-short", 0)
-        return verdict
 
     def _rows(self, after: int) -> Iterator[Any]:
         while True:
@@ -481,28 +410,6 @@ def _read_small(path: Path) -> tuple[int, bytes]:
         return os.fstat(handle).st_mode, os.read(handle, 1 << 16)
     finally:
         os.close(handle)
-
-
-def _chain(head: bytes, body: bytes) -> bytes:
-    return hashlib.sha256(head + body).digest()
-
-
-def _said(epoch: int, seq: int, head: bytes, public: bytes, at: float) -> bytes:
-    return msgspec.json.encode(["medserve audit", epoch, seq, head.hex(), public.hex(), at])
-
-
-def _closes(point: Any, epoch: int, seq: int, head: bytes, public: bytes) -> tuple[str, bytes]:
-    """What is wrong with the end of an epoch, or ""; and the public key of the next one."""
-    if point is None:
-        return "checkpoint-missing", public
-    if (point.seq, point.hash) != (seq, head):
-        return "rows-cut" if point.seq > seq else "checkpoint-differs", public
-    try:
-        said = _said(epoch, seq, head, point.next, point.at)
-        Ed25519PublicKey.from_public_bytes(public).verify(point.signature, said)
-    except (InvalidSignature, ValueError):
-        return "signature-invalid", public
-    return "", point.next
 
 
 def events_of(rows: Iterable[tuple[int, Event]]) -> Iterator[dict[str, Any]]:
