@@ -155,7 +155,7 @@ def test_an_explanation_speaks_of_visits(clinic):
     body = {"events": EVENTS, "prediction_time": 1000.5}
     record = model.load(json.dumps({"inputs": {"sex": "F", "history": body}}).encode(), media="application/json")
     target = target_of(model.spec.output, model.score(record[None]).logits[0])
-    told = model.evidence("events", record, target)
+    told = model.explainer.evidence("events", record, target)
     assert target.label in ATC and told.png.startswith(b"\x89PNG")
     assert {one["part"].rpartition(", ")[2] for one in told.items} == {"this visit", "1 visit before"}
     assert np.isclose(told.base + sum(one["weight"] for one in told.items), told.total, atol=1e-3)

@@ -46,7 +46,7 @@ def explain_picture(
     answer = model.answer(scores, case=tensor, about=about)
     target = target_of(model.spec.output, scores.logits[0])
     if model.spec.is_record:
-        shown = model.evidence(chosen.name, tensor, target, answer["safety"])
+        shown = model.explainer.evidence(chosen.name, tensor, target, answer["safety"])
         told: dict[str, Any] = {
             "values": shown.items,
             "base": shown.base,

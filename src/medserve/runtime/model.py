@@ -11,9 +11,7 @@ Opening verifies the package and reproduces its stored self-check before anythin
 left a verdict for this machine, the engine that it chose answers.
 """
 
-import base64
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,39 +23,26 @@ from medserve.data import readers
 from medserve.data.fields import Block, Records, absent_from, words_of
 from medserve.data.fields.protein import cut_off
 from medserve.errors import BadPackage, Fault, Refusal
-from medserve.explain import advice
-from medserve.explain.cam import cam
-from medserve.explain.explainers import Target, explain, target_of
-from medserve.explain.neighbours import SHOWN
-from medserve.explain.overlay import pack, render
-from medserve.explain.records import MOST_ITEMS, Evidence, explain_record, neighbours
-from medserve.explain.rules import rule_lines, with_lines
 from medserve.models.package import GRAPH, SELFCHECK, Package, open_package
 from medserve.models.signing import Trust
 from medserve.questions.answers import NOT_COVERED, Prediction, answer_one, check_scope, probabilities
 from medserve.questions.tags import entities_of
 from medserve.runtime.domain import at_the_edge, open_domain
 from medserve.runtime.engine import DEFAULT, Engine, Unfit, usual
+from medserve.runtime.evidence import Explainer
 from medserve.runtime.graphfile import read_graph
 from medserve.runtime.inputs import JSON, raw_inputs
 from medserve.runtime.known import KnownModel
 from medserve.runtime.naming import new_id
-from medserve.runtime.reviewed import About, Reviewer, closed_of
+from medserve.runtime.reviewed import About, Reviewer
 from medserve.runtime.second import SecondLook
+from medserve.runtime.selfcheck import self_check
 from medserve.runtime.steps import steps_of
 from medserve.runtime.tuned import EXACT, Verdict, find_verdict, read_quantised
 from medserve.safety.policy import CLOSED, Standing
 from medserve.types import Array, Picture, Scores
 
 PLAIN_TASKS = ("binary", "multiclass", "multilabel", "ordinal")
-TOLERANCE = 1e-3  # largest self-check difference, as a share of the output's own size where that is above 1
-RECORD_NOTE = "Each weight says what an input moved this model's score, in logits; it is no cause of disease."
-NUMBER_NOTE = "Each weight says what an input moved this model's number, on the scale it learned; it is no cause."
-NEIGHBOUR_NOTE = (
-    "Training molecules that this one is most like, with their measured labels; weight: Tanimoto similarity."
-)
-_NOTES = {"neighbours": NEIGHBOUR_NOTE, advice.METHOD: advice.NOTE}
-NOTE = "The map shows what moved this model's score; it does not outline disease."
 
 
 class Scored(NamedTuple):
@@ -126,9 +111,10 @@ class LoadedModel(KnownModel):
         self.engine = self.reference = Engine(
             graph, shape=self._shape, width=self.spec.output.width, threads=threads, choice=choice
         )
-        self.item_s = self.self_check()
+        self.item_s = self_check(self.reference, package.tensors(SELFCHECK))
         if verdict is not None and verdict.chosen != DEFAULT:
             self._follow(verdict, tuned, graph, threads, warn)
+        self.explainer = Explainer(package, self._records, self.domain, self.reference)
 
     @classmethod
     def open(
@@ -163,7 +149,7 @@ class LoadedModel(KnownModel):
                             quantised=quantised, package=self.package)  # fmt: skip
             if choice.second:
                 engine.second = SecondLook(self.spec, verdict.margins, self.reference)
-            self.item_s = self.self_check(engine, verdict.tolerance)
+            self.item_s = self_check(engine, self.package.tensors(SELFCHECK), verdict.tolerance)
         except (Unfit, BadPackage) as error:
             code = "tuned-selfcheck" if isinstance(error, BadPackage) else error.code
             warn(f"warning {code}: {choice} was chosen for {self.name}: {error.message} ONNX Runtime runs it.")
@@ -175,32 +161,6 @@ class LoadedModel(KnownModel):
     @property
     def has_cam(self) -> bool:
         return self.reference.has_cam
-
-    def self_check(self, engine: Engine | None = None, tolerance: Mapping[str, float] | None = None) -> float:
-        """Run the stored inputs and compare with the stored outputs.
-
-        Args:
-            engine: another one than the reference.
-            tolerance: output -> largest difference, as a share of its size; never less than `TOLERANCE`.
-
-        Returns: seconds for one item, a first guess of what work costs here.
-        """
-        stored, engine = self.package.tensors(SELFCHECK), engine or self.reference
-        if not {engine.input, "logits"} <= set(stored) or not len(stored[engine.input]):
-            raise _check_failed("it holds no stored input and output")
-        images = np.asarray(stored[engine.input])
-        try:
-            engine.score(images[:1])  # the first pass pays for memory and threads
-            started = time.perf_counter()
-            scores = engine.score(images, cam="cam" in stored)
-            beside = min(len(images), engine.choice.streams) if engine.max_batch < len(images) else 1
-            seconds = (time.perf_counter() - started) / len(images) * beside
-        except Fault as error:
-            raise _check_failed("the engine does not run it") from error
-        for name, (gap, share) in gaps(scores, stored).items():
-            if not share <= max(TOLERANCE, (tolerance or {}).get(name, 0.0)):
-                raise _check_failed(f"{name} has another shape" if np.isnan(gap) else f"{name} differs by {gap:.2g}")
-        return seconds
 
     def warm(self) -> None:
         """Run a batch of every size that the engine prepares for, so that no request pays for the first of its kind.
@@ -398,82 +358,14 @@ class LoadedModel(KnownModel):
     def explain(
         self, method: str, tensor: Array, scores: Scores, held: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The evidence for one prediction, with the verdict of its audit.
+        """The evidence for one prediction, with the verdict of its audit: see `Explainer.explain`.
 
-        Args:
-            tensor: (C, H, W) or (C, D, H, W) uint8, what entered the graph.
-            scores: of this one picture.
-            held: `safety` of the answer; its rules are said, and drawn, with the evidence.
-
-        Returns: method, verdict, label; `png`: base64, the picture with the evidence in colour; `map`: shape, dtype and
-            base64 of the raw values, in the geometry of the tensor; note.
         Raises: Usage "explanation-not-offered".
         """
         self.check_explain(method)
-        audit = next(m for m in self.spec.explanations if m.name == method)
-        target = target_of(self.spec.output, scores.logits[0])
-        said = f"Audit: {audit.verdict}{f' ({audit.role})' if audit.role else ''}."
-        if self._records is not None:
-            told = self.evidence(method, tensor, target, held)
-            usual = NUMBER_NOTE if self.spec.output.task == "number" else RECORD_NOTE
-            return {
-                "method": method,
-                "verdict": audit.verdict,
-                "label": target.label,
-                "png": base64.b64encode(told.png).decode(),
-                "map": None if told.heat is None else pack(told.heat),
-                "values": told.items[:MOST_ITEMS],
-                "base": told.base,
-                "total": told.total if told.items else None,
-                "svg": told.svg,
-                "note": f"{said} {_NOTES.get(method, usual)}",
-                "rules": [] if held is None else rule_lines(held),
-            }
-        if self.draws_in_pass(method) and scores.cam is not None:
-            heat = cam(scores.cam, np.array([target.column]), tensor.shape[1:])[0]
-        else:
-            heat = explain(method, self.reference, tensor, target.column)
-        return {
-            "method": method,
-            "verdict": audit.verdict,
-            "label": target.label,
-            "png": base64.b64encode(render(tensor, heat)).decode(),
-            "map": pack(heat),
-            "values": [],
-            "base": None,
-            "total": None,
-            "svg": None,
-            "note": f"{said} {NOTE}",
-            "rules": [],
-        }
-
-    def evidence(self, method: str, record: Array, target: Target, held: Mapping[str, Any] | None = None) -> Evidence:
-        """What each input of a record, or each part of one, moved. record: (F,) float32. held: as for `explain`.
-
-        A dose that is not offered has no evidence, which would tell it: only the rules are shown.
-        """
-        if held is None:
-            return self._evidence(method, record, target)
-        if self.spec.output.task == "number" and held["withheld"]:
-            return Evidence([], [], None, 0.0, 0.0, with_lines(None, rule_lines(held)))
-        found = self._evidence(method, record, target, held)
-        return found if method == advice.METHOD else replace(found, png=with_lines(found.png, rule_lines(held)))
-
-    def _evidence(self, method: str, record: Array, target: Target, held: Mapping[str, Any] | None = None) -> Evidence:
-        assert self._records is not None
-
-        def score(rows: Array) -> Array:
-            return self.reference.score(np.ascontiguousarray(rows, np.float32)).logits
-
-        blocks = self._records.blocks
-        if method == advice.METHOD:
-            closed, lines = closed_of(held), () if held is None else rule_lines(held)
-            return advice.what_would_change(score, record, blocks, self.spec.output, target.column, closed, lines)
-        if method == "neighbours":
-            found = [] if self.domain is None else self.domain.neighbours(record, SHOWN)
-            return neighbours(found, record, blocks, float(score(record[None])[0, target.column]))
-        background = np.asarray(self.package.tensors(SELFCHECK)["background"], np.float32)
-        return explain_record(method, score, record, background, blocks, target.column, label=target.label)
+        if scores.cam is not None and not self.draws_in_pass(method):
+            scores = replace(scores, cam=None)
+        return self.explainer.explain(method, tensor, scores, held)
 
     def predict(self, data: bytes, explain: str | None = None, *, name: str = "", trace: str = "") -> dict[str, Any]:
         """The whole way for one file; what `medserve predict` prints and the network answers."""
@@ -502,24 +394,6 @@ class LoadedModel(KnownModel):
         return [{"label": label, "code": self._codes.get(label), "probability": p} for label, p in pairs]
 
 
-def gaps(scores: Scores, stored: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
-    """Output -> (largest difference, that as a share of the output's own size where it is above 1).
-
-    Both are NaN where an output is missing or of another shape.
-    """
-    found = {}
-    for name in ("logits", "distance", "cam"):
-        if name not in stored:
-            continue
-        here, wanted = getattr(scores, name), stored[name]
-        if here is None or here.shape != wanted.shape:
-            found[name] = (float("nan"), float("nan"))
-            continue
-        gap = float(np.abs(here - wanted).max())
-        found[name] = (gap, gap / max(1.0, float(np.abs(wanted).max())))
-    return found
-
-
 def _lacks(blocks: Sequence[Block], case: Array) -> tuple[str, ...]:
     return tuple(b.name for b in blocks if not np.isfinite(case[b.start : b.start + b.size]).any())
 
@@ -537,11 +411,3 @@ def _cut_off(cut: tuple[tuple[str, int], ...]) -> list[dict[str, str]]:
 def sizes(most: int) -> list[int]:
     """1, 2, 4 ... and `most`: batches of which memory and kernels differ."""
     return [*(2**k for k in range((most - 1).bit_length())), most]
-
-
-def _check_failed(why: str) -> BadPackage:
-    return BadPackage(
-        "package-selfcheck",
-        f"This machine does not reproduce the package's self-check: {why}.",
-        hint="Update onnxruntime to the version in the package's card, or train again here.",
-    )

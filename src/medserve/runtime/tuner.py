@@ -38,9 +38,9 @@ from medserve.runtime.engine import (
 )
 from medserve.runtime.gate import gate
 from medserve.runtime.graphfile import read_graph
-from medserve.runtime.model import TOLERANCE, gaps
 from medserve.runtime.quantise import Quantiser
 from medserve.runtime.second import SecondLook, looks, margins_of
+from medserve.runtime.selfcheck import TOLERANCE, gaps
 from medserve.runtime.tuned import COMPARED, EXACT, MOST_TOLERANCE, Row, Verdict, cores, processor
 from medserve.types import Array, Samples, Scores
 

@@ -142,7 +142,7 @@ def _explained(hits: Sequence[Mapping[str, Any]], plan: Plan, settings: Settings
     for hit in hits[: plan.explain]:
         body = msgspec.json.encode({"inputs": {want: hit["smiles"]} | plan.asked[at].given})
         try:
-            found[hit["rank"]] = str(model.evidence("atoms", model.load(body), target).svg)
+            found[hit["rank"]] = str(model.explainer.evidence("atoms", model.load(body), target).svg)
         except Refusal:  # longer than the letters that the model keeps
             continue
     said = f"In the first {len(found)} red atoms raise what {plan.models[at].name} says of {target.label}"
