@@ -13,7 +13,7 @@ An error of any kind leaves as `{"error": ..., "trace"}`; a traceback never leav
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -39,20 +39,21 @@ from medserve.serving.advice import FHIR_TYPE, check_review, rendered, speaks_fh
 from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
 from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
+from medserve.serving.live import Stages
 from medserve.serving.logs import Log, make_log, where
 from medserve.serving.metrics import Metrics
 from medserve.serving.oip import rest
-from medserve.serving.registry import Registry, Stages
+from medserve.serving.registry import Registry
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
 from medserve.serving.tracing import UNTRACED, Told, Tracing
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
+from medserve.serving.watch import Watch
 from medserve.serving.wire import (
     HSTS,
     JSON,
     ClientLeft,
     Header,
-    Message,
     Receive,
     Scope,
     Send,
@@ -153,7 +154,7 @@ class Application:
         more: tuple[Header, ...] = (HSTS,) if scope.get("scheme") == "https" else ()
         if (place := self.tracing.begin(scope, trace)) is not None:
             more, note["parent"] = more + place.headers, place.parent
-        watched = _Watch(send, trace, lambda status: self._record(scope, note, trace, status), more)
+        watched = Watch(send, trace, lambda status: self._record(scope, note, trace, status), more)
         try:
             await self._route(scope, receive, watched, trace, note)
         except MedServeError as error:
@@ -258,7 +259,7 @@ class Application:
             answer=note.get("said", ""),
         )
 
-    async def _fail(self, watched: "_Watch", error: MedServeError, trace: str, path: str) -> None:
+    async def _fail(self, watched: Watch, error: MedServeError, trace: str, path: str) -> None:
         if watched.status:  # the answer has begun
             return
         try:
@@ -266,7 +267,7 @@ class Application:
         except AuditFault as unwritten:
             await send_error(watched, unwritten, trace, path)
 
-    async def _route(self, scope: Scope, receive: Receive, send: "_Watch", trace: str, note: dict[str, Any]) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: Watch, trace: str, note: dict[str, Any]) -> None:
         path = scope["path"]
         target = parse_target(path)
         asked = asked_of(scope["method"], path, explain=target is not None and bool(scope.get("query_string")))
@@ -462,37 +463,6 @@ class Application:
                     await asyncio.to_thread(close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-class _Watch:
-    """Passes messages on once `before` has written the request down, remembers the status, and puts the trace on
-    answers of the control plane. failure: why it could not be written down; then nothing but that is answered."""
-
-    def __init__(
-        self, send: Send, trace: str, before: Callable[[int], Awaitable[None]], more: tuple[Header, ...] = ()
-    ) -> None:
-        self._send, self._trace, self._before, self._more = send, trace.encode(), before, more
-        self.status = 0
-        self.failure: MedServeError | None = None
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if self.failure is None:
-                try:
-                    await self._before(message["status"])
-                except Exception as error:
-                    known = isinstance(error, MedServeError)
-                    code = error.code if isinstance(error, MedServeError) else "audit-unwritable"
-                    self.failure = AuditFault(code, str(error) if known else "The audit log cannot be written.")
-                    raise self.failure from error
-            elif message["status"] != self.failure.status:
-                raise self.failure
-            self.status = message["status"]
-            if self._more:
-                message = {**message, "headers": [*message["headers"], *self._more]}
-            if not any(name == b"x-trace-id" for name, _ in message["headers"]):
-                message = {**message, "headers": [*message["headers"], (b"x-trace-id", self._trace)]}
-        await self._send(message)
 
 
 def bearer(said: str) -> str:

@@ -28,7 +28,8 @@ from medserve.runtime.naming import new_id
 from medserve.serving import bodies
 from medserve.serving.advice import check_review
 from medserve.serving.gate import Forbidden, Gate
-from medserve.serving.registry import Registry, Service
+from medserve.serving.registry import Registry
+from medserve.serving.service import Service
 from medserve.serving.wire import encode
 from medserve.settings import Settings
 from medserve.store.batches import Batches, BatchRow, Chunk, Item, Lost, Outcome

@@ -30,7 +30,8 @@ from medserve.serving.admission import Promise
 from medserve.serving.asgi import Application, Target, bearer, parse_target
 from medserve.serving.gate import asked_of
 from medserve.serving.http import BoundedProtocol, OneWrite, answer_of
-from medserve.serving.service import QUICK_BYTES, Live, Service, Stages, Wanted
+from medserve.serving.live import Live, Stages, Wanted
+from medserve.serving.service import QUICK_BYTES, Service
 from medserve.serving.tracing import UNTRACED
 from medserve.serving.wire import Header
 from medserve.types import Array

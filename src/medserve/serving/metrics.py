@@ -32,7 +32,8 @@ from medserve.types import Array
 
 if TYPE_CHECKING:
     from medserve.serving.admission import Admission
-    from medserve.serving.registry import Registry, Stages
+    from medserve.serving.live import Stages
+    from medserve.serving.registry import Registry
 
 STAGES = ("read", "decode", "queue", "batch", "infer", "encode", "explain")
 _QUICK = STAGES[:-1]  # of an answer without an explanation

@@ -19,11 +19,9 @@ from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.serving.memory import Memory
 from medserve.serving.pools import Pools
-from medserve.serving.service import Service, Stages, State
+from medserve.serving.service import Service, State
 from medserve.serving.traffic import Compared, Split
 from medserve.store.traffic import SplitRow
-
-__all__ = ["Entry", "Registry", "Service", "Stages", "Taken"]
 
 
 class Taken(Usage):

@@ -18,7 +18,8 @@ from medserve.errors import Busy, MedServeError
 from medserve.runtime.batcher import BATCH
 from medserve.serving.admission import Admission
 from medserve.serving.metrics import Metrics
-from medserve.serving.registry import Registry, Service
+from medserve.serving.registry import Registry
+from medserve.serving.service import Service
 from medserve.types import Array
 
 MOST = 8  # comparisons that wait or run

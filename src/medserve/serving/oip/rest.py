@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from medserve.serving.admission import Admission
     from medserve.serving.asgi import Limits
     from medserve.serving.gate import Gate
+    from medserve.serving.live import Stages
     from medserve.serving.metrics import Metrics
-    from medserve.serving.registry import Registry, Service, Stages
+    from medserve.serving.registry import Registry
+    from medserve.serving.service import Service
     from medserve.serving.shadow import Shadows
 
 INLINE_BYTES = 64 * 1024  # a longer JSON is read in a thread
