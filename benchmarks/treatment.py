@@ -36,6 +36,7 @@ from medserve.models.signing import Trust
 from medserve.models.spec import Effect, OutputSpec
 from medserve.progress import Progress
 from medserve.questions.effect import ABSTAIN, advise, mean_interval, parted
+from medserve.questions.weighted import Z95
 from medserve.road.choose import choose_losses
 from medserve.road.run import Options
 from medserve.road.train import train_package
@@ -77,7 +78,7 @@ def one(n: int, seed: int, confounded: bool, null: bool) -> dict[str, float]:
     followed = np.where(advice.arm == ABSTAIN, fresh.propensity, advice.arm)
     average, low, high = mean_interval(learned.psi[:, 0])
     plain = trial.y[trial.arm == 1].mean() - trial.y[trial.arm == 0].mean()
-    error = (high - low) / (2 * 1.959964)
+    error = (high - low) / (2 * Z95)
     overlap = within(said.propensity, (0.05, 0.95))
     best = fresh.value(fresh.effect > 0)
     tree = np.array([leaf.arm == ARMS[1] for leaf in output.effect.leaves])[said.leaf]

@@ -9,9 +9,10 @@ import pytest
 from medserve.errors import BadData, Refusal
 from medserve.evaluation.calibrate import bare, calibrate
 from medserve.evaluation.claims import claims
-from medserve.evaluation.curves import ece_null, pr_points, reliability, risk_coverage, roc_points, wilson
+from medserve.evaluation.curves import ece_null, pr_points, reliability, risk_coverage, roc_points
 from medserve.evaluation.decision_curve import decision_curve
 from medserve.evaluation.evaluate import evaluate
+from medserve.evaluation.intervals import wilson
 from medserve.evaluation.sections import elsewhere
 from medserve.evaluation.shift import two_sample
 from medserve.evaluation.subgroups import subgroups
@@ -350,3 +351,10 @@ def test_the_same_call_gives_the_same_record():
     z, y = part(200)
     first, again = (evaluate(bare(BINARY), Scores(z), y, part="test", draws=50, seed=4) for _ in range(2))
     assert first == again
+
+
+def test_wilson_by_the_book():
+    """81 of 263: .2553 to .3662 (Newcombe, Statistics in Medicine 17, 1998, table I, method 3)."""
+    low, high = wilson(81 / 263, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson(0.0, 0) == (0.0, 1.0)

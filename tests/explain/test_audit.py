@@ -235,13 +235,6 @@ def test_gates_at_their_numbers():
     assert agreement(np.array([[1.0, 2, 3]]), np.zeros((1, 3))) == 0
 
 
-def test_wilson_by_the_book():
-    """81 of 263: .2553 to .3662 (Newcombe, Statistics in Medicine 17, 1998, table I, method 3)."""
-    low, high = trials.wilson(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert trials.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_a_model_on_other_weights_is_served_alike():
     """A network without maps offers no cam."""
     net = ServedNet(Matched(1, 1), [0.4], [0.2])

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from medserve.evaluation import survival
-from medserve.evaluation.intervals import draw_weights, strata_of
+from medserve.evaluation.intervals import draw_weights, strata_of, wilson
 from medserve.questions.metrics import ECE_BINS, Judged, one_vs_rest, stated_and_true
-from medserve.questions.weighted import average_precision, bin_of, rank_auroc
+from medserve.questions.weighted import Z95, average_precision, bin_of, rank_auroc
 from medserve.types import Array
 
 POINTS = 200
-_Z = 1.959964
 
 
 def curves(judged: Judged, patients: Array, *, draws: int = 200, seed: int = 0) -> dict[str, Any]:
@@ -117,13 +116,6 @@ def reliability(stated: Array, event: Array, *, draws: int = 400, seed: int = 0)
     return out
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share. 0 of 10: 0 to .278."""
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
-
-
 def histogram(stated: Array, event: Array, bins: int = 20) -> dict[str, list[float]]:
     """How many cases state each probability, with and without the event."""
     edges = np.linspace(0, 1, bins + 1)
@@ -155,7 +147,7 @@ def agreement(judged: Judged, bins: int = 10) -> list[dict[str, float]]:
     out = []
     for rows in groups:
         truth = judged.targets[rows].astype(np.float64)
-        half = _Z * float(truth.std(ddof=1)) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
+        half = Z95 * float(truth.std(ddof=1)) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         mean = float(truth.mean())
         out.append({"stated": float(value[rows].mean()), "true": mean, "low": mean - half, "high": mean + half,
                     "n": len(rows)})  # fmt: skip

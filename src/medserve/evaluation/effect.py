@@ -1,6 +1,6 @@
 """What following a model's advice is worth: doubly robust values on patients who shaped nothing of it.
 
-    result = evaluate_effect(spec, scores, targets, part="test", patients=who, baseline=other, ...)
+    result = evaluate_effect(Labelled.of(spec, scores, targets, part="test", patients=who, baseline=other, ...))
     result["metrics"]["gain_advice"]     # over what was done, better is positive: {"value", "low", "high"}
     result["effect"]["policies"]         # advice, usual care, each arm for all, the policy tree, a simple rule
 
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from medserve.evaluation import sections
-from medserve.evaluation.intervals import DRAWS, Interval, bootstrap
+from medserve.evaluation.intervals import Interval, bootstrap
+from medserve.evaluation.labelled import Labelled
 from medserve.evaluation.subgroups import FEWEST, groups_with_pairs
 from medserve.models.spec import ModelSpec
 from medserve.questions import effect as question
@@ -27,38 +28,13 @@ USUAL, ADVICE, SIGN, TREE = "usual care", "advice", "larger effect", "policy tre
 OF_BASELINE = ("average_effect", "gain_advice", "score_loss", "abstention")
 
 
-def evaluate_effect(
-    spec: ModelSpec,
-    scores: Scores,
-    targets: Array,
-    *,
-    part: str,
-    patients: Array | None = None,
-    groups: Mapping[str, Array] | None = None,
-    baseline: Scores | None = None,
-    baseline_spec: ModelSpec | None = None,
-    role: str = "recipe",
-    leaky: Array | None = None,
-    openings: int | None = None,
-    refused: Mapping[str, int] | None = None,
-    policies: Mapping[str, Array] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure one part; arguments as for `evaluate.evaluate`, without `claims`, which it adds.
-
-    Args:
-        policies: further ones to be valued, name -> (N,) arms.
-    """
-    rows = sections.labelled("effect", scores, targets)
-    t = np.asarray(targets, np.float64)[rows]
-    who = np.asarray(patients)[rows] if patients is not None else np.arange(len(rows))
-    kept = scores[rows]
-    ours = _Judged(spec, kept, t)
-    other = None if baseline is None else _Judged(baseline_spec or spec, baseline[rows], t)
-    named = ours.policies() | {k: np.asarray(v)[rows] for k, v in (policies or {}).items()}
+def evaluate_effect(asked: Labelled) -> dict[str, Any]:
+    """Measure one part. Returns: what `evaluate.evaluate` does, without `claims`, which it adds."""
+    spec, t = asked.spec, np.asarray(asked.targets, np.float64)
+    ours = _Judged(spec, asked.scores, t)
+    other = None if asked.baseline is None else _Judged(asked.baseline_spec or spec, asked.baseline, t)
+    named = ours.policies() | dict(asked.policies)
     values = {name: ours.value_of(arms) for name, arms in named.items()}
-    outside = None if leaky is None else ~np.asarray(leaky, bool)[rows]
 
     def figures(w: Array) -> dict[str, Array]:
         total = w.sum(axis=1)
@@ -76,22 +52,21 @@ def evaluate_effect(
             simple = {name: theirs[name] for name in OF_BASELINE if name in theirs}
             out |= sections.prefixed("baseline", simple)
             out |= sections.prefixed("difference", {name: out[name] - v for name, v in simple.items()})
-        if outside is not None and outside.any() and not outside.all():
-            out |= sections.prefixed("without", ours.figures(w * outside))
+        if asked.outside is not None:
+            out |= sections.prefixed("without", ours.figures(w * asked.outside))
         return out
 
-    measured = bootstrap(figures, who, np.zeros(len(rows), np.int64), draws=draws, seed=seed)
+    measured = bootstrap(figures, asked.who, np.zeros(len(t), np.int64), draws=asked.draws, seed=asked.seed)
     metrics = {name: span for name, span in measured.items() if "/" not in name}
     metrics = {name: metrics[name] for name in ORDER if name in metrics}
-    found = sections.without_probabilities(
-        spec, measured, metrics, part=part, who=who, declared=patients is not None, unlabelled=len(scores) - len(rows),
+    found = asked.record(
+        measured,
+        metrics,
         counts={label: int((ours.arm == k).sum()) for k, label in enumerate(spec.output.labels)},
-        method="bootstrap of patients", lower=("score_loss", "abstention"),
-        subgroups=_subgroups(ours, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
-        compared=other is not None, baseline_spec=baseline_spec, role=role,
-        leaky=None if leaky is None else np.asarray(leaky, bool)[rows], openings=openings, refused=refused,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+        method="bootstrap of patients",
+        lower=("score_loss", "abstention"),
+        subgroups=_subgroups(ours, asked.who, asked.groups, asked.draws, asked.seed),
+    )
     abstained = ours.advice.arm == question.ABSTAIN
     found["answers"] |= {
         "answered": int((~abstained).sum()),

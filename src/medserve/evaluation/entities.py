@@ -1,6 +1,6 @@
 """Entities found in texts against those that are there, strictly: precision, recall and F1, each with its interval.
 
-    result = evaluate_entities(spec, scores, targets, part="test", patients=who, baseline=other, ...)
+    result = evaluate_entities(Labelled.of(spec, scores, targets, part="test", patients=who, baseline=other, ...))
     result["metrics"]["entity_f1"]      # {"value": .81, "low": .79, "high": .84}
     result["entities"]["rows"]          # the same for each name
 
@@ -18,7 +18,8 @@ import numpy as np
 
 from medserve.data.text.tags import places
 from medserve.evaluation import sections
-from medserve.evaluation.intervals import DRAWS, bootstrap
+from medserve.evaluation.intervals import bootstrap
+from medserve.evaluation.labelled import Labelled
 from medserve.evaluation.subgroups import FEWEST, GAP, groups_with_pairs
 from medserve.models.spec import ModelSpec
 from medserve.questions.tags import decoded_all, f1_of
@@ -29,35 +30,18 @@ METRICS = ("entity_f1", "entity_precision", "entity_recall", "word_accuracy")
 MISTAKES = ("name", "border", "missed", "extra")
 
 
-def evaluate_entities(
-    spec: ModelSpec,
-    scores: Scores,
-    targets: Array,
-    *,
-    part: str,
-    patients: Array | None = None,
-    groups: Mapping[str, Array] | None = None,
-    baseline: Scores | None = None,
-    baseline_spec: ModelSpec | None = None,
-    role: str = "recipe",
-    leaky: Array | None = None,
-    openings: int | None = None,
-    refused: Mapping[str, int] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure one part; arguments as for `evaluate.evaluate`, without `claims`, which it adds.
+def evaluate_entities(asked: Labelled) -> dict[str, Any]:
+    """Measure one part.
 
     Args:
-        targets: (N, T) numbers of tags, NaN beyond the last word; a case of NaN alone is unlabelled.
+        asked: targets (N, T) numbers of tags, NaN beyond the last word; a case of NaN alone is unlabelled.
+
+    Returns: what `evaluate.evaluate` does, without `claims`, which it adds.
     """
-    rows = sections.labelled("tags", scores, targets)
-    truth, kept = np.asarray(targets)[rows], scores[rows]
-    who = np.asarray(patients)[rows] if patients is not None else np.arange(len(rows))
+    spec, truth = asked.spec, asked.targets
     labels = tuple(spec.output.labels)
-    found = _Found(spec, kept, truth)
-    other = None if baseline is None else _Found(baseline_spec or spec, baseline[rows], truth)
-    outside = None if leaky is None else ~np.asarray(leaky, bool)[rows]
+    found = _Found(spec, asked.scores, truth)
+    other = None if asked.baseline is None else _Found(asked.baseline_spec or spec, asked.baseline, truth)
 
     def figures(w: Array) -> dict[str, Array]:
         out = found.figures(w)
@@ -67,21 +51,21 @@ def evaluate_entities(
             simple = other.figures(w)
             out |= sections.prefixed("baseline", simple)
             out |= sections.prefixed("difference", {name: out[name] - v for name, v in simple.items()})
-        if outside is not None and outside.any() and not outside.all():
-            out |= sections.prefixed("without", found.figures(w, inside=outside))
+        if asked.outside is not None:
+            out |= sections.prefixed("without", found.figures(w, inside=asked.outside))
         return out
 
-    strata = np.zeros(len(rows), np.int64)
-    measured = bootstrap(figures, who, strata, draws=draws, seed=seed, trials=found.trials(who))
+    strata = np.zeros(len(truth), np.int64)
+    trials = found.trials(asked.who)
+    measured = bootstrap(figures, asked.who, strata, draws=asked.draws, seed=asked.seed, trials=trials)
     metrics = {name: measured[name] for name in METRICS}
-    record = sections.without_probabilities(
-        spec, measured, metrics, part=part, who=who, declared=patients is not None, unlabelled=len(scores) - len(rows),
-        counts={label: int(found.wanted[:, k].sum()) for k, label in enumerate(labels)}, method="bootstrap of patients",
-        subgroups=_subgroups(found, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
-        compared=other is not None, baseline_spec=baseline_spec, role=role,
-        leaky=None if leaky is None else np.asarray(leaky, bool)[rows], openings=openings, refused=refused,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+    record = asked.record(
+        measured,
+        metrics,
+        counts={label: int(found.wanted[:, k].sum()) for k, label in enumerate(labels)},
+        method="bootstrap of patients",
+        subgroups=_subgroups(found, asked.who, asked.groups, asked.draws, asked.seed),
+    )
     told = {
         "words": int(found.words.sum()),
         "given": int(found.given.sum()),

@@ -16,9 +16,10 @@ import numpy as np
 from medserve.evaluation import effect, entities, likelihood, medicines, sections, survival
 from medserve.evaluation.claims import claims
 from medserve.evaluation.conformal import covered
-from medserve.evaluation.curves import curves, wilson
+from medserve.evaluation.curves import curves
 from medserve.evaluation.decision_curve import decision_curve
-from medserve.evaluation.intervals import DRAWS, LEVEL, bootstrap, strata_of
+from medserve.evaluation.intervals import DRAWS, LEVEL, bootstrap, strata_of, wilson
+from medserve.evaluation.labelled import Labelled
 from medserve.evaluation.subgroups import subgroups
 from medserve.models.spec import ModelSpec
 from medserve.questions.metrics import LOWER_IS_BETTER, behind, confusion, judge, measure, metrics_of
@@ -90,17 +91,18 @@ def evaluate(
         members: of each row the word for the output's `by`, whose own interval holds.
         decision_range: (low, high, why) thresholds of the decision curve, as the user declares them.
         last: of medicines, (N, K) what the last visit had, NaN where there was none (see `medicines.by_visit`).
-        policies: of an effect, further ones to be valued (see `effect.evaluate_effect`).
+        policies: of an effect, further ones to be valued, name -> (N,) arms.
 
     Returns: a dict of plain JSON values (undefined figures are None); keys as in the body below.
     Raises: BadData: no labelled case, or scores and targets differ in number.
     """
     if spec.output.task in _OTHERWISE:
-        found = _OTHERWISE[spec.output.task](
+        asked = Labelled.of(
             spec, scores, targets, part=part, patients=patients, groups=groups, baseline=baseline,
-            baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, draws=draws,
-            seed=seed, **({} if policies is None else {"policies": policies}),
+            baseline_spec=baseline_spec, role=role, leaky=leaky, openings=openings, refused=refused, policies=policies,
+            draws=draws, seed=seed,
         )  # fmt: skip
+        found = _OTHERWISE[spec.output.task](asked)
         return {"format": FORMAT, **found, "claims": claims(found)}
     rows = sections.labelled(spec.output.task, scores, targets)
     kept = scores[rows]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medserve.data.pseudonym import numbered
+from medserve.questions.weighted import Z95
 from medserve.types import Array
 
 DRAWS = 1000
@@ -100,6 +101,18 @@ def exact_edge(value: float, n: int, level: float = LEVEL) -> Interval:
     return {"value": value, "low": bound if value else 0.0, "high": 1.0 if value else 1 - bound}
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n cases; 0 to 1 where there is none. 0 of 10: 0 to .278.
+
+    Source: Wilson, JASA 22, 1927.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
 def strata_of(task: str, targets: Array) -> Array:
     """(N,) integer strata: the label; multilabel: any positive; a number, survival, tags or generate: one stratum, as
     how many events are seen is itself chance."""
@@ -137,7 +150,7 @@ def delong(positive: Array, score: Array, other: Array | None = None) -> dict[st
         second, w10, w01 = _placements(y, other)
         value, v10, v01 = value - second, v10 - w10, v01 - w01
     se = float(np.sqrt(v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01)))
-    low, high = value - 1.959964 * se, value + 1.959964 * se
+    low, high = value - Z95 * se, value + Z95 * se
     if other is None:
         low, high = max(low, 0.0), min(high, 1.0)
     return {"value": value, "low": low, "high": high, "se": se, "method": "DeLong"}

@@ -1,6 +1,6 @@
 """How likely held-out molecules are to a model that writes them: the only figure of it that a sealed part can give.
 
-    result = evaluate_likelihood(spec, scores, targets, part="test", baseline=other, ...)
+    result = evaluate_likelihood(Labelled.of(spec, scores, targets, part="test", baseline=other, ...))
     result["metrics"]["log_likelihood"]      # {"value": -.61, "low": -.62, "high": -.60}, nats a letter
 
 The record has the keys of `evaluate.evaluate`; what a likelihood does not have (calibration, prediction sets, an
@@ -13,36 +13,17 @@ from typing import Any
 import numpy as np
 
 from medserve.evaluation import sections
-from medserve.evaluation.intervals import DRAWS, bootstrap
+from medserve.evaluation.intervals import bootstrap
+from medserve.evaluation.labelled import Labelled
 from medserve.evaluation.subgroups import FEWEST, groups_with_pairs
-from medserve.models.spec import ModelSpec
 from medserve.questions.weighted import ratio
-from medserve.types import Array, Scores
+from medserve.types import Array
 
 
-def evaluate_likelihood(
-    spec: ModelSpec,
-    scores: Scores,
-    targets: Array,
-    *,
-    part: str,
-    patients: Array | None = None,
-    groups: Mapping[str, Array] | None = None,
-    baseline: Scores | None = None,
-    baseline_spec: ModelSpec | None = None,
-    role: str = "recipe",
-    leaky: Array | None = None,
-    openings: int | None = None,
-    refused: Mapping[str, int] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure one part; arguments as for `evaluate.evaluate`, without `claims`, which it adds."""
-    rows = sections.labelled("generate", scores, targets)
-    who = np.asarray(patients)[rows] if patients is not None else np.arange(len(rows))
-    ours = np.asarray(scores.logits, np.float64)[rows, 0]
-    other = None if baseline is None else np.asarray(baseline.logits, np.float64)[rows, 0]
-    outside = None if leaky is None else ~np.asarray(leaky, bool)[rows]
+def evaluate_likelihood(asked: Labelled) -> dict[str, Any]:
+    """Measure one part. Returns: what `evaluate.evaluate` does, without `claims`, which it adds."""
+    ours = np.asarray(asked.scores.logits, np.float64)[:, 0]
+    other = None if asked.baseline is None else np.asarray(asked.baseline.logits, np.float64)[:, 0]
 
     def figures(w: Array) -> dict[str, Array]:
         out = _figures(ours, w)
@@ -50,21 +31,20 @@ def evaluate_likelihood(
             simple = _figures(other, w)
             out |= sections.prefixed("baseline", simple)
             out |= sections.prefixed("difference", {name: out[name] - v for name, v in simple.items()})
-        if outside is not None and outside.any() and not outside.all():
-            out |= sections.prefixed("without", _figures(ours, w * outside))
+        if asked.outside is not None:
+            out |= sections.prefixed("without", _figures(ours, w * asked.outside))
         return out
 
-    strata = np.zeros(len(rows), np.int64)
-    measured = bootstrap(figures, who, strata, draws=draws, seed=seed)
+    measured = bootstrap(figures, asked.who, np.zeros(len(ours), np.int64), draws=asked.draws, seed=asked.seed)
     metrics = {name: measured[name] for name in ("log_likelihood", "perplexity")}
-    return sections.without_probabilities(
-        spec, measured, metrics, part=part, who=who, declared=patients is not None, unlabelled=len(scores) - len(rows),
-        counts={"molecules": len(rows)}, method="bootstrap of molecules", lower=("perplexity",),
-        subgroups=_subgroups(ours, who, {k: np.asarray(v)[rows] for k, v in (groups or {}).items()}, draws, seed),
-        compared=other is not None, baseline_spec=baseline_spec, role=role,
-        leaky=None if leaky is None else np.asarray(leaky, bool)[rows], openings=openings, refused=refused,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+    return asked.record(
+        measured,
+        metrics,
+        counts={"molecules": len(ours)},
+        method="bootstrap of molecules",
+        lower=("perplexity",),
+        subgroups=_subgroups(ours, asked.who, asked.groups, asked.draws, asked.seed),
+    )
 
 
 def _figures(log: Array, w: Array) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from medserve.errors import BadData
 from medserve.evaluation import survival
 from medserve.evaluation.conformal import coverage_band
 from medserve.evaluation.curves import ece_null
-from medserve.evaluation.intervals import LEVEL, Interval, bootstrap, delong
+from medserve.evaluation.intervals import Interval, bootstrap, delong
 from medserve.evaluation.operating import threshold_rules
 from medserve.evaluation.shift import two_sample
 from medserve.models.spec import Conformal, ModelSpec, OutputSpec
@@ -46,88 +46,6 @@ def patients_behind(masks: Mapping[str, Array], who: Array) -> dict[str, int]:
 
 def under(found: Mapping[str, Interval], word: str) -> dict[str, Interval]:
     return {name.split("/", 1)[1]: span for name, span in found.items() if name.startswith(f"{word}/")}
-
-
-def without_probabilities(
-    spec: ModelSpec,
-    measured: Mapping[str, Interval],
-    metrics: Mapping[str, Interval],
-    *,
-    part: str,
-    who: Array,
-    declared: bool,
-    unlabelled: int,
-    counts: Mapping[str, int],
-    method: str,
-    lower: Sequence[str] = (),
-    subgroups: Sequence[Mapping[str, Any]],
-    compared: bool,
-    baseline_spec: ModelSpec | None,
-    role: str,
-    leaky: Array | None,
-    openings: int | None,
-    refused: Mapping[str, int] | None,
-    draws: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The record of `evaluate.evaluate` for answers that are no probability of a label: what those have not, such as
-    calibration, prediction sets, an operating point or a decision curve, is None, and every case is answered.
-
-    Args:
-        measured: all intervals, with those under "baseline", "difference" and "without". metrics: the figures told.
-        who: (N,) what the bootstrap drew, of labelled cases. declared: whether patients were. method: of the intervals.
-        compared: whether a baseline was measured. leaky: (N,) of labelled cases.
-    """
-    n = len(who)
-    whole: Interval = {"value": 1.0, "low": None, "high": None}
-    none: Interval = {"value": 0.0, "low": None, "high": None}
-    return {
-        "model": {"name": spec.name, "version": spec.version},
-        "task": spec.output.task,
-        "labels": list(spec.output.labels),
-        "part": part,
-        "n": n,
-        "n_patients": len(np.unique(who)),
-        "patients_declared": declared,
-        "unlabelled": unlabelled,
-        "counts": dict(counts),
-        "openings": openings,
-        "intervals": {"level": LEVEL, "method": method, "draws": draws, "seed": seed},
-        "metrics": dict(metrics),
-        "lower_is_better": list(lower),
-        "cross_check": None,
-        "majority": None,
-        "per_label": [],
-        "calibration": None,
-        "conformal": None,
-        "operating": None,
-        "answers": {
-            "answered": n,
-            "abstained": 0,
-            "out_of_distribution": 0,
-            "refused_before_scoring": dict(refused or {}),
-            "shares": {"answered": whole, "abstained": none, "out_of_distribution": none},
-            "accuracy_answered": None,
-        },
-        "confusion": None,
-        "survival": None,
-        "medicines": None,
-        "curves": {},
-        "decision": None,
-        "subgroups": list(subgroups),
-        "baseline": {
-            "role": role,
-            "other": "simple baseline" if role == "recipe" else "recipe's model",
-            "architecture": None if baseline_spec is None else baseline_spec.architecture.name,
-            "metrics": under(measured, "baseline"),
-            "difference": under(measured, "difference"),
-            "delong": None,
-        }
-        if compared
-        else None,
-        "threshold_rules": None,
-        "leaks": None if leaky is None else leaks_of(leaky, measured, metrics),
-    }
 
 
 def labelled(task: str, scores: Scores, targets: Array) -> Array:

@@ -21,6 +21,7 @@ from medserve.models.spec import Calibration, ModelSpec, OutputSpec
 from medserve.questions import censored
 from medserve.questions.metrics import Judged, point, seen
 from medserve.questions.survival import baseline_of, cumulative_hazard, horizon_labels, main_horizon, risks
+from medserve.questions.weighted import Z95
 from medserve.types import Array
 
 ENOUGH, FEWEST, FOLDS = 100, 20, 5  # events for a plain fit; under which nothing is fitted; of the cross-fitting
@@ -29,7 +30,6 @@ POINTS = 50
 CALIBRATION = ("calibration_slope", "expected_observed", "brier_at_horizon", "integrated_brier")
 _RANGE = (0.05, 20.0)
 _CERTAIN = 50.0
-_Z = 1.959964
 
 
 def fit_hazard(logits: Array, targets: Array, output: OutputSpec, *, seed: int = 0) -> Calibration:
@@ -214,7 +214,7 @@ def _log_log(share: float, se: float) -> tuple[float, float]:
     """95 % interval of a Kaplan-Meier share on the scale log(-log), which stays within 0 and 1."""
     if not 0 < share < 1 or not np.isfinite(se):
         return share, share
-    half = _Z * se / abs(np.log(share))
+    half = Z95 * se / abs(np.log(share))
     return float(share ** np.exp(half)), float(share ** np.exp(-half))
 
 

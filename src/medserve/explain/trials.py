@@ -23,6 +23,7 @@ from torch import nn
 
 import medserve
 from medserve.errors import Usage
+from medserve.evaluation.intervals import wilson
 from medserve.explain import planted as planted_module
 from medserve.explain.explainers import EXPLAINERS
 from medserve.explain.gradients import NetModel
@@ -161,15 +162,6 @@ def available(net: ServedNet, shape: tuple[int, ...]) -> list[str]:
     return [name for name in EXPLAINERS if name != "cam" or "cam" in net.outputs((shape[0], *_sides(shape)))]
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion. Source: Wilson, JASA 22, 1927."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.959964, hits / n
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, float((middle - half) / (1 + z * z / n))), min(1.0, float((middle + half) / (1 + z * z / n)))
-
-
 def _hits(name: str, net: ServedNet, test: Planted, rows: Array) -> tuple[int, int]:
     heat = EXPLAINERS[name].explain(NetModel(net), test.images[rows], np.zeros(len(rows), int))
     away = np.array([peak(one) for one in heat]) - test.centres[rows]
@@ -183,7 +175,7 @@ def _sum_up(rows: list[dict[str, tuple[int, int]]], chance: float) -> dict[str, 
         pairs = [row[name] for row in rows if name in row]
         hits, n = sum(h for h, _ in pairs), sum(k for _, k in pairs)
         if n:
-            low, high = wilson(hits, n)
+            low, high = wilson(hits / n, n)
             by_seed = [round(h / k, 4) for h, k in pairs]
             figures = {"value": hits / n, "low": low, "high": high, "chance": chance}
             out[name] = {"hits": hits, "n": n, "by_seed": by_seed} | {k: round(v, 4) for k, v in figures.items()}

@@ -24,6 +24,7 @@ import numpy as np
 
 from medserve.data.fields import Block
 from medserve.data.text.tokens import SENTENCE_ENDS
+from medserve.evaluation.intervals import wilson
 from medserve.types import Array
 
 Score = Callable[[Array], Array]
@@ -300,7 +301,7 @@ def negation(
     return {
         "probes": len(lower),
         "lowered": float(lower.mean()),
-        "low": _least(int(lower.sum()), len(lower)),
+        "low": wilson(float(lower.mean()), len(lower))[0],
         "change": float((given[:, 1] - given[:, 0]).mean()),
     }
 
@@ -335,10 +336,3 @@ def _inserted(row: Array, block: Block, at: int, added: Sequence[float]) -> Arra
     changed = row.copy()
     changed[block.start : block.start + len(text)] = new
     return changed
-
-
-def _least(hits: int, of: int) -> float:
-    """Lower bound of Wilson's 95 % interval."""
-    z, share = 1.96, hits / of
-    centre, spread = share + z * z / (2 * of), z * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return float((centre - spread) / (1 + z * z / of))

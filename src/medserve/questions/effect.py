@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medserve.models.spec import Effect, OutputSpec
-from medserve.questions.weighted import calibration_line, logit
+from medserve.questions.weighted import Z95, calibration_line, logit
 from medserve.types import Array
 
 FLOOR = 0.02  # of a propensity, as a weight's denominator
 ABSTAIN = -1
 LEAST_LEVELLED = 50  # patients of either arm
 _PSEUDO_ROWS = 512  # patients left out at a time
-Z95 = 1.959964  # half-width of a normal 95 % interval, in standard errors
 
 
 class Parted(NamedTuple):

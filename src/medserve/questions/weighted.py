@@ -9,6 +9,7 @@ import numpy as np
 
 from medserve.types import Array
 
+Z95 = 1.959964  # half-width of a normal 95 % interval, in standard errors
 _LOGIT_LIMIT = 36.0  # 1 / (1 + e^36) is the smallest step from 0 that 1 - p still shows in double precision
 
 

@@ -54,7 +54,7 @@ class Envelope:
         """
         if not folders:
             raise unavailable("no source is named.")
-        return cls(Knowledge.of([Source.open(folder) for folder in folders]), severity or {})
+        return cls(Knowledge([Source.open(folder) for folder in folders]), severity or {})
 
     def stop(self, why: str) -> None:
         """From now on everything is refused."""

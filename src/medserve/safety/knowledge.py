@@ -1,6 +1,6 @@
 """All sources as one, found by drug: a review never looks at a rule that is not about its medicines.
 
-    knowledge = Knowledge.of([starter, hospital])
+    knowledge = Knowledge([starter, hospital])
     warfarin = knowledge.drug("warfarin")              # by code or by name; None: unknown
     warfarin.partners, warfarin.contraindications      # the rules that are about it
 
@@ -65,7 +65,10 @@ class Allergen(NamedTuple):
 
 
 class Knowledge:
-    """Read only; safe to use from several threads."""
+    """Read only; safe to use from several threads.
+
+    Raises: BadData "rules-id", "rules-drug", "rules-unmatched", "rules-measure", "rules-allergy".
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = tuple(sources)
@@ -107,11 +110,6 @@ class Knowledge:
         self.liver = tuple({code for source in sources for code in source.liver})
         self.pregnant = tuple({code for source in sources for code in source.pregnant})
         self._check_and_index()
-
-    @classmethod
-    def of(cls, sources: Sequence[Source]) -> "Knowledge":
-        """Raises: BadData "rules-id", "rules-drug", "rules-unmatched", "rules-measure", "rules-allergy"."""
-        return cls(sources)
 
     def __len__(self) -> int:
         return len({id(one) for one in self._codes.values()})

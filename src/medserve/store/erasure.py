@@ -170,17 +170,6 @@ def drive_out(engine: sa.Engine) -> None:
         time.sleep(0.5)
 
 
-_SEARCH = """
-import sys
-sought, tail = sys.stdin.buffer.read(), b""
-with open(sys.argv[1], "rb") as file:
-    while part := file.read(int(sys.argv[2])):
-        if sought in tail + part:
-            sys.exit(10)
-        tail = part[-len(sought):]
-"""
-
-
 def holds(path: Path, sought: bytes, *, block: int = 2**22) -> bool:
     """True when the file has these bytes anywhere.
 

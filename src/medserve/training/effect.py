@@ -27,7 +27,6 @@ from medserve.models.record.features import RecordNet, folds
 from medserve.models.record.trees import shape_of
 from medserve.models.spec import Alike, Coded, Effect, Leaf, OutputSpec
 from medserve.questions.effect import (
-    Z95,
     arms_of,
     effective_size,
     gain,
@@ -38,7 +37,7 @@ from medserve.questions.effect import (
     told,
 )
 from medserve.questions.policy import Policy, grow
-from medserve.questions.weighted import rank_auroc
+from medserve.questions.weighted import Z95, rank_auroc
 from medserve.training import learners
 from medserve.training.nuisances import Nuisances, nuisances
 from medserve.types import Array, Named, Samples

@@ -1,4 +1,4 @@
-"""Times as records write them -> hours.
+"""Times and numbers as records write them; of times, hours.
 
     iso_hours("2020-05-01T12:30:00+02:00")     # hours since 1970-01-01T00:00Z
     clock_hours("47:30")                       # 47.5
@@ -53,3 +53,12 @@ def clock_hours(text: str) -> float | None:
     if min(numbers) < 0 or max(numbers[1:]) > 59 or numbers[0] > 10**6:
         return None
     return sum(n / 60.0**i for i, n in enumerate(numbers))
+
+
+def finite(text: str) -> float | None:
+    """None: it is no finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value - value == 0 else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from medserve.data.readers.records._account import Account
 from medserve.data.readers.records._spill import Spill, Timeline
-from medserve.data.readers.records._time import clock_hours, iso_hours
+from medserve.data.readers.records._time import clock_hours, finite, iso_hours
 from medserve.errors import BadData, neighbours
 
 ROLES = ("patient", "time", "code", "value", "unit", "text")
@@ -129,16 +129,8 @@ def _text(pl: Any, name: str, role: str) -> Any:
 
 
 def _clock(first: str, name: str) -> Callable[[str], float | None]:
-    for clock in (_number, clock_hours, iso_hours):
+    for clock in (finite, clock_hours, iso_hours):
         if clock(first) is not None:
             return clock
     raise BadData("events-time", f"{name}: the first time is neither hours, hh:mm nor a date.",
                   hint="Write ISO 8601 dates, such as 2020-05-01T12:30:00.")  # fmt: skip
-
-
-def _number(said: str) -> float | None:
-    try:
-        value = float(said)
-    except ValueError:
-        return None
-    return value if value - value == 0 else None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from medserve.data.readers.records._account import Account
 from medserve.data.readers.records._files import Source
 from medserve.data.readers.records._spill import Row, Spill, Timeline
-from medserve.data.readers.records._time import iso_hours
+from medserve.data.readers.records._time import finite, iso_hours
 from medserve.data.readers.records.codes import MAX_CODE, vocabulary
 from medserve.errors import BadData
 
@@ -182,7 +182,7 @@ def _events(source: Source, file: str, table: str, said: Table, account: Account
         amount: float | None = None
         amount_unit, text = None, EXPOSURE if table == "drug_exposure" else None
         if value >= 0:
-            amount = _number(row[value]) if row[value] else None
+            amount = finite(row[value]) if row[value] else None
             if amount is not None:
                 amount_unit = _concept(row[unit], used) if unit >= 0 else None
                 amount_unit = amount_unit or (row[unit_source] or None if unit_source >= 0 else None)
@@ -210,14 +210,6 @@ def _concept(said: str, used: set[str]) -> str | None:
         return None
     used.add(said)
     return f"{CONCEPT}{said}{CONCEPT}"
-
-
-def _number(said: str) -> float | None:
-    try:
-        value = float(said)
-    except ValueError:
-        return None
-    return value if value - value == 0 else None
 
 
 def _persons(source: Source, files: dict[str, str], account: Account, used: set[str]) -> Iterator[Row]:
