@@ -114,16 +114,19 @@ def test_what_is_blocked_is_an_issue_and_no_proposal(ward):
     assert "safety-blocked" in codes
     found = valid(send(ward, "arms", *WELL[:1], *WELL[2:], allergy(code=concept(text="pills")), PAINFUL))
     assert found["GuidanceResponse"][0]["status"] == "data-required" and "MedicationRequest" not in found
-    assert any("allergy-free-text" in one["details"]["text"] for one in found["OperationOutcome"][0]["issue"])
+    lacking = [one["details"]["coding"][0]["code"] for one in found["OperationOutcome"][0]["issue"]]
+    assert "allergy-free-text" in lacking
 
 
 def test_a_dose_is_a_quantity_with_its_interval(ward):
-    """Pounds become kilograms; the daily dose and its limits stand in the proposal, or nothing does."""
+    """Pounds become kilograms; the daily dose and its limits stand in the proposal, or nothing does. It is an amount a
+    day, not one dose that is taken once."""
     found = valid(send(ward, "dose", *WELL, HEAVY, KIDNEY))
     (dosage,) = found["MedicationRequest"][0]["dosageInstruction"]
-    assert dosage["doseAndRate"][0]["doseQuantity"]["value"] == pytest.approx(1600, abs=0.1)
-    assert dosage["doseAndRate"][0]["doseQuantity"]["code"] == "mg"
-    assert dosage["timing"]["repeat"] == {"frequency": 1, "period": 1, "periodUnit": "d"}
+    (rate,) = dosage["doseAndRate"]
+    assert rate["rateRatio"]["numerator"]["value"] == pytest.approx(1600, abs=0.1)
+    assert (rate["rateRatio"]["numerator"]["code"], rate["rateRatio"]["denominator"]["code"]) == ("mg", "d")
+    assert "timing" not in dosage and "doseQuantity" not in rate and "over a day" in dosage["text"]
     assert dosage["extension"][0]["valueRange"]["high"]["value"] == pytest.approx(1800, abs=0.1)
     poor = seen("loinc|98979-8", 35, "mL/min/{1.73_m2}")
     found = valid(send(ward, "dose", *WELL, HEAVY, poor))

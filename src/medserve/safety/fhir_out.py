@@ -13,6 +13,7 @@ from typing import Any
 
 from medserve.safety.review import Finding, Item, Most, SafetyReview
 
+REASON = "urn:medserve:reason"
 ACT = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 SYSTEMS = {"atc": "http://www.whocc.no/atc", "rxnorm": "http://www.nlm.nih.gov/research/umls/rxnorm"}
 ISSUES = {
@@ -150,8 +151,9 @@ def not_judged(item: Item) -> list[dict[str, Any]]:
         {
             "severity": severity,
             "code": "not-found" if one.code.endswith("-unknown") else "incomplete",
-            "details": {"text": f"{item.name or item.drug}: {one.code}: {one.message}"},
+            "details": {"coding": [{"system": REASON, "code": one.code}],
+                        "text": f"{item.name or item.drug}: {one.code}: {one.message}"},
             "diagnostics": one.next,
         }
         for one in item.missing
-    ]
+    ]  # fmt: skip

@@ -18,15 +18,16 @@ import msgspec
 
 from medserve.data.readers.records._fhir_types import RawBundle
 from medserve.models.spec import ModelSpec
-from medserve.safety.fhir_out import Entries, issue_of, not_judged, proposal_of
+from medserve.safety.fhir_out import REASON, Entries, issue_of, not_judged, proposal_of
 from medserve.safety.review import AnswerReview, Item, LabelReview
 
-REASON, INTERVAL, EFFECT = "urn:medserve:reason", "urn:medserve:interval", "urn:medserve:effect"
+INTERVAL, EFFECT = "urn:medserve:interval", "urn:medserve:effect"
 UCUM = "http://unitsofmeasure.org"
 ORDER = ("GuidanceResponse", "RiskAssessment", "RequestGroup", "MedicationRequest", "DetectedIssue", "Parameters",
          "OperationOutcome")  # fmt: skip
 LACKING = frozenset({"safety-unknown", "safety-required", "input-required", "input-missing"})  # more has to be said
 _RATE = re.compile(r"(.+)/(h|d|wk|mo|a)")
+_PERIODS = {"h": "an hour", "d": "a day", "wk": "a week", "mo": "a month", "a": "a year"}
 _person = msgspec.json.Decoder(RawBundle)
 
 
@@ -154,16 +155,21 @@ def _unasked(answer: Mapping[str, Any]) -> str:
 
 
 def _dose(request: dict[str, Any], output: Mapping[str, Any]) -> None:
-    """The dose with its interval, into the one dosage of a proposal."""
+    """The dose with its interval, into the one dosage of a proposal.
+
+    An amount a day or a week stands as a rate: as a single dose with a timing, 35 mg a week would read as one dose of
+    35 mg, and how an amount is divided is not the model's to say.
+    """
     unit, interval = output["unit"] or "1", output["interval"]
     rate = _RATE.fullmatch(unit)
     plain = rate[1] if rate else unit
     (dosage,) = request.setdefault("dosageInstruction", [{"text": ""}])
     between = "" if interval is None else f" (interval {interval[0]:.4g} to {interval[1]:.4g})"
-    dosage["text"] = f"{output['value']:.4g} {unit}{between}. {dosage['text']}".strip()
-    dosage["doseAndRate"] = [{"doseQuantity": _quantity(output["value"], plain)}]
-    if rate:
-        dosage["timing"] = {"repeat": {"frequency": 1, "period": 1, "periodUnit": rate[2]}}
+    divided = f" In all, over {_PERIODS[rate[2]]}: how it is divided into single doses is not said." if rate else ""
+    dosage["text"] = f"{output['value']:.4g} {unit}{between}.{divided} {dosage['text']}".strip()
+    amount = _quantity(output["value"], plain)
+    ratio = {"rateRatio": {"numerator": amount, "denominator": _quantity(1, rate[2])}} if rate else {}
+    dosage["doseAndRate"] = [ratio or {"doseQuantity": amount}]
     if interval is not None:
         limits = {"low": _quantity(interval[0], plain), "high": _quantity(interval[1], plain)}
         dosage["extension"] = [{"url": INTERVAL, "valueRange": limits}]
