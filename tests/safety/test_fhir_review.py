@@ -206,3 +206,15 @@ def test_a_limit_is_told_as_the_largest_dose_of_a_day(envelope):
     (one,) = [e["resource"] for e in made["entry"] if e["resource"]["resourceType"] == "MedicationRequest"]
     bound = one["dosageInstruction"][0]["maxDosePerPeriod"]
     assert (bound["numerator"]["value"], bound["numerator"]["code"], bound["denominator"]["code"]) == (1000, "mg", "d")
+
+
+@pytest.mark.parametrize(("day", "status"), [("2026-11-20", "offered"), ("2026-10-20", "unknown"), ("2026", "unknown")])
+def test_that_there_is_no_pregnancy_was_so_on_its_day(envelope, day, status):
+    """After some weeks it is not known; that there is one is taken for true all the same."""
+    young = patient(birthDate="1990-06-01")
+    facts = [young, NO_ALLERGY, NO_PROBLEM, NO_MEDICINE]
+    said = answer("loinc|82810-3", "snomed|60001007", effectiveDateTime=day)
+    got = first(envelope, *facts, said, request("atc|C09AA03"))
+    assert got.status == status and (status == "offered" or got.missing[0].code == "pregnancy-unknown")
+    said = answer("loinc|82810-3", "snomed|77386006", effectiveDateTime=day)
+    assert first(envelope, *facts, said, request("atc|C09AA03")).blocks[0].rule == "CI-056"

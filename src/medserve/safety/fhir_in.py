@@ -37,6 +37,7 @@ NOT_KNOWN = {"no-allergy-info", "no-problem-info", "no-medication-info", "no-kno
 PREGNANCY = {"loinc|82810-3"}
 PREGNANT = {"snomed|77386006": "pregnant", "snomed|60001007": "not-pregnant", "LA15173-0": "pregnant",
             "LA26683-5": "not-pregnant"}  # fmt: skip
+PREGNANCY_DAYS = 30  # for which an Observation that there is no pregnancy counts
 GESTATION = {"loinc|18185-9", "loinc|11884-4", "loinc|49051-6"}
 CHILD_PUGH = {"child-pugh", "child-pugh class", "child-pugh score class"}
 PROPOSED = frozenset({"proposal", "plan", "option"})
@@ -242,18 +243,30 @@ class _Reader:
         self._sex: Any = None
         self._lists: dict[str, list[Any]] = {}
         self._labs: list[Lab] = []
-        self._pregnancy: tuple[str, Any] | None = None
+        self._pregnancy: tuple[str, tuple[Any, datetime.date | None]] | None = None
         self._gestation: tuple[str, float] | None = None
         self._child_pugh: tuple[str, Any] | None = None
 
     def patient(self) -> Patient:
         return Patient(
-            age_years=self._age, sex=self._sex, pregnancy=self._pregnancy[1] if self._pregnancy else None,
+            age_years=self._age, sex=self._sex, pregnancy=self._pregnant(),
             gestation_weeks=self._gestation[1] if self._gestation else None,
             child_pugh=self._child_pugh[1] if self._child_pugh else None, conditions=self._lists.get("conditions"),
             labs=self._labs, allergies=self._lists.get("allergies"), medicines=self._lists.get("medicines"),
             as_of=self._today,
         )  # fmt: skip
+
+    def _pregnant(self) -> Any:
+        """What the newest Observation says. That there is none was so on its day, and counts for some days."""
+        if self._pregnancy is None:
+            return None
+        when, (answer, day) = self._pregnancy
+        old = bool(when) and (day is None or (self._today - day).days > PREGNANCY_DAYS)
+        if answer == "not-pregnant" and old:
+            self.notes.append(f"That there is no pregnancy was said more than {PREGNANCY_DAYS} days ago, or on no"
+                              " certain day: it counts as not known.")  # fmt: skip
+            return None
+        return answer
 
     def person(self, one: _Read) -> None:
         self._sex = one.gender if one.gender in ("female", "male", "other", "unknown") else None
@@ -327,7 +340,7 @@ class _Reader:
             words = {*codes, *(word.rpartition("|")[2].lower() for word in codes), (text or "").lower()}
             if PREGNANCY & words:
                 answer = next((PREGNANT[w] for w in _answers(part) if w in PREGNANT), "unknown")
-                self._pregnancy = _later(self._pregnancy, when, answer)
+                self._pregnancy = _later(self._pregnancy, when, (answer, day))
             elif CHILD_PUGH & words:
                 grade = next((w.rpartition("|")[2].strip()[-1:].upper() for w in _answers(part) if w.strip()), "")
                 if grade in ("A", "B", "C"):
