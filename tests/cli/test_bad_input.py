@@ -299,6 +299,15 @@ def test_paths_that_are_not_there(refused, home, tmp_path):
     nothing_left(tmp_path, "home", "package", "x.png")
 
 
+@pytest.mark.parametrize(("input", "out"), [("case.json", "case.png"), ("film.png", "film.png")])
+def test_evidence_is_not_written_over_the_input(refused, home, tmp_path, input, out):
+    """The values go into a .json beside the picture, which may be the case that was asked about."""
+    package = write_package(tmp_path / "package", Settings(home=home))
+    (tmp_path / input).write_bytes(png(ramp()))
+    refused("explain", package, "--input", tmp_path / input, "--out", tmp_path / out, code="out-is-input", names=out)
+    assert (tmp_path / input).read_bytes() == png(ramp())
+
+
 def test_out_that_exists_is_left_alone(refused, tmp_path):
     """Nothing is written over, and the error comes before anything is read."""
     (tmp_path / "out").mkdir()

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from medserve.cli._answer import Answer
+from medserve.errors import Usage
 from medserve.settings import Settings
 
 
@@ -45,6 +46,12 @@ def explain(
     from medserve.road.explain import explain_picture
 
     settings = Settings.from_environment(home)
+    written = {out.resolve(), *(out.with_suffix(kind).resolve() for kind in (".json", ".svg"))}
+    if input.resolve() in written:
+        raise Usage(
+            "out-is-input", f"--out {out} would write over the input: the values go into a .json of the same name.",
+            hint=f"Give --out another name, for instance {out.stem}-evidence.png.",
+        )  # fmt: skip
     data = read_input(input, settings.max_upload_bytes)
     result = explain_picture(package, data, out, name=input.name, method=method, settings=settings)
     return Answer(result, f"{result['method']} ({result['verdict']}): {', '.join(result['files'])}")
