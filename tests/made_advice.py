@@ -84,10 +84,11 @@ def write_dose(folder: Path, settings: Settings, name: str = "dose", drug: str =
     return write(folder, settings, name, [WEIGHT], output, [[20.0]], [0.0], calibration=sure, explanations=shap, **more)
 
 
-def write_arms(folder: Path, settings: Settings, medicines: dict[str, list[str]], *, favour: int = 1,
+def write_arms(folder: Path, settings: Settings, medicines: dict[str, list[str]], *, favour: int = 1, next: int = 0,
                name: str = "arms", fields: list | None = None, arms: list[str] | None = None,
                **more: object) -> Path:  # fmt: skip
-    """The arm `favour` gains pain / 10 - .2 with an interval of .1 to either side, all others lose .5."""
+    """The arm `favour` gains pain / 10 - .2 with an interval of .1 to either side, the arm `next`, if any, half of it
+    with the same interval, all others lose .5."""
     fields = [PAIN] if fields is None else fields
     labels = arms or list(medicines)
     k, j = len(labels), len(labels) - 1
@@ -101,8 +102,10 @@ def write_arms(folder: Path, settings: Settings, medicines: dict[str, list[str]]
     b = np.concatenate([np.full(j, -0.5), np.full(j, -0.6), np.full(j, -0.4), np.full(k, 1 / k), np.ones(k),
                         np.zeros(k), [0.0]])  # fmt: skip
     w = np.zeros((len(fields), len(b)))
-    for column, middle in zip((favour - 1, j + favour - 1, 2 * j + favour - 1), (-0.2, -0.3, -0.1), strict=True):
-        b[column], w[[f.name for f in fields].index("pain"), column] = middle, 0.1
+    pain = [f.name for f in fields].index("pain")
+    for arm, share in ((favour, 1.0), (next, 0.5)) if next else ((favour, 1.0),):
+        for column, aside in zip((arm - 1, j + arm - 1, 2 * j + arm - 1), (0.0, -0.1, 0.1), strict=True):
+            b[column], w[pain, column] = aside - 0.2 * share, 0.1 * share
     output = OutputSpec(task="effect", labels=labels, unit="1", effect=facts)
     told = [Method(name="effect", verdict="PASS", role="primary")]
     return write(folder, settings, name, fields, output, w, b, explanations=told, **more)

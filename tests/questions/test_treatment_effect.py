@@ -10,6 +10,7 @@ from medserve.questions.effect import (
     ABSTAIN,
     advise,
     effective_size,
+    first_arm,
     levelled,
     outcome_of,
     parted,
@@ -17,6 +18,7 @@ from medserve.questions.effect import (
     reasons,
     robust_scores,
     standardised_differences,
+    standing,
 )
 from medserve.questions.policy import grow
 
@@ -79,7 +81,18 @@ def test_of_several_arms_the_best_sure_one_is_advised():
                      logits([-1, -2], [-2, -3], [-0.5, -1]), logits([-1, 0], [-2, -1], [-0.5, 1])])  # fmt: skip
     found = advise(three, rows)
     assert found.arm.tolist() == [2, 2, 0, ABSTAIN]
+    assert found.ranked == [[2, 1], [2], [], []]
+    assert [first_arm(three, one) for one in rows] == [2, 2, 1, 2], "of no advice the best effect"
     assert found.against.tolist()[1] == [True, False]
+
+
+def test_what_is_closed_makes_room_for_the_next_that_there_is_evidence_for():
+    """A rule that forbids lets the next one stand; what cannot be judged ends the search."""
+    assert standing(["a", "b"], {}) == "a" and standing(["a", "b"], {"b": "blocked"}) == "a"
+    assert standing(["a", "b", "c"], {"a": "blocked", "b": "blocked"}) == "c"
+    assert standing(["a", "b"], {"a": "unknown"}) is None
+    assert standing(["a", "b", "c"], {"a": "blocked", "b": "unknown"}) is None
+    assert standing(["a"], {"a": "blocked"}) is None and standing([], {}) is None
 
 
 def test_pseudo_observations_by_hand():

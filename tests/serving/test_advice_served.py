@@ -93,6 +93,8 @@ def packages(root, tables, settings):
                    name="pair"),
         write_arms(root / "bare", settings, {"none": [], "surgery": []}, name="bare"),
         write_arms(root / "untold", settings, {}, arms=["none", "pill"], name="untold"),
+        write_arms(root / "three", settings, {"none": [], "ibuprofen": ["atc|M01AE01"], "paracetamol": ["atc|N02BE01"]},
+                   name="three", next=2),
         write_arms(root / "foreign", settings, {"none": [], "new": ["atc|X99ZZ99"]}, name="foreign"),
         write_set(root / "set", settings, atc[::9]),
         write_set(root / "named", settings, atc[:2], name="named", uncoded=["metformin", "balm of the house"]),
@@ -171,6 +173,30 @@ def test_a_dose_below_the_most_is_offered_with_its_limit(ward):
     assert "at most 1000 mg/d" in said and "LIM-002" in said and "reaches above" not in said
     answer = ward.ask("dose", {"weight": 45}, WELL | {"labs": EGFR35}).json()
     assert any("reaches above" in one["message"] for one in answer["reasons"])
+
+
+def test_where_the_best_arm_is_forbidden_the_next_with_evidence_is_named(ward):
+    """With both reasons; the arm's own interval excludes no benefit. Where that one is forbidden too, where it has no
+    evidence, or where the first cannot be judged, nothing is advised."""
+    taken = WELL | {"medicines": [{"drug": "warfarin"}]}
+    answer = ward.ask("three", {"pain": 8}, taken, params={"explain": "effect"}).json()
+    assert answer["decision"] == {"label": "paracetamol", "advice": "recommend"} and answer["status"] == "answered"
+    assert (answer["effect"]["arm"], answer["effect"]["advice"]) == ("paracetamol", "recommend")
+    assert answer["effect"]["ranked"] == ["ibuprofen", "paracetamol"] and answer["effect"]["for_whom"]["arm"] is None
+    assert answer["effect"]["effects"][1]["interval"][0] > 0 and answer["safety"]["withheld"] == ["ibuprofen"]
+    assert codes(answer) == ["safety-blocked", "next-best"]
+    told = answer["explanation"]
+    assert told["label"] == "ibuprofen against none" and "not offered" not in json.dumps(told["values"])
+    fhir = ward.ask("three", {"pain": 8}, taken, headers={"accept": "application/fhir+json"}).json()
+    kinds = [one["resource"] for one in fhir["entry"] if one["resource"]["resourceType"] == "MedicationRequest"]
+    assert [one["medicationCodeableConcept"]["text"] for one in kinds] == ["paracetamol"]
+    for pain, more in (
+        (8, {"child_pugh": "C", "conditions": [{"code": "icd10|K74.6"}]}),
+        (2.9, {}),
+        (8, {"allergies": None}),
+    ):
+        answer = ward.ask("three", {"pain": pain}, taken | more).json()
+        assert answer["decision"] is None and "next-best" not in codes(answer), more
 
 
 def test_a_set_keeps_what_is_offered(ward, tables):

@@ -16,7 +16,7 @@ from medserve.data.fields import Block
 from medserve.explain.records import Evidence
 from medserve.explain.shapley import render_bars
 from medserve.models.spec import OutputSpec
-from medserve.questions.effect import ABSTAIN, advise, parted, told
+from medserve.questions.effect import ABSTAIN, advise, parted, standing, told
 from medserve.types import Array
 
 METHOD = "effect"
@@ -50,7 +50,8 @@ def what_would_change(
             rows.append(other)
             asked.append((block, _said(value), place))
     logits = score(np.stack(rows).astype(np.float32))
-    said, advice = parted(output, logits), advise(output, logits).arm
+    said, advice = parted(output, logits), advise(output, logits)
+    advised = [_advice(output, int(arm), ranked, closed) for arm, ranked in zip(advice.arm, advice.ranked, strict=True)]
     effect = said.effect[:, contrast]
     items: list[dict[str, Any]] = []
     places = []
@@ -59,11 +60,11 @@ def what_would_change(
         if not mine:
             continue
         now = float(record[block.start])
-        turned = [i for i in mine if advice[i] != advice[0]]
+        turned = [i for i in mine if advised[i] != advised[0]]
         number = block.kind == "number" and np.isfinite(now)
         best = min(turned, key=lambda i: abs(asked[i][2] - now) if number else 0.0) if turned else None
         chosen = max(mine, key=lambda i: abs(effect[i] - effect[0])) if best is None else best
-        word = "advice unchanged" if best is None else _advice(output, int(advice[chosen]), closed)
+        word = "advice unchanged" if best is None else advised[chosen]
         items.append({"input": block.name, "part": f"at {asked[chosen][1]}: {word}", "value": _now(block, now),
                       "weight": float(effect[chosen] - effect[0])})  # fmt: skip
         places.append(np.array([block.start]))
@@ -91,7 +92,12 @@ def _now(block: Block, value: float) -> float | str:
     return str(words[int(value)]) if int(value) < len(words) else "other"
 
 
-def _advice(output: OutputSpec, arm: int, closed: Mapping[str, str]) -> str:
-    said = "abstain" if arm == ABSTAIN else f"recommend {output.labels[arm]}" if arm else "recommend-against"
-    why = None if arm == ABSTAIN else closed.get(output.labels[arm])
+def _advice(output: OutputSpec, arm: int, ranked: Sequence[int], closed: Mapping[str, str]) -> str:
+    """In words, and what the rules of safety leave of it."""
+    if arm == ABSTAIN:
+        return "abstain"
+    if arm and (left := standing([output.labels[k] for k in ranked], closed)) is not None:
+        return f"recommend {left}"
+    said = f"recommend {output.labels[arm]}" if arm else "recommend-against"
+    why = closed.get(output.labels[arm])
     return said if why is None else f"{said}, but not offered ({why})"

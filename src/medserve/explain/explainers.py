@@ -18,6 +18,7 @@ from medserve.catalog import Catalog
 from medserve.explain.cam import cam
 from medserve.explain.occlusion import occlusion
 from medserve.models.spec import OutputSpec
+from medserve.questions.effect import first_arm
 from medserve.types import Array, Scores
 
 
@@ -56,14 +57,16 @@ def target_of(output: OutputSpec, logits: Array) -> Target:
         logits: (K,) of one picture.
 
     Returns: binary: the positive label, whatever the decision. Ordinal: the highest level that is more likely reached
-        than not, at least the first step. Number: the value itself.
+        than not, at least the first step. Number: the value itself. Effect: the arm that the model would advise, else
+        the one of the best effect.
     """
     if output.task == "binary":
         return Target(0, output.labels[1])
     if output.task in ("number", "survival"):
         return Target(0, output.labels[0])
     if output.task == "effect":
-        return Target(0, f"{output.labels[1]} against {output.labels[0]}")
+        arm = first_arm(output, logits)
+        return Target(arm - 1, f"{output.labels[arm]} against {output.labels[0]}")
     if output.task == "ordinal":
         column = max(int((np.minimum.accumulate(logits) > 0).sum()) - 1, 0)
         return Target(column, output.labels[column + 1])

@@ -12,7 +12,7 @@ Sources: Robins, Rotnitzky and Zhao, JASA 89:846 (1994) for the scores; Andersen
 10:335 (2004) for pseudo-observations of restricted mean survival time.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,17 +47,33 @@ class Advice(NamedTuple):
     """arm: (N,) int, the advised arm, the reference where every other is advised against, -1 for an abstention.
 
     against: (N, K - 1) bool, arms whose whole interval lies on the side of harm. codes: for each patient, why not.
+    ranked: for each patient the arms that there is evidence for, by the same rule as the advised one, which is the
+    first of them; nothing where the answer is an abstention.
     """
 
     arm: Array
     against: Array
     codes: list[list[str]]
+    ranked: list[list[int]]
 
 
 def told(output: OutputSpec) -> Effect:
     """The effect's facts. They are there: a signature without them is not read."""
     assert output.effect is not None
     return output.effect
+
+
+def standing(ranked: Sequence[str], closed: Mapping[str, str]) -> str | None:
+    """What is advised where the rules of safety close some arms: the first of those that there is evidence for and that
+    is not "blocked". One that is closed for another reason ends the search, for more facts may open it, and what
+    comes after it is the lesser one.
+
+    standing(["a", "b"], {"a": "blocked"})        # "b"
+    standing(["a", "b"], {"a": "unknown"})        # None: say what is missing
+    """
+    left = (arm for arm in ranked if closed.get(arm) != "blocked")
+    arm = next(left, None)
+    return None if arm in closed else arm
 
 
 def parted(output: OutputSpec, logits: Array) -> Parted:
@@ -205,7 +221,19 @@ def advise(
         if why:
             arm[row] = ABSTAIN
         codes.append(why)
-    return Advice(arm, bad & (arm[:, None] != ABSTAIN), codes)
+    order = np.argsort(-value, axis=1, kind="stable")
+    ranked = [[1 + int(k) for k in order[row] if good[row, k]] if arm[row] > 0 else [] for row in range(n)]
+    return Advice(arm, bad & (arm[:, None] != ABSTAIN), codes, ranked)
+
+
+def first_arm(output: OutputSpec, logits: Array) -> int:
+    """Number of the arm that one patient would be advised, by a closed model too; else that of the best effect.
+
+    Args:
+        logits: (width,).
+    """
+    arm = int(advise(output, logits[None], closed=False).arm[0])
+    return arm if arm > 0 else 1 + int((gain(output) * parted(output, logits[None]).effect[0]).argmax())
 
 
 MESSAGES = {
@@ -243,6 +271,7 @@ def describe(output: OutputSpec, logits: Array, advice: Advice) -> dict[str, Any
         "advice": word,
         "arm": None if arm == ABSTAIN else labels[arm],
         "against": [labels[1 + k] for k in np.flatnonzero(advice.against[0])],
+        "ranked": [labels[k] for k in advice.ranked[0]],
         "reference": labels[0],
         "outcome": spec.outcome,
         "better": spec.better,

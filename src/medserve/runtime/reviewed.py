@@ -18,6 +18,7 @@ import msgspec
 from medserve.data.units import convert
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import ModelSpec
+from medserve.questions.effect import standing
 from medserve.safety.envelope import Envelope
 from medserve.safety.fhir_in import read_bundle
 from medserve.safety.orders import refuse_orders
@@ -117,10 +118,13 @@ class Reviewer:
             )
         else:
             found = AnswerReview("not-reviewed")
+        instead = None
+        if found.withheld and found.status == "reviewed" and answer.get("effect") is not None:
+            found, advised, instead = _instead(answer["effect"]["ranked"], found, advised)
         answer["safety"] = msgspec.to_builtins(found)
         self._say(answer, found, advised)
         if found.withheld:
-            self._withhold(answer, found.withheld)
+            self._withhold(answer, found.withheld, instead)
 
     def _advised(self, answer: Mapping[str, Any]) -> list[str]:
         """Labels, the most wanted first."""
@@ -198,7 +202,8 @@ class Reviewer:
         except Refusal:  # the dose itself could not be judged then, and is withheld
             return False
 
-    def _withhold(self, answer: dict[str, Any], labels: list[str]) -> None:
+    def _withhold(self, answer: dict[str, Any], labels: list[str], instead: str | None) -> None:
+        """instead: the arm that is advised in the place of the first."""
         gone = set(labels)
         if self._output.task == "number":
             (out,) = answer["outputs"]
@@ -209,14 +214,28 @@ class Reviewer:
             kept = [label for label in many if label not in gone]
             left = answer["decision"] | {"labels": kept} if kept else None
         else:
-            left = None
+            left = None if instead is None else answer["decision"] | {"label": instead}
         answer["decision"] = left
         if left is None:
             answer["status"] = "abstained"
+        elif instead is not None:
+            answer["reasons"].append({"code": "next-best", "message": f"{instead} stands in the place of {labels[0]},"
+                                      " which a rule forbids: its own interval excludes no benefit too."})  # fmt: skip
         if (effect := answer.get("effect")) is not None:
-            effect["advice"], effect["arm"] = "abstain", None
+            effect["advice"], effect["arm"] = ("abstain", None) if instead is None else (effect["advice"], instead)
             if effect["for_whom"] is not None and effect["for_whom"]["arm"] in gone:
                 effect["for_whom"]["arm"] = None
+
+
+def _instead(ranked: list[str], found: AnswerReview, advised: list[str]) -> tuple[AnswerReview, list[str], str | None]:
+    """Of an arm that is not offered: what takes its place, if anything does, and of which arms is to be said why."""
+    status = {one.label: one.status for one in found.labels}
+    closed = {arm: status[arm] for arm in ranked if status.get(arm) in ("blocked", "unknown")}
+    arm = standing(ranked, closed)
+    if arm is None:
+        return found, advised, None
+    passed = ranked[: ranked.index(arm)]
+    return msgspec.structs.replace(found, withheld=passed), [*passed, arm], arm
 
 
 def closed_of(held: Mapping[str, Any] | None) -> dict[str, str]:

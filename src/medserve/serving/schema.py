@@ -153,11 +153,13 @@ class AlikePatients(msgspec.Struct):
 
 class EffectInfo(msgspec.Struct):
     """Advice on a treatment, and all that it rests on. expected: the mean outcome under each arm. against: arms whose
-    whole interval lies on the side of harm. note: what must be said with it."""
+    whole interval lies on the side of harm. ranked: arms that there is evidence for, the largest effect first, before
+    the rules of safety were asked. note: what must be said with it."""
 
     advice: Literal["recommend", "recommend-against", "abstain"]
     arm: str | None
     against: list[str]
+    ranked: list[str]
     reference: str
     outcome: str
     better: Literal["higher", "lower"]
