@@ -23,7 +23,6 @@ import uvicorn
 import uvloop
 
 from medserve.errors import Fault
-from medserve.runtime.niceness import at_once
 from medserve.serving.address import Address, listen, url_of
 from medserve.serving.asgi import Application
 from medserve.serving.http import HEAD_S, BoundedProtocol
@@ -98,7 +97,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        at_once()
         if self._application.reload is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         try:
