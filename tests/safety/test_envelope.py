@@ -201,7 +201,7 @@ def test_moderate_warns_and_the_policy_may_block_it(envelope):
     """What is done about a severity is the header's, or the policy's above it; what is contraindicated is blocked."""
     item = one(envelope, "sertraline", medicines=[{"drug": "warfarin"}])
     assert item.status == "offered" and [f.severity for f in item.warnings] == ["moderate"]
-    assert item.statement.startswith("No further ") and "medserve-starter, version 1" in item.statement
+    assert item.statement.startswith("No further ") and "medserve-starter, version 2" in item.statement
     strict = Envelope.open(severity={"moderate": "block"})
     assert one(strict, "sertraline", medicines=[{"drug": "warfarin"}]).status == "blocked"
     assert strict.digest != envelope.digest
@@ -345,7 +345,7 @@ def test_no_word_of_safety(envelope, tables):
             said = msgspec.json.encode([item.statement, item.missing, item.warnings, item.blocks]).decode().lower()
             assert "safe" not in said.replace("medserve safety --sources", "").replace("docs/safety.md", "").replace(
                 "fda drug safety communication", "")  # fmt: skip
-            assert (item.is_offered and "none found in medserve-starter, version 1" in item.statement) or (
+            assert (item.is_offered and "none found in medserve-starter, version 2" in item.statement) or (
                 not item.is_offered and not item.statement
             )
 

@@ -9,11 +9,14 @@ import pytest
 
 from medserve.errors import MedServeError
 from medserve.safety.envelope import Envelope
+from medserve.safety.patient import Condition, Medicine, Patient
 from medserve.safety.policy import open_envelope
 from medserve.safety.source import STARTER, Source, Unavailable
 from medserve.settings import Settings
 
-CITED = re.compile(r"FDA label|FDA Drug Safety Communication|KDIGO|BNF|AHA|AAAAI|ESC/ERS|WHO|ACC/AHA")
+CITED = re.compile(
+    r"FDA label|EU product information|FDA Drug Safety Communication|KDIGO|BNF|AHA|AAAAI|ESC/ERS|WHO|ACC/AHA"
+)
 
 
 def rows(name, folder=STARTER):
@@ -31,7 +34,7 @@ def test_the_starter_table_is_as_large_as_it_says_and_cites_every_line():
         for row in rows(name):
             assert CITED.search(row["citation"]) and len(row["citation"]) > 10, row
             assert "label" not in row["citation"] or re.search(
-                r"section|boxed|contraindication|interactions|warnings|dosage", row["citation"]
+                r"section|boxed|contraindication|interactions|warnings|precautions|dosage", row["citation"]
             ), row
 
 
@@ -41,6 +44,47 @@ def test_the_starter_table_is_whole():
     drugs = rows("drugs.csv")
     assert len(drugs) > 200 and all(row["code"].startswith(row["class"]) and len(row["class"]) == 9 for row in drugs)
     assert next(row for row in drugs if row["name"] == "warfarin")["code"] == "atc|B01AA03"
+    codes = [code for row in drugs for code in (row["code"], *filter(None, row["also"].split(";")))]
+    assert all(re.fullmatch(r"atc\|[A-V]\d\d[A-Z]{2}\d\d|rxnorm\|\d{2,7}", code) for code in codes)
+
+
+# Read off the labels that the lines cite, not off the table.
+FORBIDDEN = [
+    ("warfarin", "tamoxifen"), ("warfarin", "ibuprofen"), ("dabigatran", "apixaban"), ("rivaroxaban", "itraconazole"),
+    ("clopidogrel", "repaglinide"), ("clopidogrel", "omeprazole"), ("linezolid", "mirtazapine"),
+    ("linezolid", "sertraline"), ("phenelzine", "morphine"), ("ritonavir", "amiodarone"), ("ritonavir", "simvastatin"),
+    ("fluconazole", "erythromycin"), ("fluconazole", "quinidine"), ("dronedarone", "sotalol"),
+    ("dronedarone", "amitriptyline"), ("sotalol", "moxifloxacin"), ("amiodarone", "erythromycin"),
+    ("ivabradine", "verapamil"), ("triamterene", "spironolactone"), ("quetiapine", "ketoconazole"),
+    ("oxycodone", "clarithromycin"), ("thioridazine", "propranolol"), ("pimozide", "azithromycin"),
+    ("duloxetine", "ciprofloxacin"), ("clozapine", "ciprofloxacin"), ("midazolam", "ritonavir"),
+    ("sildenafil", "isosorbide mononitrate"), ("azathioprine", "febuxostat"), ("methotrexate", "trimethoprim"),
+    ("lithium", "hydrochlorothiazide"), ("tizanidine", "ciprofloxacin"), ("lisinopril", "valsartan and sacubitril"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), FORBIDDEN)
+def test_a_well_known_pair_is_forbidden(one, other):
+    """In either order, with a rule that cites its source."""
+    envelope = Envelope.open()
+    for taken, asked in ((one, other), (other, one)):
+        well = Patient(age_years=50, sex="male", conditions=[], allergies=[], medicines=[Medicine(taken)])
+        (item,) = envelope.review(well, [asked]).items
+        assert any(rule.kind == "interaction" and rule.citation for rule in item.blocks), (taken, asked)
+
+
+@pytest.mark.parametrize(
+    ("drug", "code", "rule"),
+    [
+        ("apixaban", "icd10|Z95.2", "CI-083"),
+        ("rivaroxaban", "icd10cm|D68.61", "CI-084"),
+        ("tamoxifen", "icd10|I26.9", "CI-085"),
+    ],
+)
+def test_a_well_known_contraindication_forbids(drug, code, rule):
+    well = Patient(age_years=50, sex="male", conditions=[Condition(code)], allergies=[], medicines=[])
+    (item,) = Envelope.open().review(well, [drug]).items
+    assert rule in [one.rule for one in item.blocks]
 
 
 @pytest.fixture
@@ -95,7 +139,7 @@ def line_of(folder, name, text):
         ("codes.csv", "snomed|59621000,", "59621000,", "rules-row"),
         ("header.yaml", "major: block", "major: maybe", "rules-header"),
         ("header.yaml", "contraindicated: block", "contraindicated: warn", "rules-severity"),
-        ("header.yaml", 'version: "1"', 'versoin: "1"', "rules-header"),
+        ("header.yaml", 'version: "2"', 'versoin: "2"', "rules-header"),
         ("header.yaml", "icd10|K70", "K70", "rules-header"),
     ],
 )  # fmt: skip
