@@ -205,6 +205,21 @@ def test_each_input_is_the_element_that_is_declared(ward):
         read(patient(), answer("loinc|72514-3", valueCodeableConcept=concept(text="much")))
 
 
+def test_two_patients_in_one_request_are_refused(ward):
+    """A Bundle beside inputs, facts as JSON beside inputs, and a line of them alike."""
+    facts = {"age_years": 61, "sex": "male", "allergies": [], "conditions": [], "medicines": [], "child_pugh": "none"}
+    inputs = {"pain": 8, "age": 61, "sex": "male"}
+    assert ward.ask("arms", inputs, facts).status_code == 200
+    for patient_ in (
+        facts | {"sex": "female"},
+        facts | {"age_years": 16},
+        json.loads(bundle(*WELL[1:], patient(gender="female"))),
+    ):
+        got = ward.ask("arms", inputs, patient_)
+        assert (got.status_code, got.json()["error"]["code"]) == (422, "facts-contradict")
+        assert got.json()["error"]["kind"] == "refusal" and "61" not in got.text
+
+
 def test_a_proposal_within_the_bundle_is_not_taken_for_the_advice(ward):
     """The model proposes; what the Bundle proposes is a note."""
     found = valid(send(ward, "arms", *WELL, PAINFUL, KIDNEY, request("atc|A10BA02")))

@@ -21,27 +21,35 @@ def inputs_of(spec: ModelSpec, said: BundleSaid) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for want in spec.inputs:
         where = None if want.fhir is None else element(want.fhir)
-        value = None if where is None else _value(want, where, said)
+        value = None if where is None else value_of(want, where, said)
         if value is not None:
             found[want.name] = value
     return found
 
 
-def _value(want: InputSpec, where: Element, said: BundleSaid) -> Any:
+def value_of(want: InputSpec, where: Element, said: BundleSaid) -> Any:
+    """What the facts say of one input; None where they say nothing.
+
+    Raises: Refusal "unit-missing", "value-uncertain", "unknown-code", "number-expected".
+    """
     if where.kind == "age":
         age = said.patient.age_years
         return None if age is None else {"value": age, "unit": "a"}
     if where.kind == "gender":
         return None if said.patient.sex is None else word_of(said.patient.sex, want)
     if where.kind == "observation":
-        code = _same(where.code)
-        seen = [one for one in said.observed if code in map(_same, one.codes)]
-        last = max(seen, key=lambda one: one.when, default=None)
+        last = max(told_by(where.code, said), key=lambda one: one.when, default=None)
         return None if last is None else _number(want, last) if want.kind == "number" else _word(want, last)
     there = _condition(where.code, said) if where.kind == "condition" else _medicine(where.code, said)
     if there is None:
         return None
     return float(there) if want.kind == "number" else (want.words or ["0", "1"])[there]
+
+
+def told_by(code: str, said: BundleSaid) -> list[Observed]:
+    """The Observations of a code."""
+    wanted = _same(code)
+    return [one for one in said.observed if wanted in map(_same, one.codes)]
 
 
 def word_of(gender: str, want: InputSpec) -> str:

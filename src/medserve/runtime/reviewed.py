@@ -19,8 +19,9 @@ from medserve.data.units import convert
 from medserve.errors import Refusal, Usage
 from medserve.models.spec import ModelSpec
 from medserve.questions.effect import standing
+from medserve.runtime.twice import Twice, as_said
 from medserve.safety.envelope import Envelope
-from medserve.safety.fhir_in import read_bundle
+from medserve.safety.fhir_in import BundleSaid, read_bundle
 from medserve.safety.orders import refuse_orders
 from medserve.safety.patient import Amount, Candidate, Patient, parse_patient
 from medserve.safety.policy import Standing
@@ -65,6 +66,7 @@ class Reviewer:
     def __init__(self, spec: ModelSpec, rules: Standing) -> None:
         self.rules, self._drugs, self._output, self._uncoded = rules, spec.medicines, spec.output, spec.uncoded
         self._inputs = frozenset(want.name for want in spec.inputs)
+        self._twice = Twice(spec)
 
     # -- the request -----------------------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class Reviewer:
         Args:
             media: declared type of the body; "" decides by the bytes.
 
-        Raises: Refusal "auto-execute", "safety-request", "fhir-..."; Usage "json-invalid".
+        Raises: Refusal "auto-execute", "safety-request", "facts-contradict", "fhir-..."; Usage "json-invalid".
         """
         if media not in ("", JSON, FHIR) or data.lstrip()[:1] != b"{":
             return data, None
@@ -84,7 +86,7 @@ class Reviewer:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return data, None  # whoever reads the inputs says what is wrong
         if "resourceType" in said:
-            return data, _of_bundle(data)
+            return data, _about(_of_bundle(data))
         refuse_orders({name: value for name, value in beside.items() if name != "patient"})
         if not {"inputs", "patient"} <= set(said):
             return data, None
@@ -97,8 +99,15 @@ class Reviewer:
         if facts is None:
             return inputs, None
         if isinstance(facts, dict) and facts.get("resourceType"):
-            return inputs, _of_bundle(bytes(said["patient"]))
-        return inputs, About(parse_patient(bytes(said["patient"])))
+            found = _of_bundle(bytes(said["patient"]))
+        else:
+            found = as_said(parse_patient(bytes(said["patient"])))
+        try:
+            given = _object.decode(said["inputs"])
+        except msgspec.DecodeError:
+            given = {}  # whoever reads the inputs says what is wrong
+        self._twice(given, found)
+        return inputs, _about(found)
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
@@ -246,8 +255,11 @@ def closed_of(held: Mapping[str, Any] | None) -> dict[str, str]:
     return found | {one["label"]: one["status"] for one in held["labels"] if one["status"] in ("blocked", "unknown")}
 
 
-def _of_bundle(body: bytes) -> About:
-    said = read_bundle(body, today=datetime.datetime.now(datetime.UTC).date(), proposals=False)
+def _of_bundle(body: bytes) -> BundleSaid:
+    return read_bundle(body, today=datetime.datetime.now(datetime.UTC).date(), proposals=False)
+
+
+def _about(said: BundleSaid) -> About:
     return About(said.patient, said.subject, tuple(said.notes))
 
 
