@@ -6,6 +6,8 @@ import pytest
 
 from medserve.data.simulated import simulate
 from medserve.evaluation.card import make_card
+from medserve.evaluation.effect_figures import effects as effects_by_advice
+from medserve.evaluation.effect_figures import overlap
 from medserve.evaluation.evaluate import evaluate
 from medserve.evaluation.report import render
 from medserve.models.spec import Coded, Effect, InputSpec, Leaf, ModelSpec, OutputSpec
@@ -113,3 +115,30 @@ def test_the_page_shows_the_trial_the_policies_and_the_pictures(result):
     assert "no unmeasured confounder" in page and "Not clinically validated" in page
     assert card["trial"] == {"time zero": "surgery"}
     assert {"confounding", "no-order"} <= {limit["code"] for limit in card["limits"]}
+
+
+def test_of_several_arms_each_is_drawn_and_none_stands_for_the_others(trial):
+    """Chances, effects and subgroups are told of every arm; a patient counts as inside where no arm is too rare."""
+    n = len(trial)
+    random = np.random.default_rng(1)
+    arm = random.integers(0, 3, n)
+    chances = np.full((n, 3), 1 / 3)
+    chances[:300] = (0.9, 0.06, 0.04)
+    effects = np.column_stack([np.full(n, 1.0), np.full(n, 2.0)])
+    mu = np.column_stack([trial.base, trial.base + 1, trial.base + 2])
+    y = mu[np.arange(n), arm] + random.normal(size=n)
+    none = np.zeros((n, 4))
+    logits = np.column_stack([effects, effects - 0.3, effects + 0.3, chances, mu, none]).astype(np.float32)
+    spec = spec_of(leaves=[])
+    spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, labels=["none", "a", "b"]))
+    targets = np.column_stack([y, np.ones(n), arm, np.full(n, np.nan)])
+    groups = {"half": np.where(trial.x[:, 0] > 0.5, "upper", "lower")}
+    got = evaluate(spec, Scores(logits), targets, part="test", patients=np.arange(n), draws=100, groups=groups)
+    told = got["effect"]
+    assert told["overlap"]["inside"] == pytest.approx(0.9)
+    assert list(told["overlap"]["arms"]) == ["none", "a", "b"] and list(told["histogram"]["arms"]) == ["a", "b"]
+    assert all(sum(map(sum, arms.values())) == n for arms in told["overlap"]["arms"].values())
+    assert sum(told["histogram"]["arms"]["a"]["another recommended"]) > 0
+    (row, _) = got["subgroups"]
+    assert row["metrics"]["average effect of b"]["value"] == pytest.approx(2, abs=0.3)
+    assert overlap(got) is not None and effects_by_advice(got) is not None

@@ -20,7 +20,7 @@ from medserve.questions.effect import (
     standardised_differences,
     standing,
 )
-from medserve.questions.policy import grow
+from medserve.questions.policy import Policy, grow
 
 OUTPUT = OutputSpec(
     task="effect", labels=["none", "drug"], unit="g", mean=10.0, sd=2.0,
@@ -170,3 +170,10 @@ def test_a_rule_on_a_word_is_said_as_a_word():
     x = np.repeat([[0.0], [1.0]], 100, axis=0).astype(np.float32)
     gamma = np.column_stack([np.zeros(200), np.where(x[:, 0] > 0.5, 1.0, -1.0)])
     assert grow(x, gamma, depth=1).rules(["sex = F"])[::2] == ["sex is not F", "sex = F"]
+
+
+def test_two_limits_of_one_column_are_said_as_one():
+    """The narrower of two on one side; both where they lie on either side."""
+    tree = Policy(np.array([0, 0, 0]), np.array([62.16, 50.5, 71.0], np.float32), np.array([0, 1, 0, 1]))
+    assert tree.rules(["age (a)"]) == ["age (a) <= 50.5", "age (a) > 50.5 and <= 62.16", "age (a) > 62.16 and <= 71",
+                                       "age (a) > 71"]  # fmt: skip

@@ -11,6 +11,7 @@ from medserve.errors import BadData
 from medserve.models.record.effect import LINEAR, TREES
 from medserve.models.spec import Effect, OutputSpec
 from medserve.questions.effect import advise, parted
+from medserve.training import refute as refuting
 from medserve.training._bayes import factor, regress
 from medserve.training.effect import learn
 from medserve.training.refute import e_value, refute
@@ -81,6 +82,28 @@ def test_an_honest_effect_survives_its_refuters(learned):
     rows, closed = refute(found, targets_of(trial.y, trial.arm))
     assert {row["name"] for row in rows} >= {"placebo treatment", "random common cause", "subset stability", "E-value"}
     assert [row["name"] for row in rows if row["level"] == "red"] == [] and closed == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "level", "deals"),
+    [((0,), "green", 1), ((1, 0, 0), "green", 3), ((1, 1), "red", 2), ((1, 0, 1), "red", 3)],
+)
+def test_one_deal_that_shows_an_effect_is_dealt_again(learned, monkeypatch, shown, level, deals):
+    """One in twenty does so by chance; most of three do not."""
+    noise = np.random.default_rng(0).normal(size=(400, 1))
+    noise -= noise.mean()
+    found = iter(shown)
+    monkeypatch.setattr(refuting, "_averages", lambda *_: noise + next(found))
+    row = refuting._placebo(learned[0])
+    assert row["level"] == level and row["figure"].count(" to ") == deals
+
+
+def test_several_arms_are_looked_at_together():
+    """Ten averages without an effect: each at 95 % by itself, two runs of five would show one."""
+    noise = np.random.default_rng(0).normal(size=(500, 400, 10))
+    shown = np.mean([not refuting._holds_nothing(psi) for psi in noise])
+    assert 0.02 < shown < 0.08
+    assert not refuting._holds_nothing(noise[0] + np.eye(10)[3])
 
 
 def test_a_negative_control_that_moves_closes_the_model(learned):

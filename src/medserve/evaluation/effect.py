@@ -151,7 +151,9 @@ class _Judged:
 
     def record(self, measured: Mapping[str, Interval], names: Sequence[str]) -> dict[str, Any]:
         labels, e = self.output.labels, self.said.propensity
-        inside = (e >= self.facts.overlap[0]) & (e <= self.facts.overlap[1])
+        inside = e >= self.facts.overlap[0]  # as `advise` has it: of several arms each may be common, none too rare
+        if e.shape[1] == 2:
+            inside &= e <= self.facts.overlap[1]
         edges = np.linspace(0, 1, BINS + 1)
         spread = np.histogram_bin_edges(self.said.effect, BINS)
         codes = [code for row in self.advice.codes for code in row]
@@ -174,12 +176,14 @@ class _Judged:
             "advice": {code: codes.count(code) for code in sorted(set(codes))},
             "overlap": {
                 "band": list(self.facts.overlap),
-                "inside": float(inside.all(1).mean()) if e.shape[1] == 2 else float(inside[:, :].any(1).mean()),
+                "inside": float(inside.all(1).mean()),
                 "effective": dict(zip(labels, question.effective_size(self.arm, self.chances).tolist(), strict=True)),
                 "edges": edges.tolist(),
                 "arms": {
-                    label: np.histogram(e[self.arm == k, min(1, e.shape[1] - 1)], edges)[0].tolist()
-                    for k, label in enumerate(labels)
+                    to: {
+                        label: np.histogram(e[self.arm == k, of], edges)[0].tolist() for k, label in enumerate(labels)
+                    }
+                    for of, to in enumerate(labels) if of or len(labels) > 2
                 },
             },
             "histogram": {
@@ -187,7 +191,7 @@ class _Judged:
                 "arms": {
                     label: {
                         kind: np.histogram(self.said.effect[mask, k], spread)[0].tolist()
-                        for kind, mask in self._kinds().items()
+                        for kind, mask in self._kinds(k + 1).items()
                     }
                     for k, label in enumerate(labels[1:])
                 },
@@ -199,9 +203,12 @@ class _Judged:
             ],
         }  # fmt: skip
 
-    def _kinds(self) -> dict[str, Array]:
+    def _kinds(self, k: int) -> dict[str, Array]:
+        """What was said of one arm: another one may have been recommended."""
         arm = self.advice.arm
-        return {"recommended": arm > 0, "recommended against": arm == 0, "abstained": arm == question.ABSTAIN}
+        found = {"recommended": arm == k, "recommended against": arm == 0, "abstained": arm == question.ABSTAIN}
+        other = (arm > 0) & (arm != k)
+        return found | ({"another recommended": other} if len(self.output.labels) > 2 else {})
 
     def _of_leaf(self, inside: Array) -> list[dict[str, float | None]]:
         """Mean scores of the patients of a leaf, one a contrast; None with fewer than 10."""
@@ -218,8 +225,9 @@ def _subgroups(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Average effect, advice and abstention of each declared subgroup of at least 50."""
     rows: list[dict[str, Any]] = []
-    psi = ours.gamma[:, 1] - ours.gamma[:, 0]
-    arm = ours.advice.arm
+    psi = ours.gamma[:, 1:] - ours.gamma[:, :1]
+    arm, others = ours.advice.arm, ours.output.labels[1:]
+    named = ["average_effect"] if len(others) == 1 else [f"average effect of {label}" for label in others]
     for name, value, inside in groups_with_pairs(groups):
         n = int(inside.sum())
         if n < FEWEST or " x " in name:
@@ -228,7 +236,7 @@ def _subgroups(
         def figures(w: Array, m: Array = inside) -> dict[str, Array]:
             total = w.sum(axis=1)
             return {
-                "average_effect": ratio(w @ psi[m], total),
+                **{name: ratio(w @ psi[m, k], total) for k, name in enumerate(named)},
                 "recommended": ratio(w @ (arm[m] > 0), total),
                 "abstention": ratio(w @ (arm[m] == question.ABSTAIN), total),
             }

@@ -14,7 +14,7 @@ LIMIT = 0.1  # of a standardised difference that passes for balance
 MOST = 30  # columns that a picture shows
 ALTS = {
     "balance": "Standardised mean differences between the arms before and after weighting",
-    "overlap": "Histogram of the chance of treatment by the arm that was given",
+    "overlap": "Histogram of the chance of each arm by the arm that was given",
     "policies": "Value of each policy over what was done, with 95% intervals",
     "effects": "Histogram of the estimated effects by advice",
 }
@@ -41,16 +41,16 @@ def overlap(result: Mapping[str, Any]) -> bytes | None:
     found = (result.get("effect") or {}).get("overlap")
     if not found:
         return None
-    edges = np.asarray(found["edges"])
-    with drawing(width=6.4) as (ax, drawn):
-        for k, (arm, counts) in enumerate(found["arms"].items()):
-            ax.stairs(counts, edges, color=LINES[k], fill=True, alpha=0.35, label=arm)
-        for limit in found["band"]:
-            ax.axvline(limit, color=SOFT, linewidth=0.9, linestyle=":")
-        ax.set(
-            xlabel=f"Chance of {list(found['arms'])[min(1, len(found['arms']) - 1)]}", ylabel="Patients", xlim=(0, 1)
-        )
-        legend(ax)
+    edges, panels = np.asarray(found["edges"]), found["arms"]
+    limits = found["band"] if len(panels) == 1 else found["band"][:1]
+    with drawing(width=6.4, height=1.2 + 2.4 * len(panels), rows=[1] * len(panels)) as (axes, drawn):
+        for ax, (to, arms) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            for k, (arm, counts) in enumerate(arms.items()):
+                ax.stairs(counts, edges, color=LINES[k], fill=True, alpha=0.35, label=arm)
+            for limit in limits:
+                ax.axvline(limit, color=SOFT, linewidth=0.9, linestyle=":")
+            ax.set(xlabel=f"Chance of {to}", ylabel="Patients", xlim=(0, 1))
+        legend(np.atleast_1d(axes)[0])
     return drawn.svg
 
 
@@ -73,21 +73,22 @@ def policies(result: Mapping[str, Any]) -> bytes | None:
 
 
 def effects(result: Mapping[str, Any]) -> bytes | None:
-    """Estimated effects of the first contrast, by what was advised."""
+    """Estimated effects of each arm, by what was advised."""
     found = (result.get("effect") or {}).get("histogram")
     if not found:
         return None
-    edges, (arm, kinds) = np.asarray(found["edges"]), next(iter(found["arms"].items()))
-    colours = {"recommended": GREEN, "recommended against": RED, "abstained": SOFT}
-    with drawing(width=6.4) as (ax, drawn):
-        below = np.zeros(len(edges) - 1)
-        for kind, counts in kinds.items():
-            ax.stairs(below + np.asarray(counts), edges, baseline=below, fill=True, color=colours[kind], alpha=0.7,
-                      label=kind)  # fmt: skip
-            below = below + np.asarray(counts)
-        ax.axvline(0, color=INK, linewidth=0.8)
-        ax.set(xlabel=f"Estimated effect of {arm}", ylabel="Patients")
-        legend(ax)
+    edges, panels = np.asarray(found["edges"]), found["arms"]
+    colours = {"recommended": GREEN, "recommended against": RED, "abstained": SOFT, "another recommended": BLUE}
+    with drawing(width=6.4, height=1.2 + 2.4 * len(panels), rows=[1] * len(panels)) as (axes, drawn):
+        for ax, (arm, kinds) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            below = np.zeros(len(edges) - 1)
+            for kind, counts in kinds.items():
+                ax.stairs(below + np.asarray(counts), edges, baseline=below, fill=True, color=colours[kind], alpha=0.7,
+                          label=kind)  # fmt: skip
+                below = below + np.asarray(counts)
+            ax.axvline(0, color=INK, linewidth=0.8)
+            ax.set(xlabel=f"Estimated effect of {arm}", ylabel="Patients")
+        legend(np.atleast_1d(axes)[0])
     return drawn.svg
 
 

@@ -46,9 +46,19 @@ class Policy:
         found = []
         for leaf in range(4):
             first, second = leaf >= 2, bool(leaf % 2)
-            said = [self._said(0, first, names), self._said(2 if first else 1, second, names)]
+            below = 2 if first else 1
+            said = [self._said(0, first, names), self._said(below, second, names)]
+            if self.column[below] == self.column[0] and all(said):
+                said = [self._between(below, first, second, names)]
             found.append("nobody" if None in said else " and ".join(s for s in said if s) or "everybody")
         return found
+
+    def _between(self, below: int, first: bool, second: bool, names: Sequence[str]) -> str | None:
+        """Two conditions on one column, as one."""
+        if first == second:  # the one below is the narrower
+            return self._said(below, second, names)
+        low, high = sorted(float(self.threshold[split]) for split in (0, below))
+        return f"{names[int(self.column[0])]} > {low:.4g} and <= {high:.4g}"
 
     def _said(self, split: int, right: bool, names: Sequence[str]) -> str | None:
         """One condition; "" where there is no split, None on its empty side."""
