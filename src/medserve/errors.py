@@ -107,6 +107,6 @@ class Fault(MedServeError):
 
 def neighbours(name: str, known: Iterable[str]) -> str:
     """'similar: a, b' or 'known: a, b' for an error message."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = get_close_matches(name[:100], known, n=3)
     return f"similar: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"

@@ -64,6 +64,16 @@ def test_what_was_done_is_counted(running):
     assert any(name == "medserve_build_info" for name, _ in after)
 
 
+def test_the_first_scrape_says_how_idle_the_engines_are(tmp_path):
+    """There is none before it to look back to: it looks back to the start."""
+    with live_server(tmp_path) as running:
+        ring = KeyRing.open(running.settings)
+        running.reader = {"authorization": f"Bearer {ring.create('prometheus', role='administrator').key}"}
+        ring.close()
+        first = read(running)
+    assert 0 <= first["medserve_engine_idle_ratio", (("model", "tiny"), ("version", "2"))] <= 1
+
+
 def test_a_missed_deadline_is_counted(running):
     before = read(running)
     with running.http() as http:

@@ -73,9 +73,13 @@ class Glass:
         if reason not in REASONS:
             raise Usage("break-glass-reason", "This is no reason that is known here.", hint=", ".join(REASONS))
         if not 0 < minutes <= MOST_MINUTES:
-            raise Usage("break-glass-minutes", f"The glass stays broken for at most {MOST_MINUTES} minutes.")
+            raise Usage(
+                "break-glass-minutes",
+                f"The glass stays broken for at most {MOST_MINUTES} minutes.",
+                hint=f"Give minutes from 1 to {MOST_MINUTES}.",
+            )
         if not who.models:
-            raise Usage("break-glass-not-needed", "All models of the tenant are open already.")
+            raise Usage("break-glass-not-needed", "All models of the tenant are open already.", hint="Ask as you are.")
 
     def break_for(
         self, db: sa.Connection, who: Principal, *, reason: str, models: Sequence[str], minutes: float
@@ -116,7 +120,7 @@ class Glass:
         if row.principal == reviewer.id:
             raise Unreviewable("review-own", "Another person than the one who broke the glass reviews it.")
         if row.reviewed_at is not None:
-            raise Usage("review-done", "This was reviewed already.")
+            raise Usage("review-done", "This was reviewed already.", hint="Nothing is left to do.")
         return _broken(row)
 
     def review(self, db: sa.Connection, id: str, reviewer: Principal) -> None:

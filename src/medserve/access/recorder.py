@@ -61,7 +61,11 @@ class Recorder:
         Raises: AuditFault "audit-closed".
         """
         if self._closing or not self._thread.is_alive():
-            raise AuditFault("audit-closed", "The audit log is closed, so nothing is done.")
+            raise AuditFault(
+                "audit-closed",
+                "The audit log is closed, so nothing is done.",
+                hint="The service is stopping; try again in a moment.",
+            )
         self._queue.put(_Waiting(event, loop, waiter))
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class Sessions:
         if account is not None:
             found = db.execute(sa.select(accounts.c.disabled_at).where(accounts.c.id == account)).one_or_none()
             if found is None or found.disabled_at is not None:
-                raise Denied("account-disabled", "This account is disabled.")
+                raise Denied("account-disabled", "This account is disabled.", hint="Ask an administrator.")
         token, id = fresh_secret(PREFIX), f"s-{secrets.token_hex(8)}"
         db.execute(sessions.delete().where(sessions.c.expires_at < now - KEPT_S))
         db.execute(
@@ -131,9 +131,9 @@ class Sessions:
         now = time.time()
         who = row.principal
         if row.ended:
-            raise Ended("session-ended", "This session was ended.", who)
+            raise Ended("session-ended", "This session was ended.", who, hint="Sign in again.")
         if row.expires_at <= now or (row.idle_s and row.seen_at + row.idle_s <= now):
-            raise Ended("session-expired", "This session is over.", who)
+            raise Ended("session-expired", "This session is over.", who, hint="Sign in again.")
         return who
 
     def over(self, id: str) -> bool:

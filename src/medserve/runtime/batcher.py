@@ -356,4 +356,8 @@ def _late() -> Late:
 
 
 def _failed(error: Exception) -> Fault:
-    return Fault("engine-failed", f"The engine could not run the model ({type(error).__name__}).")
+    return Fault(
+        "engine-failed",
+        f"The engine could not run the model ({type(error).__name__}).",
+        hint="Try again; else report the trace.",
+    )

@@ -68,6 +68,7 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 DEFAULT = Choice()
+_AGAIN = "Ask again; if it stays, load the model anew or tune it again."
 OVERLAP = 2  # passes at least where they share the threads: while one waits for Python, another one computes
 
 
@@ -164,11 +165,17 @@ class Engine:
         try:
             values = self._session.run(names, {self.input: np.ascontiguousarray(images)})
         except Exception as error:
-            raise Fault("engine-failed", f"The engine could not run the model ({type(error).__name__}).") from error
+            raise Fault(
+                "engine-failed", f"The engine could not run the model ({type(error).__name__}).", hint=_AGAIN
+            ) from error
         found = dict(zip(names, values, strict=True))
         logits = np.asarray(found["logits"], np.float32).reshape(len(images), -1)
         if logits.shape[1] != self.width or not np.isfinite(logits).all():
-            raise Fault("engine-failed", "The model gave scores that are not finite, or not of its declared width.")
+            raise Fault(
+                "engine-failed",
+                "The model gave scores that are not finite, or not of its declared width.",
+                hint=_AGAIN,
+            )
         distance = found.get("distance")
         distance = None if distance is None else np.asarray(distance, np.float32).reshape(len(images))
         return Scores(logits, distance, found.get("cam"))

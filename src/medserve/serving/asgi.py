@@ -38,7 +38,7 @@ from medserve.serving.admission import Admission
 from medserve.serving.advice import FHIR_TYPE, check_review, rendered, speaks_fhir
 from medserve.serving.browser import address, session_cookie
 from medserve.serving.control import control_plane, nowhere
-from medserve.serving.gate import Forbidden, Gate, Quota, asked_of
+from medserve.serving.gate import ASK_KEEPER, Forbidden, Gate, Quota, asked_of
 from medserve.serving.live import Stages
 from medserve.serving.logs import Log, make_log, where
 from medserve.serving.metrics import Metrics
@@ -420,7 +420,7 @@ class Application:
         """
         decision = self.gate.policy.decide(caller, "cases.read", Resource("service"))
         if not decision.allowed:
-            raise Forbidden(decision.reason, f"The role {caller.role} may not do this (cases.read).")
+            raise Forbidden(decision.reason, f"The role {caller.role} may not do this (cases.read).", hint=ASK_KEEPER)
         case = await asyncio.to_thread(self._cases.look, caller.tenant, named)
         note["patient"], note["input"] = case.stored.patient, f"vault:{case.id}"
         bodies.check_media(case.media_type, model.spec)

@@ -27,7 +27,7 @@ from medserve.runtime.batcher import BATCH
 from medserve.runtime.naming import new_id
 from medserve.serving import bodies
 from medserve.serving.advice import check_review
-from medserve.serving.gate import Forbidden, Gate
+from medserve.serving.gate import ASK_KEEPER, Forbidden, Gate
 from medserve.serving.registry import Registry
 from medserve.serving.service import Service
 from medserve.serving.wire import encode
@@ -38,6 +38,7 @@ from medserve.store.cases import Cases
 LEASE_S, LOOK_S, TURN_S, SWEEP_S = 5.0, 2.0, 10.0, 60.0
 IN_FLIGHT = 8  # items of one process that are asked about at once
 _FINAL = {"batch-model-gone", "batch-creator-gone", "batch-not-allowed", "batch-damaged", "object-damaged"}
+_REPORT = "Report it, with the batch and the item, to whoever runs this service."
 ITEM_S = 300.0  # longest wait for one of them; being last, it may be long
 
 
@@ -109,7 +110,11 @@ class Runner:
             with contextlib.suppress(Exception):
                 await asyncio.to_thread(self._batches.release, row)
         except Exception as error:
-            known = error if isinstance(error, MedServeError) else Fault("internal", "The batch could not go on.")
+            known = (
+                error
+                if isinstance(error, MedServeError)
+                else Fault("internal", "The batch could not go on.", hint=_REPORT)
+            )
             if isinstance(known, (Busy, Fault)) and not _final(known):  # tried again when its turn comes
                 await asyncio.sleep(1.0)
                 with contextlib.suppress(Exception):
@@ -209,7 +214,9 @@ class Runner:
                 except MedServeError as error:
                     return _failed(item, error.as_dict()["error"])
                 except Exception as error:  # its own fault alone; what the error says may be a patient's
-                    fault = Fault("internal", f"The service failed on this item ({type(error).__name__}).")
+                    fault = Fault(
+                        "internal", f"The service failed on this item ({type(error).__name__}).", hint=_REPORT
+                    )
                     return _failed(item, fault.as_dict()["error"])
 
     async def _pause(self, seconds: float) -> None:
@@ -223,18 +230,24 @@ class Runner:
         """One item. Raises: Refusal, Forbidden, NotFound "unknown-case", Gone "erased", Busy."""
         assert self.gate is not None
         if wait := self.gate.compute_wait(who):
-            raise Busy("quota-compute", "The share of computing is used up.", retry_after_s=wait)
+            raise Busy(
+                "quota-compute", "The share of computing is used up.", hint="It goes on later.", retry_after_s=wait
+            )
         model, media, data = service.model, bodies.JSON_TYPE, item.body
         if item.case:
             decision = self._policy.decide(who, "cases.read", Resource("service"), row.purpose)
             if not decision.allowed:
-                raise Forbidden(decision.reason, f"The role {who.role} may not do this (cases.read).")
+                raise Forbidden(decision.reason, f"The role {who.role} may not do this (cases.read).", hint=ASK_KEEPER)
             case = await asyncio.to_thread(self._cases.look, row.tenant, item.case)
             item.owner = case.stored.patient
             media = bodies.check_media(case.media_type, model.spec)
             data = await asyncio.to_thread(self._cases.read, case, max_bytes=self._settings.max_upload_bytes)
         elif len(data) > bodies.body_limit(media, self._settings.max_upload_bytes):
-            raise Refusal("item-too-large", "The item is larger than one prediction may be.")
+            raise Refusal(
+                "item-too-large",
+                "The item is larger than one prediction may be.",
+                hint="Send one image, not a whole study.",
+            )
         data = bodies.case_bytes(data, media, model.spec)
         if model.reviewed:
             check_review(self.gate, who, data, media, row.purpose)

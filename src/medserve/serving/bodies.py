@@ -40,14 +40,24 @@ MOST_CASE_BYTES = 256  # of a body that names a stored case
 def media_type(scope: Scope, spec: ModelSpec) -> str:
     """The declared type of the body, without parameters.
 
-    Raises: WrongMedia "media-type" (415): the model does not take it.
+    Raises: WrongMedia "media-type" (415): the model does not take it; "content-encoding".
     """
     return check_media(declared_media(scope), spec)
 
 
 def declared_media(scope: Scope) -> str:
-    """In lower case, without parameters; "" without the header."""
+    """In lower case, without parameters; "" without the header.
+
+    Raises: WrongMedia "content-encoding" (415): the body is compressed.
+    """
+    check_encoding(scope)
     return header(scope, b"content-type").partition(";")[0].strip().lower()
+
+
+def check_encoding(scope: Scope) -> None:
+    """Raises: WrongMedia "content-encoding" (415): what is compressed would be refused as something unreadable."""
+    if header(scope, b"content-encoding").strip().lower() not in ("", "identity"):
+        raise WrongMedia("content-encoding", "A body is taken as it is.", hint="Send it uncompressed.")
 
 
 def check_media(media: str, spec: ModelSpec) -> str:
@@ -76,7 +86,11 @@ def expected_bytes(scope: Scope, limit: int) -> int:
     if not declared:
         return limit
     if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
-        raise Usage("content-length", "Content-Length is not a number of bytes.")
+        raise Usage(
+            "content-length",
+            "Content-Length is not a number of bytes.",
+            hint="Leave it to your client, which counts the body.",
+        )
     if int(declared) > limit:
         raise too_large(limit)
     return int(declared)
@@ -226,7 +240,11 @@ def _from_json(body: bytes, want: InputSpec) -> bytes:
             hint='Or send the file itself with its own Content-Type, or {"case": ID} for a stored one.',
         ) from error
     if set(inputs) != {want.name}:
-        raise Refusal("inputs-mismatch", f"The model takes exactly one input, {want.name!r}.")
+        raise Refusal(
+            "inputs-mismatch",
+            f"The model takes exactly one input, {want.name!r}.",
+            hint=f'Send {{"inputs": {{"{want.name}": BASE64}}}}.',
+        )
     return inputs[want.name]
 
 

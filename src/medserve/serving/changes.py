@@ -79,7 +79,11 @@ class Changes:
         for row in self._shelf.published():
             known = self._registry.loader.verify(self._shelf.fetched(row))
             if known.digest != row.digest:
-                raise BadPackage("package-altered", f"{row.name} {row.version} is not what was published.")
+                raise BadPackage(
+                    "package-altered",
+                    f"{row.name} {row.version} is not what was published.",
+                    hint="Publish it anew, or withdraw it.",
+                )
             self._add(known, row.tenant, gone)
         self._registry.set_splits(self._splits.rows())
 

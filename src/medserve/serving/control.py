@@ -26,7 +26,8 @@ class Nowhere(Usage):
 def nowhere() -> Nowhere:
     """For an address that is none of this service's."""
     addresses = ("/v1/models", "/v1/models/NAME", "/v1/models/NAME/predict", "/openapi.json", "/v2/health/ready")
-    return Nowhere("unknown-address", f"There is nothing here (known: {', '.join(addresses)}).")
+    hint = "GET /openapi.json lists all of them."
+    return Nowhere("unknown-address", f"There is nothing here (known: {', '.join(addresses)}).", hint=hint)
 
 
 class WireResponse(Response):
@@ -115,9 +116,18 @@ async def _http(request: Request, error: Exception) -> Response:
     elif error.status_code == 404:
         known = nowhere()
     else:
-        known = Fault("internal", "The service failed on this request.")
+        known = Fault(
+            "internal", "The service failed on this request.", hint="Report the trace to whoever runs this service."
+        )
     return await _known(request, known)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    return await _known(request, Usage("request-invalid", "The request does not fit /openapi.json."))
+    return await _known(
+        request,
+        Usage(
+            "request-invalid",
+            "The request does not fit /openapi.json.",
+            hint="Compare it with the schema of this address there.",
+        ),
+    )

@@ -15,6 +15,7 @@ from medserve.serving.routes import route_of
 
 BURST_S = 2.0  # a principal may use this many seconds of its rate at once
 COMPUTE_BURST_S = 10.0  # and of its share of computing
+ASK_KEEPER = "Ask whoever keeps the policy of this service."
 _MOST_BUCKETS = 10_000
 
 
@@ -110,13 +111,14 @@ class Gate:
         for action in asked.actions:
             decision = self.policy.decide(principal, action, asked.resource, purpose)
             if not decision.allowed:
-                raise Forbidden(
-                    decision.reason,
-                    f"The role {principal.role} may not do this ({action})."
-                    if decision.reason != "purpose-not-allowed"
-                    else f"The role {principal.role} may not act for this purpose.",
-                    hint="Ask whoever keeps the policy of this service.",
-                )
+                raise self._forbidden(principal, action, decision.reason)
+
+    def _forbidden(self, principal: Principal, action: str, reason: str) -> Forbidden:
+        if reason != "purpose-not-allowed":
+            return Forbidden(reason, f"The role {principal.role} may not do this ({action}).", hint=ASK_KEEPER)
+        allowed = ", ".join(self.policy.said.roles[principal.role].purposes)
+        said = f"The role {principal.role} may not act for this purpose (allowed: {allowed})."
+        return Forbidden(reason, said, hint="Name one of these in X-Purpose, or leave it out for the first.")
 
     def permits(self, principal: Principal, asked: Asked, purpose: str, known: Sequence[str]) -> bool:
         """Whether `check` would let him do this to a model, quota apart; so as long as policy and models are these."""

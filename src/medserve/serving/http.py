@@ -130,7 +130,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            self._refuse(503, "service-full", "Too many connections.", "capacity")
+            self._refuse(
+                503, "service-full", "Too many connections.", "capacity", "Close idle ones, or try again in a moment."
+            )
             return
         self._start(HEAD_S)
 
@@ -221,10 +223,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage")
+        self._refuse(
+            400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage", "Use https:// where this has TLS."
+        )
 
     def _refuse_head(self) -> None:
-        self._refuse(431, "headers-too-large", "The request's headers are too large.", "usage")
+        hint = f"Send at most {MAX_HEAD_BYTES // 1024} KiB of them."
+        self._refuse(431, "headers-too-large", "The request's headers are too large.", "usage", hint)
 
     def _start(self, seconds: float) -> None:
         self._stop()
@@ -238,15 +243,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _expired(self) -> None:
         self._timer = None
         if self._in_head and self._head_bytes:
-            self._refuse(408, "request-slow", "The request came too slowly.", "usage")
+            self._refuse(408, "request-slow", "The request came too slowly.", "usage", "Send its headers at once.")
         elif not self.transport.is_closing():
             self.transport.close()
 
-    def _refuse(self, status: int, code: str, message: str, kind: str) -> None:
+    def _refuse(self, status: int, code: str, message: str, kind: str, hint: str) -> None:
         if self.transport.is_closing():
             return
         trace = new_id()
-        error = {"code": code, "message": message, "hint": "", "kind": kind}
+        error = {"code": code, "message": message, "hint": hint, "kind": kind}
         body = json.dumps({"error": error, "trace": trace}).encode()
         secured = (HSTS,) if self.transport.get_extra_info("ssl_object") is not None else ()
         safe = b"".join(name + b": " + value + b"\r\n" for name, value in (*SAFE, *secured))

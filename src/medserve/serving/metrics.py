@@ -213,7 +213,8 @@ class _State:
 
     def __init__(self, registry: "Registry", admission: "Admission") -> None:
         self._registry, self._admission = registry, admission
-        self._seen: deque[tuple[float, dict[tuple[str, str], float]]] = deque()  # when, busy seconds
+        # when, busy seconds; the first scrape looks back to the start
+        self._seen: deque[tuple[float, dict[tuple[str, str], float]]] = deque([(time.monotonic(), {})])
 
     def collect(self) -> Iterator[Metric]:
         info = InfoMetricFamily("medserve_build", "The version that runs.")
@@ -256,12 +257,12 @@ class _State:
             sizes.add_metric(label, edges, sum(size * n for size, n in counts.items()))
         while len(self._seen) > 1 and self._seen[1][0] <= now - IDLE_S:
             self._seen.popleft()
-        if self._seen and now > self._seen[0][0]:
-            since, before = self._seen[0]
+        since, before = self._seen[0]
+        if now > since:
             for label, seconds in spent.items():
                 worked = max(0.0, seconds - before.get(label, 0.0)) / (now - since)
                 idle.add_metric(label, max(0.0, 1.0 - worked))
-        if not self._seen or now - self._seen[-1][0] >= 1.0:
+        if now - self._seen[-1][0] >= 1.0:
             self._seen.append((now, spent))
         yield busy
         yield idle

@@ -206,7 +206,11 @@ class Service:
         except Busy:
             raise
         except Exception as error:
-            fault = Fault("model-failed", f"{self.title} cannot be loaded ({type(error).__name__}).")
+            fault = Fault(
+                "model-failed",
+                f"{self.title} cannot be loaded ({type(error).__name__}).",
+                hint=f"It is tried again after {AGAIN_S:.0f} s.",
+            )
             self.failure, self._failed_at = error if isinstance(error, MedServeError) else fault, time.monotonic()
             raise self.failure from error
         finally:

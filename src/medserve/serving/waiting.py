@@ -24,7 +24,11 @@ def deadline_of(scope: Scope, longest: float) -> float:
     if not text:
         return longest
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
-        raise Usage("deadline-invalid", "X-Request-Deadline-Ms is a whole number of milliseconds.")
+        raise Usage(
+            "deadline-invalid",
+            "X-Request-Deadline-Ms is a whole number of milliseconds.",
+            hint="For instance: X-Request-Deadline-Ms: 500",
+        )
     return min(longest, int(text) / 1000)
 
 
@@ -39,7 +43,7 @@ def priority_of(scope: Scope) -> int:
     if not text:
         return ROUTINE
     if text not in PRIORITIES:
-        raise Usage("priority-unknown", "X-Priority is stat, routine or batch.")
+        raise Usage("priority-unknown", "X-Priority is stat, routine or batch.", hint="Left out, a request is routine.")
     return PRIORITIES.index(text)
 
 

@@ -9,7 +9,7 @@ Whatever answers behind it, the control plane or a prediction, nothing leaves th
 
 from collections.abc import Awaitable, Callable
 
-from medserve.access.audit import AuditFault
+from medserve.access.audit import AuditFault, unwritable
 from medserve.errors import MedServeError
 from medserve.serving.wire import Header, Message, Send
 
@@ -31,9 +31,8 @@ class Watch:
                 try:
                     await self._before(message["status"])
                 except Exception as error:
-                    known = isinstance(error, MedServeError)
-                    code = error.code if isinstance(error, MedServeError) else "audit-unwritable"
-                    self.failure = AuditFault(code, str(error) if known else "The audit log cannot be written.")
+                    known = error if isinstance(error, MedServeError) else unwritable()
+                    self.failure = AuditFault(known.code, known.message, hint=known.hint)
                     raise self.failure from error
             elif message["status"] != self.failure.status:
                 raise self.failure

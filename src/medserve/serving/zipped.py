@@ -149,7 +149,11 @@ def _of_file(
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError):
             said = _Line(file="")
         if said.file is not None:
-            raise Usage("item-invalid", 'A .json file is {"inputs": {...}}, as a line of a manifest.')
+            raise Usage(
+                "item-invalid",
+                'A .json file is {"inputs": {...}}, as a line of a manifest.',
+                hint="See docs/batches.md; a file's own name is its id.",
+            )
         return _filled(said, said.inputs, id=said.id or name)
     except MedServeError as error:
         return Wrong(name, error)
@@ -175,7 +179,11 @@ def _inputs(data: bytes, spec: ModelSpec) -> msgspec.Raw:
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
     """Raises: TooLarge "item-too-large"; Refusal "item-broken"."""
     if member.file_size > most:
-        raise TooLarge("item-too-large", "The file is larger than one prediction may be.")
+        raise TooLarge(
+            "item-too-large",
+            "The file is larger than one prediction may be.",
+            hint="Send one image, not a whole study.",
+        )
     try:
         with archive.open(member) as file:
             data = file.read(member.file_size + 1)

@@ -149,7 +149,8 @@ def router(parts: Parts, batches: Batches, runner: Runner) -> APIRouter:
         batches.sweep()  # its process is gone, or it has just been deleted
         if batches.begin(row) is None:
             return None
-        raise Busy("batch-receiving", "This batch is coming in by another request.", retry_after_s=5)
+        hint = "Try again after the time in Retry-After."
+        raise Busy("batch-receiving", "This batch is coming in by another request.", hint=hint, retry_after_s=5)
 
     def lines_from(
         came: AsyncGenerator[bytes, None], media: str, want: str, spec: ModelSpec
@@ -384,7 +385,11 @@ def _asked_key(request: Request, principal: str) -> str:
     if not given:
         return ""
     if len(given) > 1 or not (0 < len(given[0]) <= 128 and given[0].isascii()):
-        raise Usage("idempotency-key", "Idempotency-Key is one header of 1 to 128 ASCII characters.")
+        raise Usage(
+            "idempotency-key",
+            "Idempotency-Key is one header of 1 to 128 ASCII characters.",
+            hint="For instance: Idempotency-Key: import-7",
+        )
     return hashlib.sha256(b"\0".join((principal.encode(), given[0]))).hexdigest()
 
 

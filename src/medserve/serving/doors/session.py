@@ -50,7 +50,11 @@ def router(parts: Parts) -> APIRouter:
         try:
             said = msgspec.json.decode(body, type=SignIn)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise Usage("json-invalid", 'The body is {"name": ..., "password": ..., "code": ...}.') from None
+            raise Usage(
+                "json-invalid",
+                'The body is {"name": ..., "password": ..., "code": ...}.',
+                hint="Send all three, as texts.",
+            ) from None
         new = await asyncio.to_thread(opened, request, said)
         return WireResponse(described(new), 201)
 

@@ -26,6 +26,7 @@ from medserve.types import Array
 
 Row = bytes | Array | MedServeError  # bytes: what the body of /v1 would be, JSON of a record that is no lone file
 MOST_ROWS = 256
+_TABLE = "GET /v2/models/MODEL lists the inputs; each has B elements, one for a case."
 
 
 def inputs_of(spec: ModelSpec) -> list[TensorShape]:
@@ -62,7 +63,11 @@ def _record(inputs: dict[str, Any]) -> Row:
         return msgspec.json.encode({"inputs": given})
     if len(values) == 1:
         return bytes(values[0])
-    return Usage("tensor-invalid", "Beside other inputs a waveform is its JSON form, not a file.")
+    return Usage(
+        "tensor-invalid",
+        "Beside other inputs a waveform is its JSON form, not a file.",
+        hint="Send the JSON that /v1 takes.",
+    )
 
 
 def _picture(want: InputSpec, data: bytes) -> Row:
@@ -80,23 +85,27 @@ def _pictures(spec: ModelSpec, tensors: dict[str, Values], count: int) -> list[R
     if isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.shape[1:] == spec.shape:
         return list(values)
     shape = ", ".join(map(str, spec.shape))
-    raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B], files, or UINT8 [B, {shape}], prepared pictures.")
+    raise Usage(
+        "tensor-invalid", f"{want.name!r} is BYTES [B], files, or UINT8 [B, {shape}], prepared pictures.", hint=_TABLE
+    )
 
 
 def _column(want: InputSpec, values: Values, count: int) -> list[Any]:
     if want.kind == "number":
         if isinstance(values, list) or values.size != count or values.dtype == bool:
-            raise Usage("tensor-invalid", f"{want.name!r} is one number a case: FP64 [B]; NaN where there is none.")
+            raise Usage(
+                "tensor-invalid", f"{want.name!r} is one number a case: FP64 [B]; NaN where there is none.", hint=_TABLE
+            )
         flat = values.reshape(count).astype(np.float64).tolist()
         return [_finite(want, value) for value in flat]
     if not isinstance(values, list) or len(values) != count:
-        raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B]; empty where there is none.")
+        raise Usage("tensor-invalid", f"{want.name!r} is BYTES [B]; empty where there is none.", hint=_TABLE)
     return [None if not value else _value(want, value) for value in values]
 
 
 def _finite(want: InputSpec, value: float) -> float | None | MedServeError:
     if math.isinf(value):  # JSON has none, and would call it missing
-        return Usage("tensor-invalid", f"{want.name!r} is infinite.")
+        return Usage("tensor-invalid", f"{want.name!r} is infinite.", hint="Send a number, or NaN where there is none.")
     return None if math.isnan(value) else value
 
 
@@ -108,7 +117,11 @@ def _value(want: InputSpec, value: bytes) -> Any:
         try:
             return msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return Usage("tensor-invalid", f"{want.name!r} holds JSON in each element, and one is none.")
+            return Usage(
+                "tensor-invalid",
+                f"{want.name!r} holds JSON in each element, and one is none.",
+                hint="Send the JSON that /v1 takes, in UTF-8.",
+            )
     return value if want.kind == "waveform" else value.decode("utf-8", errors="replace")
 
 

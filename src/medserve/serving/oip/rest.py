@@ -28,7 +28,7 @@ from medserve.serving.oip import columns, words
 from medserve.serving.openapi import reply, takes
 from medserve.serving.tracing import Told
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
-from medserve.serving.wire import JSON, SAFE, Receive, Scope, Send, WrongMedia, header
+from medserve.serving.wire import JSON, SAFE, Receive, Scope, Send, header
 
 if TYPE_CHECKING:
     from medserve.serving.admission import Admission
@@ -80,8 +80,7 @@ async def infer(
     if query := scope.get("query_string"):
         refuse_orders_in_query(query)
         raise Usage("query-invalid", "This address takes no parameters.", hint="They stand in the body.")
-    if header(scope, b"content-encoding") not in ("", "identity"):
-        raise WrongMedia("content-encoding", "A body is taken as it is.", hint="Send it uncompressed.")
+    bodies.check_encoding(scope)
     urgent = priority_of(scope)
     limit = bodies.body_limit(bodies.JSON_TYPE, house.limits.max_upload_bytes)
     caller: Principal = note["caller"]
@@ -264,7 +263,9 @@ def router(parts: Parts) -> APIRouter:
         try:
             asked = msgspec.json.decode(body or b"{}", type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
-            raise Usage("request-invalid", "The body does not fit /openapi.json.") from error
+            raise Usage(
+                "request-invalid", "The body does not fit /openapi.json.", hint="Send {} or no body."
+            ) from error
         if set(getattr(asked, "parameters", ())) - {"unload_dependents"}:
             raise Usage("parameter-unsupported", "A model is loaded as it was packaged.", hint="Leave parameters out.")
         return asked

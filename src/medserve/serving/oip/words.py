@@ -199,7 +199,11 @@ def rows_of(asked: InferRequest) -> int:
     """The first dimension of all inputs. Raises: Usage "tensor-invalid"."""
     counts = {tensor.shape[0] if tensor.shape else 0 for tensor in asked.inputs}
     if len(counts) != 1 or min(counts) < 1:
-        raise Usage("tensor-invalid", "The first dimension of every input is the number of cases, 1 or more.")
+        raise Usage(
+            "tensor-invalid",
+            "The first dimension of every input is the number of cases, 1 or more.",
+            hint="Send as many elements in each input.",
+        )
     return counts.pop()
 
 
@@ -210,11 +214,19 @@ def wishes(asked: InferRequest, unsaid: int = ROUTINE) -> tuple[int, float]:
     """
     said = asked.parameters
     if any(said.get(name) for name in ("sequence_id", "sequence_start", "sequence_end")):
-        raise Usage("parameter-unsupported", "Requests are answered one by one; there are no sequences.")
+        raise Usage(
+            "parameter-unsupported",
+            "Requests are answered one by one; there are no sequences.",
+            hint="Leave sequence_id, sequence_start and sequence_end out.",
+        )
     priority, timeout = said.get("priority", 0), said.get("timeout", 0)
     for value, most in ((priority, len(PRIORITIES)), (timeout, 2**63)):
         if type(value) is not int or not 0 <= value <= most:
-            raise Usage("parameter-unsupported", "priority is 1, 2 or 3 (0: not said), timeout whole microseconds.")
+            raise Usage(
+                "parameter-unsupported",
+                "priority is 1, 2 or 3 (0: not said), timeout whole microseconds.",
+                hint="Mend them, or leave them out.",
+            )
     return (priority - 1 if priority else unsaid), (timeout / 1e6 if timeout else math.inf)
 
 
@@ -353,4 +365,8 @@ def _invalid(why: str) -> Usage:
 
 
 def _wrong(tensor: TensorIn, why: str) -> Usage:
-    return Usage("tensor-invalid", f"The tensor {tensor.name[:64]!r} cannot be read: {why}.")
+    return Usage(
+        "tensor-invalid",
+        f"The tensor {tensor.name[:64]!r} cannot be read: {why}.",
+        hint="Mend its shape, datatype or data; GET /v2/models/MODEL lists the inputs.",
+    )
