@@ -70,6 +70,13 @@ def test_inputs_by_name_with_and_without_the_envelope(media):
         assert raw_inputs(TABLE, json.dumps(body, indent=1).encode(), media=media) == values
 
 
+def test_what_stands_beside_the_inputs_is_named():
+    """Not the word `inputs`, which is right: it would be looked for among the model's own."""
+    with pytest.raises(Usage, match="no 'note'") as caught:
+        raw_inputs(TABLE, b'{"inputs": {"age": 63}, "note": "x"}')
+    assert caught.value.code == "json-invalid" and '{"inputs"' in caught.value.hint
+
+
 @pytest.mark.parametrize("media", ["", "application/fhir+json"])
 def test_a_bundle_gives_the_timeline_and_what_the_patient_resource_says(media):
     """Age in years by the birth date, sex in the model's own word, the whole Bundle for the timeline; what the Bundle

@@ -26,9 +26,11 @@ def convert(value: float, unit: str, wanted: str | None, *, what: str) -> float:
     if unit == wanted:
         return value
     if len(unit) > MOST:
-        raise Refusal("wrong-unit", f"{what}: a unit has at most {MOST} characters; {unit[:16]!r} goes on for more.")
+        why = f"{what}: a unit has at most {MOST} characters; {unit[:16]!r} goes on for more."
+        raise Refusal("wrong-unit", why, hint="Write it in UCUM, for instance mg/dL.")
     if wanted is None:
-        raise Refusal("wrong-unit", f"{what} was learned without a unit; {unit!r} cannot be converted.")
+        hint = "Send the bare number, as it stood in the training data."
+        raise Refusal("wrong-unit", f"{what} was learned without a unit; {unit!r} cannot be converted.", hint=hint)
     try:
         return float(_factor(SAME.get(unit, unit), SAME.get(wanted, wanted), value))
     except Exception as error:  # three libraries, no common base

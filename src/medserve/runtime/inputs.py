@@ -91,12 +91,23 @@ def _from_json(spec: ModelSpec, data: bytes, name: str) -> dict[str, Any]:
     if isinstance(found, dict) and found.get("resourceType"):
         return _from_bundle(spec, found, data)
     inputs = found.get("inputs") if isinstance(found, dict) and set(found) == {"inputs"} else found
+    if isinstance(inputs, dict) and isinstance(inputs.get("inputs"), dict) and "inputs" not in _names(spec):
+        beside = next(key for key in inputs if key != "inputs")
+        raise Usage(
+            "json-invalid",
+            f"The body is inputs alone; there is no {beside[:40]!r}.",
+            hint='Send {"inputs": {"NAME": VALUE}}; GET /v1/models/NAME lists the inputs.',
+        )
     if not isinstance(inputs, dict):
         raise Usage(
             "json-invalid", f'{name or "The body"} is not {{"inputs": {{"NAME": VALUE}}}}.',
             hint="GET /openapi.json has the schema of each model.",
         )  # fmt: skip
     return inputs
+
+
+def _names(spec: ModelSpec) -> set[str]:
+    return {want.name for want in spec.inputs}
 
 
 def _from_bundle(spec: ModelSpec, bundle: dict[str, Any], data: bytes) -> dict[str, Any]:
