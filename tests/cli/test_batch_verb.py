@@ -9,6 +9,7 @@ from tiny_package import SMALL, png, ramp, serving, write_package
 from medserve.access.keys import KeyRing
 from medserve.app import build
 from medserve.cli import run
+from medserve.cli.batch import _value
 from medserve.client import Client
 from medserve.errors import Usage
 from medserve.settings import Settings
@@ -76,3 +77,45 @@ def test_a_manifest_is_sent_as_it_is_and_wrong_sources_are_named(service, tmp_pa
     for source, code in ((tmp_path / "empty", "batch-source"), (tmp_path / "gone", "input-missing")):
         again = ["batch", str(source), *command[2:5], str(tmp_path / f"o-{code}"), *command[6:]]
         assert run(again) == 2 and json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_a_start_that_was_refused_is_not_remembered(service, films, tmp_path, capsys):
+    """The name of a model is mended, and the same command goes on; another version is another batch."""
+    out = tmp_path / "r"
+    command = ["batch", str(films), "--out", str(out), "--url", service, "--json"]
+    assert run([*command, "--model", "tyni"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unknown-model"
+    assert run([*command, "--model", "tiny", "--version", "7"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unknown-version"
+    assert run([*command, "--model", "tiny"]) == 0
+
+
+def test_another_version_is_another_batch(service, films, tmp_path, monkeypatch, capsys):
+    """What was begun of one is not gone on with as if it were of the other."""
+
+    def stopped(self, batch, *, start=0):
+        raise Usage("stopped", "As if it had been.")
+
+    monkeypatch.setattr(Client, "results", stopped)
+    command = ["batch", str(films), "--model", "tiny", "--out", str(tmp_path / "r"), "--url", service, "--json"]
+    assert run(command) == 2 and json.loads(capsys.readouterr().out)["error"]["code"] == "stopped"
+    assert run([*command, "--version", "1"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "batch-other"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "value"),
+    [("text", "fièvre".encode(), "fièvre"), ("molecule", b"CCO", "CCO"), ("image", b"\x89PNG", "iVBORw=="),
+     ("waveform", b"0     ", {"data": "MCAgICAg"})],
+)  # fmt: skip
+def test_a_file_is_sent_as_its_input_takes_it(kind, data, value, tmp_path):
+    """Words in base64 would be read as words, and scored."""
+    (tmp_path / "x").write_bytes(data)
+    assert _value(kind, tmp_path / "x") == value
+
+
+def test_a_file_is_no_number(tmp_path):
+    (tmp_path / "x").write_bytes(b"1")
+    with pytest.raises(Usage) as caught:
+        _value("number", tmp_path / "x")
+    assert caught.value.code == "batch-source"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -38,6 +38,7 @@ class Begun:
     model: str
     source: str
     key: str
+    version: str | None = None
     batch: str = ""
 
 
@@ -81,12 +82,17 @@ def batch(
     if not source.exists():
         raise Usage("input-missing", f"{source} is not there.", hint="Name a folder of files, or a manifest.")
     place = out.with_name(out.name + ".batch")
-    begun = _begun(place, Begun(url, model, str(source.absolute()), secrets.token_hex(16)), out)
+    begun = _begun(place, Begun(url, model, str(source.absolute()), secrets.token_hex(16), version), out)
     with Client(url, read_key(key_file)) as client, Progress(quiet=json) as progress:
         if not begun.batch:
             progress.say("Sending the manifest ...")
             manifest = _folder(client, source, model) if source.is_dir() else source
-            stored = client.start_batch(manifest, model=model, version=version, key=begun.key)
+            try:
+                stored = client.start_batch(manifest, model=model, version=version, key=begun.key)
+            except MedServeError as error:
+                if error.kind in ("usage", "refusal", "access"):  # nothing was begun that this could go on with
+                    place.unlink()
+                raise
             begun = _keep(place, Begun(**asdict(begun) | {"batch": stored.batch}))
         page = _fetch(client, begun.batch, out, progress)
     place.unlink()
@@ -106,7 +112,7 @@ def _begun(place: Path, new: Begun, out: Path) -> Begun:
         begun = Begun(**_json.loads(place.read_bytes()))
     except (ValueError, TypeError):
         begun = Begun("", "", "", "")
-    if (begun.url, begun.model, begun.source) != (new.url, new.model, new.source):
+    if (begun.url, begun.model, begun.source, begun.version) != (new.url, new.model, new.source, new.version):
         raise Usage(
             "batch-other", f"{place} is of another batch.", hint="Go on with the command that began it, or delete it."
         )
@@ -131,9 +137,19 @@ def _folder(client: "Client", folder: Path, model: str) -> Iterator[bytes]:
     if not files:
         raise Usage("batch-source", f"There is no file in {folder}.", hint="Name a folder of files, or a manifest.")
     for path in files:
-        data = base64.b64encode(path.read_bytes()).decode()
-        item = {"id": path.relative_to(folder).as_posix(), "inputs": {wanted[0].name: data}}
-        yield msgspec.json.encode(item) + b"\n"
+        id = path.relative_to(folder).as_posix()
+        yield msgspec.json.encode({"id": id, "inputs": {wanted[0].name: _value(wanted[0].kind, path)}}) + b"\n"
+
+
+def _value(kind: str, path: Path) -> Any:
+    """A file as the input of a body: words as they stand, else in base64. Raises: Usage "batch-source"."""
+    data = path.read_bytes()
+    if kind in ("text", "molecule", "protein"):
+        return data.decode("utf-8", errors="replace")  # what is no text is refused in its own line
+    if kind not in ("image", "volume", "waveform"):
+        raise Usage("batch-source", f"A file is no {kind}.", hint="Write a manifest: NDJSON.")
+    text = base64.b64encode(data).decode()
+    return {"data": text} if kind == "waveform" else text
 
 
 def _fetch(client: "Client", batch: str, out: Path, progress: Progress) -> "BatchInfo":

@@ -403,7 +403,8 @@ def _start(request: Request) -> int:
         or not (value.isascii() and value.isdigit())
         or len(value) > 9
     ):
-        raise Usage("query-invalid", "The address takes one parameter: from.", hint="For instance ?from=500")
+        why = "The address takes one parameter: from, a number of lines, 0 or more."
+        raise Usage("query-invalid", why, hint="For instance ?from=500")
     return int(value)
 
 
