@@ -50,7 +50,8 @@ def test_tune_measures_chooses_and_leaves_the_test_part_sealed(run, home, capsys
     assert verdict["quantised"] == "" and not list((home / "tuned").glob("*.int8"))
     assert json.loads((home / "tuned" / found["record"].split("/")[-1]).read_text()) == verdict
     with open(found["picture"], encoding="utf-8") as file:
-        assert "<svg" in file.read()
+        drawn = file.read()
+    assert "<svg" in drawn and "hollow: kept out" in drawn and "star: chosen" in drawn  # its legend says what is drawn
 
 
 def test_the_ranges_of_int8_come_from_the_training_part(run, home, monkeypatch):
@@ -80,3 +81,18 @@ def test_tune_needs_the_data_of_the_training(run, home, capsys, tmp_path):
     error = call(capsys, "tune", run.package, "--data", other, status=2)["error"]
     assert error["code"] == "foreign-data" and "calibration" in error["message"] and "medserve train" in error["hint"]
     assert call(capsys, "tune", tmp_path, status=2)["error"]["code"] == "package-missing"
+
+
+@pytest.mark.parametrize("verb", ["tune", "evaluate"])
+def test_data_of_another_kind_are_told_so(verb, run, home, capsys, tmp_path):
+    """A table for a model of pictures: not a word about its transforms."""
+    table = tmp_path / "table.csv"
+    table.write_text("age,label\n" + "".join(f"{40 + n},{n % 2}\n" for n in range(40)))
+    error = call(capsys, verb, run.package, "--data", table, status=2)["error"]
+    assert error["code"] == "wrong-kind" and "pictures" in error["message"] and "records" in error["message"]
+
+
+@pytest.mark.parametrize("verb", [["tune", "nowhere"], ["serve", "--models", "nowhere"]])
+def test_fewer_threads_than_none_are_refused(verb, capsys):
+    error = call(capsys, *verb, "--threads=-1", status=2)["error"]
+    assert error["code"] == "bad-arguments" and "--threads" in error["message"]

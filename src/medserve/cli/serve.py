@@ -20,7 +20,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     grpc_port: Annotated[int | None, Parameter(validator=Number(gte=0, lte=65535))] = None,
-    threads: int = 0,
+    threads: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     memory_budget: str | None = None,
     pin: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     tls: Literal["self-signed"] | None = None,

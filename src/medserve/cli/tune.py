@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Group, RenderableType
 
 from medserve.cli._answer import Answer, table
@@ -18,7 +19,7 @@ def tune(
     /,
     *,
     data: Path | None = None,
-    threads: int = 0,
+    threads: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     torch: Annotated[bool, Parameter(negative=())] = False,
     load: Annotated[bool, Parameter(negative=())] = False,
     home: Path | None = None,

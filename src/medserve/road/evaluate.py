@@ -114,10 +114,14 @@ def read_parts(
 ) -> tuple[Cohort, list[str | None]]:
     """The cases of `data` as the package reads them, and the part of its training that each stood in, if any.
 
-    Raises: BadData "labels-differ", and those of reading.
+    Raises: BadData "wrong-kind", "labels-differ", and those of reading.
     """
-    spec = package.spec
-    cohort = read_data(as_asked(list_data(data, settings), spec), spec.transforms, spec.shape, work, progress)
+    spec, listing = package.spec, list_data(data, settings)
+    if (listing.kind == "record") != spec.is_record:
+        takes, found = ("records", "pictures") if spec.is_record else ("pictures", "records")
+        why = f"The model takes {takes}; {data.name} holds {found}."
+        raise BadData("wrong-kind", why, hint="Name data of the kind that it was trained on.")
+    cohort = read_data(as_asked(listing, spec), spec.transforms, spec.shape, work, progress)
     if spec.is_record:
         cohort = encode(cohort, check_inputs(cohort, spec), work, progress=progress)
     known, key = parts_by_hash(package.split), pseudonym_key(settings)

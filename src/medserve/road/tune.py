@@ -163,10 +163,11 @@ def _evidence(
 
 
 def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:
-    """Cases a second against the wait of a lone case; hollow: not allowed, line: the Pareto front, star: chosen."""
+    """Cases a second against the wait of a lone case; hollow: kept out, line: the Pareto front, star: chosen, diamond:
+    with a second look."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
-    with drawing(6.4, 4.0) as (ax, drawn):
+    with drawing(8.2, 4.0) as (ax, drawn):
         edge = front(verdict.rows)
         ax.plot([r.lone_ms or 0 for r in edge], [r.images_per_s or 0 for r in edge], color=GREEN, linewidth=1.2,
                 label="Pareto front", zorder=1)  # fmt: skip
@@ -178,10 +179,14 @@ def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:
             colour, label = COLOURS.get(f"{c.engine}/{c.precision}", OTHER), None if str(c) in named else str(c)
             named.add(str(c))
             won = c == verdict.chosen
-            ax.scatter(row.lone_ms, row.images_per_s, s=150 if won else 30, marker="*" if won else "o", color=colour,
-                       facecolor="none" if row.code else colour, label=label)  # fmt: skip
-        told = {(str(r.choice), r.choice.streams): r for r in sorted(verdict.rows, key=lambda r: r.images_per_s or 0)}
-        for row in told.values():  # the fastest batch of each; all of them would lie upon each other
+            marker = "*" if won else "D" if c.second else "o"
+            ax.scatter(row.lone_ms, row.images_per_s, s=150 if won else 30, marker=marker, color=colour,
+                       facecolor="none" if row.code else colour)  # fmt: skip
+            ax.scatter([], [], marker="D" if c.second else "o", color=colour, s=30, label=label)
+        ax.scatter([], [], marker="o", color=SOFT, facecolor="none", s=30, label="hollow: kept out")
+        ax.scatter([], [], marker="*", color=SOFT, s=150, label="star: chosen")
+        told = {str(r.choice): r for r in sorted(verdict.rows, key=lambda r: r.images_per_s or 0)}
+        for row in told.values():  # the fastest of each; all of them would lie upon each other
             if row.lone_ms is not None and row.images_per_s is not None:
                 at, shape = (row.lone_ms, row.images_per_s), f"{row.choice.streams} x {row.choice.batch}"
                 ax.annotate(shape, at, xytext=(6, 3), textcoords="offset points", fontsize=7, color=SOFT)
@@ -191,6 +196,6 @@ def _picture(verdict: Verdict, path: Path, name: str) -> Path | None:
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
         ax.set_title(f"{name} on {verdict.cores} threads (labels: streams x batch)")
-        legend(ax)
+        legend(ax, beside=True)
     write_bytes(path, drawn.svg, mode=0o600)
     return path

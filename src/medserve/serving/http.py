@@ -224,7 +224,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(
-            400, "http-invalid", "This is not a valid HTTP/1.1 request.", "usage", "Send it with a client of HTTP/1.1; HTTP/2 is not spoken here."
+            400,
+            "http-invalid",
+            "This is not a valid HTTP/1.1 request.",
+            "usage",
+            "Send it with a client of HTTP/1.1; HTTP/2 is not spoken here.",
         )
 
     def _refuse_head(self) -> None:
