@@ -9,7 +9,6 @@ from tiny_package import SMALL, png, ramp, serving, write_package
 from medserve.access.keys import KeyRing
 from medserve.app import build
 from medserve.cli import run
-from medserve.cli.batch import _value
 from medserve.client import Client
 from medserve.errors import Usage
 from medserve.settings import Settings
@@ -101,21 +100,3 @@ def test_another_version_is_another_batch(service, films, tmp_path, monkeypatch,
     assert run(command) == 2 and json.loads(capsys.readouterr().out)["error"]["code"] == "stopped"
     assert run([*command, "--version", "1"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "batch-other"
-
-
-@pytest.mark.parametrize(
-    ("kind", "data", "value"),
-    [("text", "fièvre".encode(), "fièvre"), ("molecule", b"CCO", "CCO"), ("image", b"\x89PNG", "iVBORw=="),
-     ("waveform", b"0     ", {"data": "MCAgICAg"})],
-)  # fmt: skip
-def test_a_file_is_sent_as_its_input_takes_it(kind, data, value, tmp_path):
-    """Words in base64 would be read as words, and scored."""
-    (tmp_path / "x").write_bytes(data)
-    assert _value(kind, tmp_path / "x") == value
-
-
-def test_a_file_is_no_number(tmp_path):
-    (tmp_path / "x").write_bytes(b"1")
-    with pytest.raises(Usage) as caught:
-        _value("number", tmp_path / "x")
-    assert caught.value.code == "batch-source"

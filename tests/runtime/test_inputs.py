@@ -3,10 +3,12 @@
 import datetime as dt
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.data import get_testdata_file
 
 from medserve.data.fields import Records
 from medserve.data.fields.category import Category
@@ -16,7 +18,7 @@ from medserve.data.fields.timeline import Timeline
 from medserve.data.fields.waveform import Waveform
 from medserve.errors import MedServeError, Refusal, Usage
 from medserve.models.spec import InputSpec, ModelSpec, OutputSpec
-from medserve.runtime.inputs import raw_inputs, schema_of
+from medserve.runtime.inputs import raw_inputs, schema_of, value_of_file
 from medserve.types import Named
 
 AGE = InputSpec(name="age", kind="number", shape=(1,), unit="a", range=(0, 120))
@@ -137,6 +139,29 @@ def test_a_file_of_waves_is_a_body_of_its_own():
             assert raw_inputs(spec(ECG), data, media=media) == {"ecg": data}
     with pytest.raises(Refusal):
         Waveform("ecg").parse(b"\x00\x01\xff\xfe" * 50)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "value"),
+    [("text", "fièvre".encode(), "fièvre"), ("molecule", b"CCO", "CCO"), ("image", b"\x89PNG", "iVBORw=="),
+     ("waveform", b"0     ", {"data": "MCAgICAg"})],
+)  # fmt: skip
+def test_a_file_is_an_input_in_json(kind, data, value):
+    """Words in base64 would be read as words, and scored; a number is no file."""
+    assert value_of_file(kind, data) == value
+    with pytest.raises(Refusal):
+        value_of_file("number", data)
+
+
+def test_a_recording_in_json_is_the_recording():
+    """As its raw body is; the schema takes it, and what is no base64 is refused."""
+    data = Path(get_testdata_file("waveform_ecg.dcm", download=False)).read_bytes()
+    sent = value_of_file("waveform", data)
+    assert Waveform("ecg").parse(sent) == Waveform("ecg").parse(data)
+    assert fits(schema_of(spec(ECG)), {"inputs": {"ecg": sent}})
+    for wrong in ({"data": "@"}, {"data": 7}, {"data": "", "hz": 5}):
+        with pytest.raises(Refusal):
+            Waveform("ecg").parse(wrong)
 
 
 @pytest.mark.parametrize("media", ["", "application/json", "text/plain", "application/octet-stream"])

@@ -10,11 +10,12 @@ import zlib
 
 import pytest
 from test_batches import PICTURE, Door, door, item  # noqa: F401  (the fixture)
-from tiny_package import png, ramp
+from tiny_package import png, ramp, spec
 
 from medserve.client import Client
 from medserve.errors import MedServeError
-from medserve.serving.zipped import members_of
+from medserve.models.spec import InputSpec
+from medserve.serving.zipped import lines_of, members_of
 
 MIB = 2**20
 
@@ -58,6 +59,21 @@ def test_every_file_is_an_item_under_its_name(door):  # noqa: F811
     assert codes(found)[0] == codes(found)[2] == codes(found)[4] == "answered"
     assert codes(found)[3] == "item-invalid" and codes(found)[5] == "item-too-large" and "error" in found[1]
     assert found[0]["answer"]["outputs"] == found[2]["answer"]["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "media", "data", "value"),
+    [
+        ("waveform", "application/octet-stream", b"0     ", {"data": "MCAgICAg"}),
+        ("text", "text/plain", b"No fever.", "No fever."),
+    ],
+)
+def test_a_file_is_what_its_model_takes(kind, media, data, value):
+    """A recording as its field reads it, words as words."""
+    model = spec(inputs=[InputSpec(name="given", kind=kind, shape=(1, 100), media_types=["application/json", media])])
+    body = zipped(("a", data))
+    (line,) = lines_of(body, members_of(body, most_bytes=MIB, most_items=9), model, most_bytes=MIB)
+    assert json.loads(line)["inputs"] == {"given": value}
 
 
 def test_a_manifest_names_its_files(door):  # noqa: F811

@@ -4,7 +4,6 @@ What has come stands in the file of results; beside it, OUT.batch remembers the 
 command again goes on from there, whether this machine, the network or the service stopped in between.
 """
 
-import base64
 import json as _json
 import os
 import secrets
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
@@ -128,6 +127,8 @@ def _keep(place: Path, begun: Begun) -> Begun:
 
 def _folder(client: "Client", folder: Path, model: str) -> Iterator[bytes]:
     """A line for each file. Raises: Usage "batch-source"."""
+    from medserve.runtime.inputs import value_of_file
+
     wanted = client.model(model).versions[-1].inputs
     if len(wanted) != 1:
         raise Usage(
@@ -138,18 +139,8 @@ def _folder(client: "Client", folder: Path, model: str) -> Iterator[bytes]:
         raise Usage("batch-source", f"There is no file in {folder}.", hint="Name a folder of files, or a manifest.")
     for path in files:
         id = path.relative_to(folder).as_posix()
-        yield msgspec.json.encode({"id": id, "inputs": {wanted[0].name: _value(wanted[0].kind, path)}}) + b"\n"
-
-
-def _value(kind: str, path: Path) -> Any:
-    """A file as the input of a body: words as they stand, else in base64. Raises: Usage "batch-source"."""
-    data = path.read_bytes()
-    if kind in ("text", "molecule", "protein"):
-        return data.decode("utf-8", errors="replace")  # what is no text is refused in its own line
-    if kind not in ("image", "volume", "waveform"):
-        raise Usage("batch-source", f"A file is no {kind}.", hint="Write a manifest: NDJSON.")
-    text = base64.b64encode(data).decode()
-    return {"data": text} if kind == "waveform" else text
+        inputs = {wanted[0].name: value_of_file(wanted[0].kind, path.read_bytes())}
+        yield msgspec.json.encode({"id": id, "inputs": inputs}) + b"\n"
 
 
 def _fetch(client: "Client", batch: str, out: Path, progress: Progress) -> "BatchInfo":

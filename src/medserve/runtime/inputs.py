@@ -7,6 +7,7 @@
 `schema_of(spec)` says the JSON form as a JSON Schema, one for each signature.
 """
 
+import base64
 import datetime as dt
 from typing import Any
 
@@ -69,6 +70,20 @@ def _one_molecule(text: str, media: str) -> str:
     if not found or not _is_block(found[0]) or "@<TRIPOS>" in found[0]:
         return "".join(found)
     return read_block(found[0])[STRUCTURE]
+
+
+def value_of_file(kind: str, data: bytes) -> Any:
+    """A file as the value of an input in JSON: words as they stand, a picture or a recording in base64.
+
+    Raises: Refusal "inputs-mismatch": no file is an input of this kind.
+    """
+    if kind in ("text", "molecule", "protein"):
+        return data.decode("utf-8", errors="replace")
+    if kind not in ("image", "volume", "waveform"):
+        why = f"A file is no input of kind {kind}."
+        raise Refusal("inputs-mismatch", why, hint='Write lines of {"id": ..., "inputs": {"NAME": VALUE}}.')
+    text = base64.b64encode(data).decode()
+    return {"data": text} if kind == "waveform" else text
 
 
 def _is_block(text: str) -> bool:
@@ -168,6 +183,11 @@ def _is_text(data: bytes) -> bool:
     return b"\0" not in data[:4096]
 
 
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_FILE = {"type": "object", "properties": {"media_type": {"type": "string"}, "data": _BASE64}, "required": ["data"],
+         "additionalProperties": False}  # fmt: skip
+
+
 def schema_of(spec: ModelSpec) -> dict[str, Any]:
     """JSON Schema of `{"inputs": {...}}` for one signature."""
     properties = {i.name: _property(i) for i in spec.inputs}
@@ -197,8 +217,8 @@ def _property(want: InputSpec) -> dict[str, Any]:
         return {"type": ["string", "null"], "description": "one-letter codes of amino acids, or FASTA of one sequence"}
     if want.kind == "waveform":
         rows = {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}}
-        return {
-            "type": ["object", "null"],
+        plain = {
+            "type": "object",
             "properties": {
                 "leads": {"type": "array", "items": {"type": "string"}},
                 "hz": {"type": "number"},
@@ -207,6 +227,7 @@ def _property(want: InputSpec) -> dict[str, Any]:
             },
             "required": ["leads", "hz", "values"],
         }
+        return {"anyOf": [plain, _FILE, {"type": "null"}]}
     if want.kind == "timeline":
         event = {
             "type": "array",
@@ -215,7 +236,4 @@ def _property(want: InputSpec) -> dict[str, Any]:
             "maxItems": 5,
         }
         return {"anyOf": [{"type": "array", "items": event}, {"type": "object"}, {"type": "null"}]}
-    data = {"type": "string", "contentEncoding": "base64"}
-    file = {"type": "object", "properties": {"media_type": {"type": "string"}, "data": data}, "required": ["data"],
-            "additionalProperties": False}  # fmt: skip
-    return {"anyOf": [file, data, {"type": "null"}]}
+    return {"anyOf": [_FILE, _BASE64, {"type": "null"}]}

@@ -10,7 +10,6 @@ size that the directory declares, and what is wrong with one is its own result.
 Source: APPNOTE.TXT 6.3.10 (ZIP).
 """
 
-import base64
 import io
 import stat
 import struct
@@ -24,6 +23,7 @@ import msgspec
 from medserve.errors import MedServeError, Refusal, Usage
 from medserve.models.archive import MAX_RATIO, RATIO_FROM, overlaps
 from medserve.models.spec import ModelSpec
+from medserve.runtime.inputs import value_of_file
 from medserve.serving.wire import TooLarge
 
 MANIFEST = "manifest.ndjson"
@@ -168,12 +168,10 @@ def _inputs(data: bytes, spec: ModelSpec) -> msgspec.Raw:
     want = spec.inputs[0]
     if len(spec.inputs) != 1 or not [media for media in want.media_types if media != "application/json"]:
         raise Usage(
-            "item-invalid", "A file is an item only where the model takes one picture or recording.",
+            "item-invalid", "A file is an item only where the model takes one picture, recording or text.",
             hint='Pack .json files of {"inputs": {...}}, or a manifest.',
         )  # fmt: skip
-    text = base64.b64encode(data)
-    value = b'{"data":"%s"}' % text if spec.is_record else b'"%s"' % text
-    return msgspec.Raw(b"{%s:%s}" % (msgspec.json.encode(want.name), value))
+    return msgspec.Raw(msgspec.json.encode({want.name: value_of_file(want.kind, data)}))
 
 
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:

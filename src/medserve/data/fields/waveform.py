@@ -9,6 +9,8 @@ are taken as they are.
 Source of the limb leads that follow from I and II: Einthoven's and Goldberger's equations.
 """
 
+import base64
+import binascii
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -77,12 +79,15 @@ class Waveform:
         return cls(name, leads, hz, seconds=seconds, unit=said.unit, limit=limit)
 
     def parse(self, raw: Any) -> Wave | None:
-        """A Wave; a file's bytes or path; {"leads", "hz", "unit", "values": [[...]]}; or the samples of one lead.
+        """A Wave; a file's bytes or path, or {"data": base64} of it; {"leads", "hz", "unit", "values": [[...]]}; or the
+        samples of one lead.
 
         Raises: Refusal "wave-expected", "wrong-unit", and those of `read_wave`.
         """
         if raw is None or (isinstance(raw, str) and not raw.strip()):
             return None
+        if isinstance(raw, dict) and "data" in raw:
+            raw = self._sent(raw)
         if isinstance(raw, Path):
             wave = read_wave(raw, unit=self._file_unit)
         elif isinstance(raw, bytes | bytearray | memoryview):
@@ -98,13 +103,24 @@ class Waveform:
         """Of a file's leads; a voltage is read as mV and converted afterwards."""
         return None if self.unit in (None, "V", "uV", "mV", "nV") else self.unit
 
-    def _plain(self, raw: Any) -> Wave:
-        said = raw if isinstance(raw, dict) else {"values": raw}
-        expected = Refusal(
+    def _expected(self) -> Refusal:
+        return Refusal(
             "wave-expected",
             f'{self.name}: a waveform file, or {{"leads", "hz", "unit", "values": [[...]]}}, was expected.',
-            hint="One list of numbers a lead, all of one length; null where nothing was recorded.",
+            hint='Lists of one length, one a lead, null where nothing was recorded; a file: {"data": BASE64}.',
         )
+
+    def _sent(self, raw: dict[str, Any]) -> bytes:
+        """The file inside a JSON request."""
+        if not set(raw) <= {"media_type", "data"} or not isinstance(raw["data"], str):
+            raise self._expected()
+        try:
+            return base64.b64decode(raw["data"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._expected() from error
+
+    def _plain(self, raw: Any) -> Wave:
+        said, expected = raw if isinstance(raw, dict) else {"values": raw}, self._expected()
         if not set(said) <= {"leads", "hz", "unit", "values"} or isinstance(said.get("values"), str | None):
             raise expected
         values = _matrix(said["values"])
