@@ -8,12 +8,13 @@ same for the vault.
 """
 
 import json
-import os
 import random
-import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
+
+from killed_writer import one_life, say
 
 from medserve.access import audit
 from medserve.access.audit import Event, Ledger
@@ -49,30 +50,6 @@ def live(settings: Settings, seed: int, tell: int) -> None:
             say(tell, "written", *traces)
 
 
-def say(tell: int, *words: object) -> None:
-    os.write(tell, (json.dumps(words) + "\n").encode())
-
-
-def one_life(settings: Settings, seed: int, steps: int, delay_s: float) -> list[list]:
-    """Fork, kill; returns the journal, without a last line that was not written whole."""
-    get, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(get)
-            live(settings, seed, tell)
-        finally:
-            os._exit(3)
-    os.close(tell)
-    with os.fdopen(get) as journal:
-        lines = [journal.readline() for _ in range(1 + steps)]
-        time.sleep(delay_s)
-        os.kill(child, signal.SIGKILL)
-        lines += journal
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "the writer ended by itself"
-    return [json.loads(line) for line in lines if line.endswith("\n")][1:]
-
-
 def main(home: str, kills: int, seed: int) -> dict[str, object]:
     settings, rng = Settings(home=Path(home)), random.Random(seed)
     created: dict[str, str] = {}
@@ -82,7 +59,9 @@ def main(home: str, kills: int, seed: int) -> dict[str, object]:
     lost = unsound = half = 0
     slowest = 0.0
     for number in range(kills):
-        for what, *words in one_life(settings, seed * 10**6 + number, rng.randrange(10), rng.uniform(0, 0.01)):
+        for what, *words in one_life(
+            partial(live, settings, seed * 10**6 + number), rng.randrange(10), rng.uniform(0, 0.01)
+        ):
             if what == "created":
                 created[words[0]] = words[1]
             elif what == "revoking":

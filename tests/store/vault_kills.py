@@ -9,14 +9,14 @@ again. Counting steps, not time, keeps a busy machine from killing writers that 
 
 import hashlib
 import json
-import os
 import random
-import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
+from killed_writer import one_life, say
 
 from medserve.errors import Gone
 from medserve.settings import Settings
@@ -62,30 +62,6 @@ def live(settings: Settings, seed: int, tell: int) -> None:
             vault.erase(TENANT, patient)
             known = [entry for entry in known if entry[0] != patient]
             say(tell, "erased", patient)
-
-
-def say(tell: int, *words: object) -> None:
-    os.write(tell, (json.dumps(words) + "\n").encode())
-
-
-def one_life(settings: Settings, seed: int, steps: int, delay_s: float) -> list[list]:
-    """Fork, kill; returns the journal, without a last line that was not written whole."""
-    get, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(get)
-            live(settings, seed, tell)
-        finally:
-            os._exit(3)
-    os.close(tell)
-    with os.fdopen(get) as journal:
-        lines = [journal.readline() for _ in range(1 + steps)]  # "open" and the steps
-        time.sleep(delay_s)
-        os.kill(child, signal.SIGKILL)
-        lines += journal
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "the writer ended by itself"
-    return [json.loads(line) for line in lines if line.endswith("\n")][1:]
 
 
 class Judge:
@@ -143,7 +119,7 @@ def main(home: str, kills: int, seed: int) -> dict[str, object]:
     settings, rng, judge = Settings(home=Path(home)), random.Random(seed), Judge()
     slowest, swept, resumed = 0.0, 0, 0
     for number in range(kills):
-        journal = one_life(settings, seed * 10**6 + number, rng.randrange(13), rng.uniform(0, 0.01))
+        journal = one_life(partial(live, settings, seed * 10**6 + number), rng.randrange(13), rng.uniform(0, 0.01))
         judge.note(journal)
         swept += len(list((settings.home / "objects" / "incoming").iterdir()))
         start = time.monotonic()
