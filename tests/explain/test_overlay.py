@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from medserve.explain.overlay import colours, grey16, pack, relative, render
+from medserve.explain.overlay import colours, pack, relative, render
 
 
 def opened(png: bytes) -> np.ndarray:
@@ -50,9 +50,9 @@ def test_colour_pictures_keep_their_colours():
 
 
 def test_raw_forms_hold_the_map():
-    """The 16-bit picture is relative to the maximum; the packed floats are exact."""
+    """The packed floats are exact; what is drawn is relative to the maximum."""
     heat = np.array([[0.0, 0.5], [-1.0, 2.0]], np.float32)
-    assert opened(grey16(heat)).tolist() == [[0, 16384], [0, 65535]]
+    assert relative(heat).tolist() == [[0, 0.25], [0, 1]]
     packed = pack(heat)
     again = np.frombuffer(base64.b64decode(packed["data"]), "<f4").reshape(packed["shape"])
     assert np.array_equal(again, heat)

@@ -9,7 +9,7 @@ from PIL import Image
 from medserve.data.fields import Block, Records
 from medserve.data.fields.number import Number
 from medserve.data.fields.text import Text
-from medserve.explain.words import negation, render_text, sentences, spots, text_checks, weigh, weigh_spots, words
+from medserve.explain.words import negation, render_text, sentences, spots, text_checks, weigh_spots, words
 
 FILLER = ("the", "patient", "seen", "today", "with", "chest", "film", "heart", "normal", "size", "in", "left", "lung")
 
@@ -57,7 +57,6 @@ def test_importance_is_the_fall_of_the_score(records, block):
     importance = words(score, records({"age": 3, "report": note}), block, 1)
     assert importance[:8].tolist() == [0, 0, 0, 2, 0, 0, -0.5, 0] and not importance[8:].any()
     assert importance.shape == (block.size,) and importance.dtype == np.float32
-    assert weigh(["chest", "<b>"], np.array([0.5, -1])) == [("chest", 0.5), ("<b>", -1.0)]
 
 
 def test_a_sentence_is_hidden_whole(records, block):

@@ -84,7 +84,7 @@ def test_additive_tables_give_the_numbers_of_the_machine(monkeypatch):
     product = np.nan_to_num(x[:, 0]) * np.nan_to_num(x[:, 1])
     y = (3 * product + np.nan_to_num(x[:, 2], nan=1.0) > 0.3).astype(int)
     architecture, net, history = fitted("record-additive", x, y, BINARY)
-    assert history["pairs"] == 2 and net.pair_names()
+    assert history["pairs"] == net.pairs == 2
     machine = made[0]
     edges = [np.asarray(level, np.float32) for levels in machine.bins_ for level in levels]
     more = np.repeat(x[:1], max(map(len, edges)), 0)

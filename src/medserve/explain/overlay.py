@@ -1,7 +1,6 @@
 """A heat map as a person sees it, and as a program reads it.
 
     png  = render(image, heat)      # the picture, small ones enlarged, with the evidence in colour
-    png  = grey16(heat)             # the map alone, 16-bit
     data = pack(heat)               # {"shape", "dtype", "data"} for JSON
 
 Only evidence *for* the label is coloured, scaled to the map's own maximum: colours compare places within one picture,
@@ -47,13 +46,6 @@ def render(image: Array, heat: Array, *, strength: float = 0.6) -> bytes:
     alpha = strength * level[..., None]
     drawn = under * (1 - alpha) + colours(level) * alpha
     return _png(Image.fromarray(np.rint(drawn).astype(np.uint8)))
-
-
-def grey16(heat: Array) -> bytes:
-    """The map as a 16-bit grey PNG; 0 is no evidence, 65535 the map's maximum."""
-    if heat.ndim == 3:
-        heat = heat[peak(heat)[0]]
-    return _png(Image.fromarray(np.rint(relative(heat) * 65535).astype(np.uint16)))
 
 
 def pack(heat: Array) -> dict[str, Any]:

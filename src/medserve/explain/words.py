@@ -150,15 +150,10 @@ def _unknown(block: Block) -> float:
     return float(block.facts.get("unknown", 0))
 
 
-def weigh(tokens: Sequence[str], importance: Array) -> list[tuple[str, float]]:
-    """(token, importance) pairs as plain data; a page writes the token as text, never as markup."""
-    return [(token, round(float(value), 5)) for token, value in zip(tokens, importance, strict=False)]
-
-
 def render_text(tokens: Sequence[str], importance: Array, label: str) -> bytes:
     """The text with its words coloured: red speaks for `label`, blue against it, scaled to the strongest word.
 
-    Chinese needs a font that has its characters; where none of the usual ones is installed, use `weigh` and a page.
+    Chinese needs a font that has its characters; where none of the usual ones is installed, boxes stand in their place.
 
     Returns: PNG bytes, RGB, at most `_MOST_LINES` lines.
     """

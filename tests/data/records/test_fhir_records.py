@@ -7,7 +7,7 @@ from made_records import NOTE, bundle, resources, write_ndjson
 
 from medserve.data.readers.records import Account, read_timelines, sniff_records
 from medserve.data.readers.records._time import iso_hours
-from medserve.data.readers.records.fhir import bundle_timelines, validate_sample
+from medserve.data.readers.records.fhir import bundle_timelines
 from medserve.errors import BadData
 
 
@@ -137,13 +137,3 @@ def test_lines_that_are_not_json_are_counted(tmp_path):
     account = Account()
     assert len(list(read_timelines(folder, "fhir-ndjson", account=account))) == 1
     assert account.skipped["resource", "not-json"] == 2
-
-
-def test_a_sample_is_held_against_the_published_structures(tmp_path):
-    """R4B, by fhir.resources; a wrong resource shows its fault."""
-    said = bundle()
-    said["entry"][1]["resource"].pop("status")
-    (tmp_path / "b.json").write_text(json.dumps(said))
-    found = validate_sample(tmp_path / "b.json")
-    assert found["Patient", "valid"] == 1 and ("Encounter", "valid") not in found
-    assert found.total() == len(said["entry"])

@@ -193,7 +193,7 @@ def test_additive_tables_by_hand():
     assert net(x).logits[:, 0].tolist() == pytest.approx([100 + e for e in expected], abs=1e-5)
     curve = net.curve(0)
     assert curve.name == "x0" and curve.edges.tolist() == [50, 70] and curve.scores.tolist() == [1, 2, 3]
-    assert curve.missing == 9 and net.pair_names() == [("x0", "x1")]
+    assert curve.missing == 9 and net.twos.column.tolist() == [0, 1]
 
 
 def test_features_say_where_they_come_from():

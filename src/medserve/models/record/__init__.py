@@ -32,22 +32,11 @@ class Encoder(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-class FeatureMap(Protocol):
-    """A module without trained weights; forward: (B, *block.shape) with NaN -> (B, len(names)), NaN where unknown.
-
-    names: what each column is, for a person ("age", "Glucose, last", "lead II, 0.2 to 0.3 s").
-    """
-
-    names: Sequence[str]
-
-    def fit(self, x: Tensor, targets: Tensor | None) -> None: ...
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
 FIT_ROWS = 20_000
 FIT_VALUES = 2**27  # float32 that a fit holds at once, 512 MiB: long records are fitted on fewer cases
 ENCODERS: Catalog[Callable[..., Any]] = Catalog("encoder")
+# Modules without trained weights, with `fit(x, targets)` and `names`, one a column ("age", "Glucose, last"); forward:
+# (B, *block.shape) with NaN -> (B, len(names)), NaN where unknown.
 FEATURES: Catalog[Callable[[Block], Any]] = Catalog("kind of input")
 DEFAULT_ENCODER: dict[str, str] = {}  # kind -> name in ENCODERS
 

@@ -137,11 +137,6 @@ class RecordAdditive(RecordNet):
         found = [self.curve(i, output) for i in range(self.terms)]
         return sorted(found, key=lambda curve: -float(np.ptp(curve.scores)))
 
-    def pair_names(self) -> list[tuple[str, str]]:
-        """The columns that act together, pair by pair."""
-        names, at = self.features.names, self.twos.column.tolist()
-        return [(names[at[2 * i]], names[at[2 * i + 1]]) for i in range(self.pairs)]
-
 
 def shape_of(terms: Sequence[Term]) -> dict[str, int]:
     """The parameters of the smallest module that holds them."""

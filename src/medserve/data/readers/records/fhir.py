@@ -7,7 +7,6 @@ Resources of a kind that tells nothing about a patient's course are counted as i
 and cannot be is counted with its reason, and the rest of the source is read.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,37 +78,6 @@ def read_ndjson(path: Path, account: Account) -> Iterator[Timeline]:
                 else:
                     spill.extend(_rows_of(resource, medications, {}, None, account))
         yield from spill.patients()
-
-
-def validate_sample(path: Path, most: int = 50) -> Counter[tuple[str, str]]:
-    """(type, "valid" or the first words of the fault) of the first resources, by the published R4B structures.
-
-    A report for people: reading does not depend on it. Needs fhir.resources.
-    """
-    from fhir.resources.R4B import get_fhir_model_class
-
-    found: Counter[tuple[str, str]] = Counter()
-    for raw in _raw_resources(path):
-        kind = str(raw.get("resourceType"))
-        try:
-            get_fhir_model_class(kind).model_validate(raw)
-            found[kind, "valid"] += 1
-        except Exception as error:  # pydantic's, and KeyError for an unknown type
-            found[kind, str(error).splitlines()[0][:80]] += 1
-        if found.total() >= most:
-            break
-    return found
-
-
-def _raw_resources(path: Path) -> Iterator[dict[str, Any]]:
-    files = [path] if path.is_file() else sorted([*path.rglob("*.ndjson"), *path.rglob("*.json")])
-    for file in files:
-        if file.suffix == ".ndjson":
-            for line in _lines(file, Account()):
-                yield msgspec.json.decode(line)
-        elif file.stat().st_size <= MAX_BUNDLE:
-            entries = msgspec.json.decode(file.read_bytes()).get("entry", [])
-            yield from (entry["resource"] for entry in entries if "resource" in entry)
 
 
 def _only_medications(path: Path) -> bool:
