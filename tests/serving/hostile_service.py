@@ -11,9 +11,7 @@ ward     a record of an age, a note, a history, an ECG and a picture
 
 import contextlib
 import json
-import math
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,12 +203,3 @@ def hostile(root: Path) -> Iterator[Service]:
             server.stop()
     finally:
         server.close()
-
-
-def median_ms(work, times: int = 5) -> float:
-    spent = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        spent.append((time.perf_counter() - began) * 1e3)
-    return sorted(spent)[math.floor(times / 2)]

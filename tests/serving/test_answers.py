@@ -12,9 +12,9 @@ from tiny_package import dicom, png, ramp
 
 from medserve.runtime.batcher import BATCH, ROUTINE, STAT
 from medserve.serving import schema
-from medserve.serving.asgi import parse_target
 from medserve.serving.logs import where
 from medserve.serving.routes import ROUTES
+from medserve.serving.target import parse_target
 
 PREDICT = "/v1/models/tiny/predict"
 PNG = {"content-type": "image/png"}

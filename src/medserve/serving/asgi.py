@@ -15,8 +15,7 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs
+from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
@@ -28,11 +27,10 @@ from medserve.access.keys import Ended
 from medserve.access.policy import PURPOSES, Policy, Principal, Resource
 from medserve.access.recorder import Recorder
 from medserve.access.witness import Witness
-from medserve.errors import Denied, Fault, MedServeError, NotFound, Usage
+from medserve.errors import Denied, Fault, MedServeError, NotFound
 from medserve.runtime.known import KnownModel
 from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
-from medserve.safety.orders import refuse_orders_in_query
 from medserve.serving import bodies
 from medserve.serving.admission import Admission
 from medserve.serving.advice import FHIR_TYPE, check_review, rendered, speaks_fhir
@@ -46,6 +44,7 @@ from medserve.serving.oip import rest
 from medserve.serving.registry import Registry
 from medserve.serving.shadow import Shadows
 from medserve.serving.strangers import StrangerLimits, Strangers, Tally
+from medserve.serving.target import Target, bearer, explain_method, parse_target
 from medserve.serving.tracing import UNTRACED, Told, Tracing
 from medserve.serving.waiting import due_of, priority_of, while_client_waits
 from medserve.serving.watch import Watch
@@ -65,7 +64,6 @@ from medserve.serving.wire import (
 )
 from medserve.store.cases import Case, Cases
 
-_PREDICTIONS = {("", "v1", "models", "predict"), ("", "v2", "models", "infer")}
 INLINE_BYTES = 256 * 1024  # a longer body is digested in a thread; this takes .15 ms, going there and back as long
 LOGGED = ("route", "parent", "key", "model", "version", "bytes", "answer", "code", "failure")
 
@@ -82,13 +80,6 @@ class Limits:
     wait_s: float = 0.4
     timing: bodies.BodyTiming = field(default_factory=bodies.BodyTiming)
     strangers: StrangerLimits = field(default_factory=StrangerLimits)
-
-
-class Target(NamedTuple):
-    """A prediction's address."""
-
-    model: str
-    version: str | None
 
 
 class Application:
@@ -345,7 +336,7 @@ class Application:
         note["model"], note["version"], note["digest"] = model.name, model.version, model.digest
         if scope["path"].endswith("/infer"):
             return await rest.infer(self, service, scope, receive, send, trace, note, free=free)
-        explain, priority = _explain_method(scope), priority_of(scope)
+        explain, priority = explain_method(scope), priority_of(scope)
         model.check_explain(explain)
         media = bodies.media_type(scope, model.spec)
         limit = bodies.body_limit(media, self.limits.max_upload_bytes)
@@ -463,36 +454,3 @@ class Application:
                     await asyncio.to_thread(close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-def bearer(said: str) -> str:
-    """The key or token of an Authorization header, "" where it holds none."""
-    scheme, _, shown = said.partition(" ")
-    return shown.strip() if scheme.lower() == "bearer" else ""
-
-
-def parse_target(path: str) -> Target | None:
-    """`/v1/models/NAME/predict`, `/v1/models/NAME/versions/V/predict`, or `/v2/.../infer`; None for any other path."""
-    steps = path.split("/")
-    if (*steps[:3], steps[-1]) not in _PREDICTIONS or "" in steps[3:]:
-        return None
-    if len(steps) == 5:
-        return Target(steps[3], None)
-    if len(steps) == 7 and steps[4] == "versions":
-        return Target(steps[3], steps[5])
-    return None
-
-
-def _explain_method(scope: Scope) -> str | None:
-    """Raises: Usage "query-invalid": a parameter that no one would act on; Refusal "auto-execute"."""
-    query = scope.get("query_string", b"")
-    if not query:
-        return None
-    refuse_orders_in_query(query)
-    try:
-        given = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=8)
-    except ValueError:
-        given = {"": []}
-    if set(given) != {"explain"} or len(given["explain"]) != 1 or len(given["explain"][0]) > 64:
-        raise Usage("query-invalid", "The address takes one parameter: explain.", hint="For instance ?explain=cam")
-    return given["explain"][0]

@@ -27,11 +27,12 @@ from medserve.runtime.model import Scored
 from medserve.runtime.naming import new_id
 from medserve.runtime.replay import canonical
 from medserve.serving.admission import Promise
-from medserve.serving.asgi import Application, Target, bearer, parse_target
+from medserve.serving.asgi import Application
 from medserve.serving.gate import asked_of
 from medserve.serving.http import BoundedProtocol, OneWrite, answer_of
 from medserve.serving.live import Live, Stages, Wanted
 from medserve.serving.service import QUICK_BYTES, Service
+from medserve.serving.target import Target, bearer, parse_target
 from medserve.serving.tracing import UNTRACED
 from medserve.serving.wire import Header
 from medserve.types import Array
