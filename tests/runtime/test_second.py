@@ -12,6 +12,7 @@ from medserve.models.signing import Trust
 from medserve.models.spec import Calibration, Conformal, OperatingPoint, OutOfDistribution
 from medserve.runtime.engine import Choice, Engine, versions
 from medserve.runtime.gate import Gate, flips
+from medserve.runtime.loading import Loader
 from medserve.runtime.model import LoadedModel
 from medserve.runtime.quantise import Quantiser
 from medserve.runtime.second import SecondLook, looks, margins_of, near_a_limit
@@ -111,9 +112,12 @@ def test_a_model_is_served_with_the_margins_of_its_verdict(tmp_path, settings, q
     )  # fmt: skip
     write_verdict(tmp_path / "tuned", verdict, data)
     given = {"threads": 2, "tuned": tmp_path / "tuned", "warn": pytest.fail}
-    model = LoadedModel.open(package.folder, Trust.load(settings), **given)
     images = films(8, seed=4)  # a margin so wide that every case is looked at again
-    np.testing.assert_array_equal(model.score(images).logits, model.reference.score(images).logits)
+    loader = Loader(lambda: Trust.load(settings), **given)
+    for model in (LoadedModel.open(package.folder, Trust.load(settings), **given),
+                  loader.load(loader.verify(package.folder))):  # fmt: skip
+        assert model.engine.choice == chosen
+        np.testing.assert_array_equal(model.score(images).logits, model.reference.score(images).logits)
     said: list[str] = []
     for margins, choice in (({}, chosen), ({"logits": 0.1}, Choice("openvino", "int8"))):
         verdict.margins, verdict.chosen = margins, choice

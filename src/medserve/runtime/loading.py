@@ -71,6 +71,7 @@ class Loader:
                 threads=self.threads,
                 max_pixels=self.max_pixels,
                 verdict=verdict,
+                tuned=self.tuned,
                 rules=self.rules,
                 warn=self.warn,
             )
