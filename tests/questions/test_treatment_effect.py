@@ -69,6 +69,15 @@ def test_a_closed_model_and_an_unlike_or_unknown_patient_are_not_advised():
     assert reasons(closed, ["no-benefit-shown"]) == [{"code": "no-benefit-shown", "message": "None was found."}]
 
 
+def test_a_model_that_is_closed_for_several_arms_says_each_once():
+    """One code, and the message of every arm."""
+    few = [Coded("too-few-comparable", f"Arm {arm} is worth too few.") for arm in "abc"]
+    closed = msgspec.structs.replace(OUTPUT, effect=msgspec.structs.replace(OUTPUT.effect, closed=few))
+    (codes,) = advise(closed, np.array([row(1, 0.2, 2)])).codes
+    assert codes == ["too-few-comparable"]
+    assert [one["message"] for one in reasons(closed, codes)] == [one.message for one in few]
+
+
 def test_of_several_arms_the_best_sure_one_is_advised():
     """Three arms: the second is surely better by more; an arm that harms is named; all must harm to advise against."""
     three = msgspec.structs.replace(OUTPUT, labels=["none", "a", "b"])

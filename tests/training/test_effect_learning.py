@@ -1,5 +1,7 @@
 """Learning an effect from patients whose true effect is known, and the attempts to bring it down."""
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -74,6 +76,21 @@ def test_groups_are_of_at_least_ten_and_add_up(learned):
     groups = found.spec(LINEAR).alike
     assert [sum(one.n for one in arm) for arm in groups] == np.bincount(trial.arm).tolist()
     assert min(one.n for arm in groups for one in arm) >= 10
+
+
+def test_an_input_that_tells_the_outcome_is_suspected(learned):
+    """It may have been measured after the treatment; amber, for it may also be what it says."""
+    found, trial = learned
+    rows, _ = refute(found, targets_of(trial.y, trial.arm), quick=True)
+    assert next(row for row in rows if row["name"] == "measured after")["level"] == "green"
+    later = dataclasses.replace(found, x=np.column_stack([trial.y, found.x[:, 1:]]))
+    rows, closed = refute(later, targets_of(trial.y, trial.arm), quick=True)
+    row = next(row for row in rows if row["name"] == "measured after")
+    assert (
+        row["level"] == "amber"
+        and row["figure"] == f"{found.base.features.names[0]}: rank correlation 1.00"
+        and closed == []
+    )
 
 
 def test_an_honest_effect_survives_its_refuters(learned):

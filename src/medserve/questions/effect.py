@@ -205,7 +205,7 @@ def advise(
     value = np.where(good, said.effect if spec.better == "higher" else -said.effect, -np.inf)
     arm = np.where(good.any(1), 1 + value.argmax(1), np.where(bad.all(1), 0, ABSTAIN))
     codes: list[list[str]] = []
-    stop = [one.code for one in spec.closed] if closed else []
+    stop = list(dict.fromkeys(one.code for one in spec.closed)) if closed else []
     for row in range(n):
         why = list(stop)
         if far is not None and far[row]:
@@ -247,8 +247,10 @@ MESSAGES = {
 
 def reasons(output: OutputSpec, codes: list[str]) -> list[dict[str, str]]:
     """[{"code", "message"}] of one patient."""
-    known = MESSAGES | {one.code: one.message for one in told(output).closed}
-    return [{"code": code, "message": known[code]} for code in codes]
+    known = {code: [message] for code, message in MESSAGES.items()}
+    for one in told(output).closed:  # one code may close a model for several arms
+        known.setdefault(one.code, []).append(one.message)
+    return [{"code": code, "message": message} for code in codes for message in known[code]]
 
 
 def describe(output: OutputSpec, logits: Array, advice: Advice) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medserve.training.effect import Learned
 
 CHANGE = 0.1  # of the average effect (or of its standard error, where that is more) that a random cause may change
+NEAR = 0.9  # rank correlation with the outcome from which an input looks as if it were measured after it
 SUBSETS = 20
 DEALS = 3  # of a placebo whose first deal shows an effect; most of them must, to count against the estimate
 FEWEST = 50  # patients with a known negative control
@@ -37,7 +38,7 @@ def refute(learned: "Learned", targets: Array, *, quick: bool = False) -> tuple[
 
     Returns: rows {"name", "level", "figure", "message"}, and reasons that close the model.
     """
-    rows, closed = [_subsets(learned), _e_value(learned)], []
+    rows, closed = [_subsets(learned), _e_value(learned), _after(learned)], []
     if not quick:
         rows = [_placebo(learned), _random_cause(learned), *rows]
     control = np.asarray(targets, np.float64)[:, 3]
@@ -126,6 +127,29 @@ def _holds_nothing(psi: Array) -> bool:
     """Whether 0 lies in the interval of each of J averages, at 95 % for all of them together (Bonferroni)."""
     wider = NormalDist().inv_cdf(1 - 0.025 / psi.shape[1]) / Z95
     return all(abs(mean) <= wider * (high - mean) for mean, _, high in _spans(psi))
+
+
+def _after(learned: "Learned") -> dict[str, Any]:
+    """Whether an input tells the outcome by itself, as what follows the treatment may."""
+    near = []
+    for name, column in zip(learned.base.features.names, np.asarray(learned.x, np.float64).T, strict=True):
+        known = np.isfinite(column)
+        if " = " in name or known.sum() < FEWEST:
+            continue
+        if (r := abs(_rank_correlation(column[known], learned.y[known]))) > NEAR:
+            near.append((name, r))
+    figure = "; ".join(f"{name}: rank correlation {r:.2f}" for name, r in near) or f"none above {NEAR:g}"
+    row = _row("measured after", True, figure, "No input tells the outcome by itself." if not near else
+               "An input tells the outcome by itself. If it is known only after time zero, declare it in `after` or"
+               " `measured`, and leave it out: the effect that runs through it is adjusted away.")  # fmt: skip
+    return row | {"level": "amber" if near else "green"}
+
+
+def _rank_correlation(a: Array, b: Array) -> float:
+    if min(np.ptp(a), np.ptp(b)) == 0:
+        return 0.0
+    one, other = (np.argsort(np.argsort(each)) - (len(each) - 1) / 2 for each in (a, b))
+    return float((one * other).sum() / (one * one).sum())
 
 
 def _e_value(learned: "Learned") -> dict[str, Any]:
