@@ -100,6 +100,29 @@ def test_what_is_refused_before_ray_is_touched(tmp_path, more, code):
     assert json.loads(done.stdout)["error"]["code"] == code and done.returncode
 
 
+def test_a_proxy_that_does_not_start_is_told_in_our_words(tmp_path):
+    """Ray gives its proxy up where the machine is busy: no defect of ours, and it is given longer than that. The Ray
+    here is a stand-in of a few lines."""
+    settings = Settings(home=tmp_path / "home")
+    folder = write_package(tmp_path / "package", settings)
+    parts = {
+        "__init__.py": "def init(**more): pass\ndef shutdown(): pass\ndef nodes(): return []\n",
+        "exceptions.py": "class RayError(Exception): pass\nclass ActorDiedError(RayError): pass\n",
+        "serve.py": "import os\nfrom ray.exceptions import ActorDiedError\ndef start(**more):\n"
+        "    assert float(os.environ['RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S']) >= 30\n    raise ActorDiedError\n",
+    }
+    (tmp_path / "ray").mkdir()
+    for name, text in parts.items():
+        (tmp_path / "ray" / name).write_text(text)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = ["serve", "--engine", "ray", "--json", "--home", str(settings.home), "--models", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "medserve.cli", *command], capture_output=True, env=env, check=False, cwd=tmp_path
+    )
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "ray-deploy" and "ActorDiedError" in error["message"] and "try again" in error["hint"]
+
+
 @dataclass
 class Cluster:
     address: str

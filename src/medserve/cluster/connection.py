@@ -17,6 +17,7 @@ from medserve.settings import Settings
 from medserve.store.engines import check_url, place_of
 
 OBJECTS_BYTES = 100 * 2**20  # Ray's own store, which nothing of ours uses
+PROXY_S = 30  # for Ray's proxy to start: after three times its own 5 s it is killed, which a busy machine takes
 OPEN_SWITCHES = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
 
@@ -25,6 +26,7 @@ def connected(cluster: str | None, *, quiet: bool = False) -> Iterator[None]:
     """Raises: Fault "ray-missing", "ray-unreachable"."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_S))
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -47,6 +49,22 @@ def connected(cluster: str | None, *, quiet: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Raises: Fault "ray-deploy": a part of Ray's own died, or was given up."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise Fault(
+            "ray-deploy",
+            f"Ray could not start what answers ({type(error).__name__}).",
+            hint="On a busy machine that may take longer than it waits: try again, or set "
+            f"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S above {PROXY_S}.",
+        ) from error
 
 
 def check_nodes(settings: Settings, addresses: Sequence[str] | None = None) -> int:

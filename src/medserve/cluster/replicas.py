@@ -20,7 +20,7 @@ from typing import Any
 from medserve import guard
 from medserve.access.keys import KeyRing
 from medserve.app import build, decode_outside
-from medserve.cluster.connection import check_nodes, check_switches, connected, own_address, shared
+from medserve.cluster.connection import check_nodes, check_switches, connected, own_address, shared, starting
 from medserve.errors import Fault, Usage
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
@@ -121,11 +121,13 @@ def serve_on_ray(
         http = {"host": address.host, "port": address.port, "keep_alive_timeout_s": 30}
         if tls is not None:
             http |= {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
-        serve.start(proxy_location="EveryNode" if nodes > 1 else "HeadOnly", http_options=http)
+        with starting():
+            serve.start(proxy_location="EveryNode" if nodes > 1 else "HeadOnly", http_options=http)
         given = (str(settings.home), [str(folder.absolute()) for folder in folders], threads or 1)
         deployment = _deployment(replicas, threads or 1)
         try:
-            serve.run(deployment.bind(*given, shared(settings, own_address()), time.time()), name=NAME)
+            with starting():
+                serve.run(deployment.bind(*given, shared(settings, own_address()), time.time()), name=NAME)
         except RuntimeError as error:
             raise Fault("ray-deploy", f"No replica could start: {_reason()}",
                         hint="Ray keeps the log of each replica: ray status, and /tmp/ray/session_latest/logs/serve.",
