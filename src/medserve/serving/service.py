@@ -292,7 +292,7 @@ class Service:
                 compute = time.perf_counter() - began
             else:
                 work = functools.partial(_in_time, deadline, model.take, media=media)
-                (tensor, about), compute = await self._pools.decode(_timed, work, data)
+                (tensor, about), compute = await self._pools.decode(_timed, work, data, priority=priority)
             decoded, spent = time.perf_counter(), Spent()
             scored = await batcher.submit(
                 Wanted(tensor, model.draws_in_pass(explain)), deadline=deadline, priority=priority, spent=spent
@@ -303,7 +303,7 @@ class Service:
                 answer = model.answer(scored, case=tensor, text=text, trace=trace)
             else:  # of a long record, a review takes its time
                 review = functools.partial(model.answer, case=tensor, text=text, trace=trace, about=about)
-                answer, worked = await self._pools.decode(_timed, review, scored)
+                answer, worked = await self._pools.decode(_timed, review, scored, priority=priority)
                 compute += worked
             answered, explained = time.perf_counter(), 0.0
             if explain is not None:

@@ -96,7 +96,7 @@ async def infer(
         head = header(scope, words.HEAD_LENGTH)
         known = head.isascii() and head.isdigit() and len(head) < 10  # what else it may be, `parse` refuses
         if (int(head) if known else len(body)) > INLINE_BYTES:
-            asked, tensors = await house.registry.pools.decode(words.parse, body, head)
+            asked, tensors = await house.registry.pools.decode(words.parse, body, head, priority=urgent)
         else:
             asked, tensors = words.parse(body, head)
         offered = [out.name for out in columns.outputs_of(spec)]
@@ -104,7 +104,7 @@ async def infer(
         priority, timeout_s = words.wishes(asked, urgent)
         count = words.rows_of(asked)
         if len(body) > INLINE_BYTES and any(isinstance(values, list) for values in tensors.values()):
-            cases = await house.registry.pools.decode(columns.rows, spec, tensors, count)
+            cases = await house.registry.pools.decode(columns.rows, spec, tensors, count, priority=priority)
         else:
             cases = columns.rows(spec, tensors, count)
         if count > 1:
