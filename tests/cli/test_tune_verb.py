@@ -1,12 +1,15 @@
 """`medserve tune` on a trained package: the table, the verdict, the picture, and the seal of the test part."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from medserve.cli import run as command
+from medserve.cli.tune import _shown
 from medserve.data.phantoms import make_phantoms
 from medserve.road.tune import tune_package
 from medserve.store.database import database
@@ -96,3 +99,22 @@ def test_data_of_another_kind_are_told_so(verb, run, home, capsys, tmp_path):
 def test_fewer_threads_than_none_are_refused(verb, capsys):
     error = call(capsys, *verb, "--threads=-1", status=2)["error"]
     assert error["code"] == "bad-arguments" and "--threads" in error["message"]
+
+
+def test_the_table_fits_an_ordinary_terminal():
+    """A number in two lines is read as another one; 80 columns hold the longest name and seven digits."""
+    rows = [
+        {
+            "choice": {"engine": "openvino", "precision": "int8", "streams": 16, "batch": 256, "second": second},
+            "images_per_s": 1234567.0, "lone_ms": 12345.67, "gap": {}, "code": "gate-few-cases", "reason": "why",
+            "gate": {"figures": {"flipped": {"value": 0.1234}}},
+        }
+        for second in (False, True)
+    ]  # fmt: skip
+    verdict = {"rows": rows, "chosen": rows[0]["choice"], "cases": 262, "processor": "x", "cores": 2, "note": ""}
+    said = {"verdict": verdict, "model": {"name": "chest"}, "record": "r", "picture": "p", "load": None, "missing": []}
+    console = Console(width=80, file=io.StringIO())
+    console.print(_shown(said))
+    text = console.file.getvalue()
+    assert text.count("1234567") == text.count("12345.67") == text.count("12.34%") == 2
+    assert "OpenVINO int8" in text and "with a second look" in text and "gate-few-cases" in text

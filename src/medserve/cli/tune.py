@@ -84,11 +84,12 @@ def _shown(result: dict[str, Any]) -> RenderableType:
     lines += [f"note:     {verdict['note']}"] if verdict["note"] else []
     lines += [f"note:     {name} is not installed: pip install 'medserve[openvino]'" for name in result["missing"]]
     title = f"{result['model']['name']} on {verdict['processor']}, {verdict['cores']} threads{judged}"
-    columns = ("", "engine", "streams x batch", "cases/s", "lone ms", "off", "flipped", "verdict")
+    columns = ("", "engine", "streams x batch", "cases/s", "lone ms", "flipped", "verdict")
     why = {f"{msgspec.convert(r['choice'], Choice)}: {r['reason']}": None
            for r in verdict["rows"] if r["code"]}  # fmt: skip
     shown = table(title, *columns, rows=rows)
-    shown.columns[1].no_wrap = True  # a name in two lines is read as two; figures of many digits leave no room
+    for column in (*shown.columns[3:], shown.columns[1]):
+        column.no_wrap = True  # a name in two lines is read as two, and a number as another one
     return Group(shown, "", *lines, *(f"kept out: {reason}" for reason in why))
 
 
@@ -102,14 +103,13 @@ def _said(load: dict[str, Any]) -> str:
 def _row(row: dict[str, Any], chosen: bool) -> tuple[str, ...]:
     choice, gate = row["choice"], row["gate"] or {}
     flipped = gate.get("figures", {}).get("flipped")
-    speed, wait, gap = row["images_per_s"], row["lone_ms"], row["gap"].get("logits")
+    speed, wait = row["images_per_s"], row["lone_ms"]
     return (
         "*" if chosen else "",
-        str(msgspec.convert(choice, Choice)),
+        str(msgspec.convert(choice, Choice)).replace(" with a", "\n  with a"),
         f"{choice['streams']} x {choice['batch'] or '-'}",
         "-" if speed is None else f"{speed:.0f}",
         "-" if wait is None else f"{wait:.2f}",
-        "-" if gap is None else f"{gap:.0e}",
         "-" if flipped is None else f"{flipped['value']:.2%}",
         row["code"] or "ok",
     )
