@@ -72,7 +72,7 @@ def what_would_change(
     items = [items[i] for i in order]
     title = f"{output.labels[1 + contrast]} against {output.labels[0]}"
     names = [f"{item['input']} {item['part']}" for item in items]
-    foot = f"estimated effect {effect[0]:+.3g}, {title}; bars: how it would differ"
+    foot = f"now: {advised[0]}; estimated effect {effect[0]:+.3g}, {title}; bars: how it would differ"
     png = render_bars(
         names, [i["weight"] for i in items], [""] * len(items), 0.0, float(effect[0]), foot=foot, rules=rules
     )
@@ -98,6 +98,7 @@ def _advice(output: OutputSpec, arm: int, ranked: Sequence[int], closed: Mapping
         return "abstain"
     if arm and (left := standing([output.labels[k] for k in ranked], closed)) is not None:
         return f"recommend {left}"
-    said = f"recommend {output.labels[arm]}" if arm else "recommend-against"
     why = closed.get(output.labels[arm])
-    return said if why is None else f"{said}, but not offered ({why})"
+    if why is not None:
+        return f"abstain ({output.labels[arm]}: {why})"
+    return f"recommend {output.labels[arm]}" if arm else "recommend-against"

@@ -34,7 +34,8 @@ def rule_lines(held: Mapping[str, Any]) -> list[dict[str, str]]:
         label, status = one["label"], one["status"]
         for item in one["items"]:
             what = item["name"] or item["drug"]
-            say(label, item["status"], f"{what}: {item['status']}. {item['statement']}")
+            named = "" if what == label else f"{what}: "
+            say(label, item["status"], f"{named}{item['status']}. {item['statement']}")
             for word, rules in (("forbidden", item["blocks"]), ("warning", item["warnings"])):
                 for rule in rules:
                     say(label, item["status"], f"{word}: {rule['text']} {_of(rule)}")
