@@ -46,7 +46,7 @@ def test_the_sources(ask, tmp_path):
     """Each with version, date and number of rules; a folder of one's own is added, or refused by line."""
     status, out, _ = ask("--sources", "--json", file=None)
     (source,) = json.loads(out)["sources"]
-    assert status == 0 and source["version"] == "1" and source["rules"] > 200
+    assert status == 0 and source["version"] == "2" and source["rules"] > 200
     own = tmp_path / "own"
     own.mkdir()
     (own / "header.yaml").write_text("id: own\n")
