@@ -95,9 +95,8 @@ def test_the_report_states_the_additivity(biopsies):
 
 
 def served_by(boosters):
-    """The sets of forests that can stand in the package: one of the two sizes tried, and those of other seeds."""
-    first, second, *more = boosters
-    return [first, *more], [second, *more], [first], [second]
+    """What can stand in the package: the last forests of the run, after those that chose its settings."""
+    return (boosters[-count:] for count in range(1, len(boosters) + 1))
 
 
 def mean_logit(boosters, records):
