@@ -89,8 +89,9 @@ class Labelled:
     @property
     def outside(self) -> Array | None:
         """(N,) True where a case is in no leak; None where that parts nothing."""
-        some = self.leaky is not None and self.leaky.any() and not self.leaky.all()
-        return ~self.leaky if some and self.leaky is not None else None
+        if self.leaky is None or not self.leaky.any() or self.leaky.all():
+            return None
+        return ~self.leaky
 
     def record(
         self,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medserve.models.spec import Coded
-from medserve.questions.effect import Z95, mean_interval, robust_scores, told
+from medserve.questions.effect import mean_interval, robust_scores, told
+from medserve.questions.weighted import Z95
 from medserve.training.nuisances import nuisances
 from medserve.types import Array
 

@@ -9,8 +9,6 @@ transforms, the same codes. Its shape is settled before the split, from a few pi
 other inputs sees at most `MOST_SIDE` pixels a side unless `size` is declared.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +20,7 @@ import numpy as np
 
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
+from medserve.data.fields._sent import sent_file
 from medserve.data.readers import HEAD_BYTES, MAX_PIXELS, iter_pictures, sniff
 from medserve.data.scope import check_picture
 from medserve.data.transforms import Pipeline, build, default_transforms
@@ -145,13 +144,9 @@ class Image:
     def _sent(self, raw: str | dict[str, Any]) -> bytes:
         """The file inside a JSON request."""
         said = raw if isinstance(raw, dict) else {"data": raw}
-        data, media = said.get("data"), said.get("media_type")
-        if not set(said) <= {"media_type", "data"} or not isinstance(data, str) or not isinstance(media, str | None):
+        found, media = sent_file(said), said.get("media_type")
+        if found is None or not isinstance(media, str | None):
             raise self._expected()
-        try:
-            found = base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise self._expected() from error
         kind = sniff(found[:HEAD_BYTES])
         if media is not None and kind and media.lower() != kind:
             raise Refusal(

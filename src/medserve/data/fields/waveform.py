@@ -9,8 +9,6 @@ are taken as they are.
 Source of the limb leads that follow from I and II: Einthoven's and Goldberger's equations.
 """
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ import numpy as np
 
 from medserve.data.declaration import Input
 from medserve.data.fields import FIELDS
+from medserve.data.fields._sent import sent_file
 from medserve.data.readers.waves import MAX_LEADS, MAX_SAMPLES, lead_name, read_wave
 from medserve.data.readers.waves._signals import fill, resample
 from medserve.data.units import convert
@@ -87,7 +86,9 @@ class Waveform:
         if raw is None or (isinstance(raw, str) and not raw.strip()):
             return None
         if isinstance(raw, dict) and "data" in raw:
-            raw = self._sent(raw)
+            raw = sent_file(raw)
+            if raw is None:
+                raise self._expected()
         if isinstance(raw, Path):
             wave = read_wave(raw, unit=self._file_unit)
         elif isinstance(raw, bytes | bytearray | memoryview):
@@ -109,15 +110,6 @@ class Waveform:
             f'{self.name}: a waveform file, or {{"leads", "hz", "unit", "values": [[...]]}}, was expected.',
             hint='Lists of one length, one a lead, null where nothing was recorded; a file: {"data": BASE64}.',
         )
-
-    def _sent(self, raw: dict[str, Any]) -> bytes:
-        """The file inside a JSON request."""
-        if not set(raw) <= {"media_type", "data"} or not isinstance(raw["data"], str):
-            raise self._expected()
-        try:
-            return base64.b64decode(raw["data"], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise self._expected() from error
 
     def _plain(self, raw: Any) -> Wave:
         said, expected = raw if isinstance(raw, dict) else {"values": raw}, self._expected()
