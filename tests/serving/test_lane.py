@@ -32,7 +32,7 @@ from medserve.errors import Denied, Refusal
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application
 from medserve.serving.http import BoundedProtocol, answer_of
-from medserve.serving.lane import Asked, Lane
+from medserve.serving.lane import HEADS, Asked, Lane
 from medserve.serving.logs import make_log
 from medserve.serving.server import Server
 from medserve.serving.wire import HSTS, JSON, SAFE
@@ -298,6 +298,43 @@ def test_a_body_that_follows_its_head_at_once_is_waited_for(both, keys):
         while not (found := one.events()) and time.monotonic() < until:
             time.sleep(0.02)
         assert [(e.code, e.status) for e in found] == [("client-left", 499)]
+
+
+def test_a_head_that_is_known_again_needs_no_parser(both, keys, monkeypatch):
+    """Only where it comes whole, with its body and nothing else; all is decided anew whenever it comes."""
+    seen, sees = [], Lane.sees
+    monkeypatch.setattr(Lane, "sees", lambda self, url, headers: (seen.append(url), sees(self, url, headers))[1])
+
+    def parsed(pieces: PIECES, answers: int, short: list[bool]) -> int:
+        seen.clear()
+        same(both, pieces, answers, short=short)
+        return len(seen)
+
+    good, bad = request(key=keys["service"]), request(GOOD.replace(b"71", b"-1"), keys["service"])
+    at = len(good) - len(GOOD)
+    assert len(good) == len(bad)
+    assert parsed([good] * 4, 4, [True] * 4) == 1
+    assert parsed([good, bad, good, bad, good], 5, [True, False, True, False, True]) == 1
+    assert parsed([good, good + good, good], 4, [True] * 3) == 2  # of two at once, one waits for the other
+    assert parsed([good, good[:at] + GOOD[:9], GOOD[9:], good], 3, [True] * 2) == 2
+    assert parsed([good, good[:40], good[40:], good], 3, [True] * 3) == 2
+    others = [request(GOOD + b" " * count, keys["service"]) for count in range(HEADS + 1)]
+    assert parsed(others[:-1] * 2, 2 * HEADS, [True] * 2 * HEADS) == HEADS
+    assert parsed(others * 2, 2 * HEADS + 2, [True] * (2 * HEADS + 2)) == 2 * HEADS + 2  # one more than are kept
+    monkeypatch.setattr("medserve.serving.lane.HEAD_BYTES", 60)
+    assert parsed([good] * 3, 3, [True] * 3) == 3
+
+
+def test_the_end_of_a_head_is_none(both, keys):
+    """Bytes that were a good request's last ones are no request when they come first."""
+    good = request(key=keys["service"])
+    for cut in (4, 60):
+        for one in both:
+            first, second = one.talk([good[:cut], good[cut:], good[cut:]], 2)
+            assert first[0].startswith(b"HTTP/1.1 200") and second[0].startswith(b"HTTP/1.1 400")
+            assert second[1]["error"]["code"] == "http-invalid"
+            time.sleep(0.1)
+            one.events()
 
 
 def test_what_fails_on_the_way_is_begun_again(both, keys, monkeypatch):

@@ -38,10 +38,23 @@ from medserve.serving.wire import Header
 from medserve.types import Array
 
 PATIENCE_S = 0.005  # for a body that its client sends apart from the head
+HEADS, HEAD_BYTES = 16, 2048  # of a connection that are known again: how many, and how long
 _PLAIN = re.compile(rb"/v1/models/[A-Za-z0-9._~-]+(/versions/[A-Za-z0-9._~-]+)?/predict")
 _TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _SPECIAL = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"traceparent", b"tracestate",
                       b"x-priority", b"x-request-deadline-ms"})  # fmt: skip
+
+
+class Head(NamedTuple):
+    """Of a request that may go the short way: what its first lines say. size: of its body."""
+
+    url: bytes
+    target: Target
+    said: dict[bytes, bytes]
+    shown: str
+    purpose: bytes
+    fhir: bool
+    size: int
 
 
 class Asked:
@@ -50,7 +63,7 @@ class Asked:
     __slots__ = (
         "__weakref__", "began", "body", "caller", "decoded", "disconnected", "head", "keep_alive", "live", "more_body",
         "note", "promise", "protocol", "read", "response_complete", "response_started", "row", "service",
-        "spent", "target", "trace", "url",
+        "spent", "trace",
     )  # fmt: skip
 
     message_event = asyncio.Event()  # of a cycle; nobody waits for it
@@ -64,9 +77,9 @@ class Asked:
     read: float  # seconds
     decoded: float
 
-    def __init__(self, protocol: "LaneProtocol", target: Target, head: dict[bytes, bytes]) -> None:
-        self.protocol, self.target, self.url, self.head = protocol, target, protocol.url, head
-        self.body, self.began = b"", time.perf_counter()
+    def __init__(self, protocol: "LaneProtocol", head: Head, body: bytes = b"") -> None:
+        self.protocol, self.head = protocol, head
+        self.body, self.began = body, time.perf_counter()
         self.keep_alive, self.response_started, self.response_complete, self.disconnected = True, False, False, False
         self.live: Live | None = None
         self.spent = Spent()
@@ -117,28 +130,32 @@ class Lane:
     def __init__(self, application: Application) -> None:
         self._app = application
 
-    def sees(self, protocol: "LaneProtocol", headers: list[Header]) -> Asked | None:
-        """A request that may go the short way, by its head."""
-        target = _target(protocol.url)
+    def sees(self, url: bytes, headers: list[Header]) -> Head | None:
+        """The head of a request that may go the short way; None of any other."""
+        target = _target(url)
         if target is None:
             return None
-        head = dict(headers)
-        size = head.get(b"content-length", b"")
+        said = dict(headers)
+        size = said.get(b"content-length", b"")
         plain = (
-            len(head) == len(headers)  # none stands twice
-            and _SPECIAL.isdisjoint(head)
-            and head.get(b"content-type") in _TYPES
+            len(said) == len(headers)  # none stands twice
+            and _SPECIAL.isdisjoint(said)
+            and said.get(b"content-type") in _TYPES
             and (size.isdigit() and len(size) < 6 and int(size) <= QUICK_BYTES)
         )
-        return Asked(protocol, target, head) if plain else None
+        if not plain:
+            return None
+        shown = bearer(said.get(b"authorization", b"").decode("latin-1"))
+        fhir = b"fhir" in said.get(b"accept", b"").lower()
+        return Head(url, target, said, shown, said.get(b"x-purpose", b""), fhir, int(size))
 
     def takes(self, asked: Asked) -> bool:
         """Whether it goes the short way, now that its body is here. If so its answer is under way."""
-        app = self._app
+        app, head = self._app, asked.head
         if app.admission.leaving or app.admission.draining or app.tracing is not UNTRACED or not app.recorder.sound:
             return False
-        name, version = asked.target
-        caller = app.identity.held(bearer(asked.head.get(b"authorization", b"").decode("latin-1")))
+        name, version = head.target
+        caller = app.identity.held(head.shown)
         if caller is None or caller.glass or app.registry.split_of(name) is not None:
             return False
         standing = self._standing(asked, caller)
@@ -149,7 +166,7 @@ class Lane:
         except NotFound:
             return False
         live = service.light()
-        if live is None or (live.model.advises and b"fhir" in asked.head.get(b"accept", b"").lower()):
+        if live is None or (live.model.advises and head.fhir):
             return False
         began = time.perf_counter()
         row = live.model.row(asked.body)
@@ -167,15 +184,15 @@ class Lane:
 
     def _standing(self, asked: Asked, caller: Principal) -> _Standing | None:
         """What the policy allows him; None: nothing, and he is told why elsewhere."""
-        app, protocol, said = self._app, asked.protocol, asked.head.get(b"x-purpose", b"")
+        app, protocol, url, said = self._app, asked.protocol, asked.head.url, asked.head.purpose
         last, changes = protocol.standing, app.registry.changes
-        if last is not None and last.caller is caller and last[1:4] == (asked.url, said, changes):
+        if last is not None and last.caller is caller and last[1:4] == (url, said, changes):
             return last
-        wish, purpose = asked_of("POST", asked.url.decode()), said.decode("latin-1")[:64]
+        wish, purpose = asked_of("POST", url.decode()), said.decode("latin-1")[:64]
         if not app.gate.permits(caller, wish, purpose, app.names()):
             return None
         meant = app.gate.policy.purpose(caller, purpose)
-        protocol.standing = _Standing(caller, asked.url, said, changes, wish.named, meant)
+        protocol.standing = _Standing(caller, url, said, changes, wish.named, meant)
         return protocol.standing
 
     def _enters(self, asked: Asked, live: Live, size: int) -> bool:
@@ -253,11 +270,20 @@ class Lane:
 
 
 class LaneProtocol(BoundedProtocol):
-    """Holds back a request that may go the short way until its body is here."""
+    """Holds back a request that may go the short way until its body is here.
+
+    Clients say the same first lines again and again. The bytes of a head that went the short way are known on its
+    connection, and need no parser the next time they come, whole, with their body, and nothing else under way.
+    """
 
     lane: Lane
     standing: _Standing | None = None
     _held: Asked | None = None
+    _went: Head | None = None  # of the request that went the short way just now
+
+    def connection_made(self, transport: Any) -> None:
+        self._heads: dict[bytes, Head] = {}
+        super().connection_made(transport)
 
     def on_message_begin(self) -> None:
         """Without a scope, which the short way does without."""
@@ -277,7 +303,8 @@ class LaneProtocol(BoundedProtocol):
             and self.parser.should_keep_alive()
             and not self.flow.write_paused
         ):
-            self._held = self.lane.sees(self, self.headers)
+            head = self.lane.sees(self.url, self.headers)
+            self._held = None if head is None else Asked(self, head)
         if self._held is None:
             self._scope(self.headers)
             super().begin()
@@ -290,21 +317,37 @@ class LaneProtocol(BoundedProtocol):
 
     def on_message_complete(self) -> None:
         held, self._held = self._held, None
-        if held is not None:
-            self.cycle = held  # type: ignore[assignment]
-            try:
-                short = self.lane.takes(held)
-            except Exception:  # said in the ordinary way, which will meet it too
-                short = False
-            if not short:
-                self.ordinary(held, whole=True)
-                held = None
+        if held is not None and self._goes(held):
+            self._went = held.head
         super().on_message_complete()
 
+    def _goes(self, asked: Asked) -> bool:
+        """Its body is here. Whether it goes the short way; else it goes the ordinary one."""
+        self.cycle = asked  # type: ignore[assignment]
+        try:
+            short = self.lane.takes(asked)
+        except Exception:  # said in the ordinary way, which will meet it too
+            short = False
+        if not short:
+            self.ordinary(asked, whole=True)
+        return short
+
     def data_received(self, data: bytes) -> None:
+        end, begins = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4, self._in_head and not self._head_bytes
+        if begins and self._resting is not None:
+            head = self._heads.get(data[:end])
+            if head is not None and len(data) == end + head.size and not self.flow.write_paused:
+                self._unset_keepalive_if_required()
+                self._goes(Asked(self, head, data[end:]))
+                return
+        self._went = None
         super().data_received(data)
         if self._held is not None and self._timer is None:
             self._start(PATIENCE_S)
+        elif begins and self._went is not None and len(data) == end + self._went.size:
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[data[:end]] = self._went
 
     def _expired(self) -> None:
         if self._held is None:
@@ -334,8 +377,9 @@ class LaneProtocol(BoundedProtocol):
 
     def ordinary(self, asked: Asked, *, whole: bool) -> None:
         """A task for the request, as `begin` makes one from the parser, which may be past it by now."""
-        url, later = asked.url, self.headers
-        self._scope(list(asked.head.items()))
+        url, later = asked.head.url, self.headers
+        self.url = url
+        self._scope(list(asked.head.said.items()))
         scope, self.headers = self.scope, later
         more = {"method": "POST", "path": url.decode(), "raw_path": url, "query_string": b""}
         cycle = OneWrite(
