@@ -127,8 +127,8 @@ def test_refusals_for_want_of_room_do_not_wait_for_the_log(running, monkeypatch)
         until(lambda: sum(service._promises._ahead) == 4 and begun.is_set())
         with monkeypatch.context() as stuck:
             writing = threading.Event()
-            write = ledger.write
-            stuck.setattr(ledger, "write", lambda *given: (writing.wait(10), write(*given)))
+            commit = ledger.commit
+            stuck.setattr(ledger, "commit", lambda *given: (writing.wait(10), commit(*given)))
             said = [raw(running.port, _head(running, ""), timeout=2) for _ in range(5)]
             assert all(one.startswith(b"HTTP/1.1 503") and b'"service-full"' in one for one in said)
             assert ledger.count() == before

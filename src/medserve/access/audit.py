@@ -37,6 +37,7 @@ from medserve.settings import Settings
 from medserve.store.database import audit_checkpoints, audit_events, database
 from medserve.store.engines import AUDIT, alone
 from medserve.store.files import append_line, write_bytes
+from medserve.store.swift import Swift, run
 
 EPOCH_EVENTS, EPOCH_S = 10_000, 60.0  # an end writes to disk several times; nobody else writes meanwhile
 LOCK_S = 5.0  # longest wait for another process
@@ -97,6 +98,7 @@ class Ledger:
     def __init__(self, engine: sa.Engine, folder: Path, mirror: Path | None = None) -> None:
         self._engine, self._folder, self._mirror = engine, folder, mirror
         self._path = folder / "audit.state"
+        self._swift = Swift.of(engine)
         self._locks = [str(folder / name) for name in ("audit.turn.lock", "audit.lock")]
 
     @classmethod
@@ -130,10 +132,17 @@ class Ledger:
         return (self._folder / "audit-anchor.txt").read_text(encoding="ascii").strip()
 
     def close(self) -> None:
+        if self._swift is not None:
+            self._swift.close()
         self._engine.dispose()
 
     def write(self, events: Sequence[Event], more: Callable[[], Sequence[Event]] = tuple) -> None:
-        """Append, durably.
+        """Append, durably: `commit` and `sync`. Raises: as they do."""
+        self.commit(events, more)
+        self.sync()
+
+    def commit(self, events: Sequence[Event], more: Callable[[], Sequence[Event]] = tuple) -> None:
+        """Append, in order with all others; nothing may be acknowledged before `sync`, which holds up nobody else.
 
         Args:
             more: gives what came while another process had the log; asked once nobody else has it.
@@ -143,12 +152,21 @@ class Ledger:
         try:
             with self._alone():
                 events = [*events, *more()]
-                with self._engine.begin() as db:
+                with self._engine.begin() if self._swift is None else self._swift.begin() as db:
                     alone(db, AUDIT)
                     ended = self.append(db, events)
                 if ended:
+                    self.sync()
                     self._let_go()
         except (OSError, sa.exc.SQLAlchemyError) as error:
+            raise unwritable() from error
+
+    def sync(self) -> None:
+        """Whatever was committed before is on disk when it returns. Raises: AuditFault "audit-unwritable"."""
+        try:
+            if self._swift is not None:
+                self._swift.sync()
+        except OSError as error:
             raise unwritable() from error
 
     @contextlib.contextmanager
@@ -371,7 +389,7 @@ class _Ends(NamedTuple):
 
 
 def _ends(db: sa.Connection) -> _Ends:
-    return _Ends(*_run(db, _ENDS)[0])
+    return _Ends(*run(db, _ENDS)[0])
 
 
 def _insert(db: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -380,7 +398,7 @@ def _insert(db: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     while at < len(rows):
         count = min(_ROWS, 1 << (len(rows) - at).bit_length() - 1)  # few texts, so that the driver keeps them prepared
         flat = [field for row in rows[at : at + count] for field in row]
-        _run(db, _insertion("?" if db.dialect.paramstyle == "qmark" else "%s", count), flat)
+        run(db, _insertion("?" if db.dialect.paramstyle == "qmark" else "%s", count), flat)
         at += count
 
 
@@ -388,19 +406,6 @@ def _insert(db: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
 def _insertion(mark: str, count: int) -> str:
     values = ", ".join([f"({', '.join([mark] * 5)})"] * count)
     return f"INSERT INTO audit_events (seq, epoch, body, hash, mac) VALUES {values}"
-
-
-def _run(db: sa.Connection, text: str, given: Sequence[Any] = ()) -> list[Any]:
-    """A statement by the driver itself, in the transaction of `db`: on the way of every answer, what stands around a
-    statement costs more than the statement. Raises: as `db` would."""
-    cursor, failed = db.connection.cursor(), db.dialect.loaded_dbapi.Error
-    try:
-        cursor.execute(text, given)
-        return list(cursor.fetchall()) if cursor.description else []
-    except failed as error:
-        raise sa.exc.DBAPIError.instance(text, None, error, failed, hide_parameters=True) from error
-    finally:
-        cursor.close()
 
 
 def _read_small(path: Path) -> tuple[int, bytes]:

@@ -4,9 +4,9 @@
     with engine.begin() as db:
         alone(db, AUDIT)                      # until the transaction ends, no other process passes here
 
-What was acknowledged survives a power cut: SQLite writes with a write-ahead log and `synchronous=FULL`, PostgreSQL with
-`synchronous_commit=on`. SQLite has one writer at a time by itself; on PostgreSQL `alone` orders those that must not
-overlap, also across machines.
+What was acknowledged survives a power cut: SQLite writes with a write-ahead log and `synchronous=FULL` (the audit log
+as in `store.swift`), PostgreSQL with `synchronous_commit=on`. SQLite has one writer at a time by itself; on PostgreSQL
+`alone` orders those that must not overlap, also across machines.
 """
 
 import contextlib
