@@ -107,7 +107,7 @@ def test_the_table_fits_an_ordinary_terminal():
         {
             "choice": {"engine": "openvino", "precision": "int8", "streams": 16, "batch": 256, "second": second},
             "images_per_s": 1234567.0, "lone_ms": 12345.67, "gap": {}, "code": "gate-few-cases", "reason": "why",
-            "gate": {"figures": {"flipped": {"value": 0.1234}}},
+            "gate": {"figures": {"flipped": {"value": 0.1234}}}, "again": 0.12,
         }
         for second in (False, True)
     ]  # fmt: skip
@@ -117,4 +117,4 @@ def test_the_table_fits_an_ordinary_terminal():
     console.print(_shown(said))
     text = console.file.getvalue()
     assert text.count("1234567") == text.count("12345.67") == text.count("12.34%") == 2
-    assert "OpenVINO int8" in text and "with a second look" in text and "gate-few-cases" in text
+    assert "OpenVINO int8" in text and "with a second look at 12%" in text and "gate-few-cases" in text

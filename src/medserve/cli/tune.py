@@ -100,13 +100,17 @@ def _said(load: dict[str, Any]) -> str:
     return f"{load['capacity_per_s']:.3g} requests a second at most; p99 at {level['share']:.0%} of that: {p99}"
 
 
+def _again(row: dict[str, Any]) -> str:
+    return f" at {row['again']:.0%}" if row["choice"].get("second") and row["gate"] else ""
+
+
 def _row(row: dict[str, Any], chosen: bool) -> tuple[str, ...]:
     choice, gate = row["choice"], row["gate"] or {}
     flipped = gate.get("figures", {}).get("flipped")
     speed, wait = row["images_per_s"], row["lone_ms"]
     return (
         "*" if chosen else "",
-        str(msgspec.convert(choice, Choice)).replace(" with a", "\n  with a"),
+        str(msgspec.convert(choice, Choice)).replace(" with a", "\n  with a") + _again(row),
         f"{choice['streams']} x {choice['batch'] or '-'}",
         "-" if speed is None else f"{speed:.0f}",
         "-" if wait is None else f"{wait:.2f}",

@@ -120,7 +120,8 @@ def _shown(row: dict[str, Any], chosen: bool) -> dict[str, Any]:
     choice, figures = row["choice"], (row["gate"] or {}).get("figures", {})
     drop = next((span["high"] for name, span in figures.items() if name.endswith("_drop") and "/" not in name), None)
     return {
-        "title": str(msgspec.convert(choice, Choice)),
+        "title": str(msgspec.convert(choice, Choice))
+        + (f", {row['again']:.0%} of cases" if choice.get("second") else ""),
         "shape": f"{choice['streams']} x {choice['batch'] or '-'}",
         "per_s": row["images_per_s"],
         "lone_ms": row["lone_ms"],

@@ -346,16 +346,12 @@ def _repeats(one: _Open, batch: int, images: Array) -> int:
 
 def _rows(one: _Open) -> list[Row]:
     """One row a batch size, with the medians."""
-    base, choice = one.row, one.row.choice
     return [
-        Row(
-            msgspec.structs.replace(choice, batch=batch),
-            1 / statistics.median(seconds),
-            1000 * statistics.median(one.lone_s),
-            base.gap,
-            base.gate,
-            base.code,
-            base.reason,
+        msgspec.structs.replace(
+            one.row,
+            choice=msgspec.structs.replace(one.row.choice, batch=batch),
+            images_per_s=1 / statistics.median(seconds),
+            lone_ms=1000 * statistics.median(one.lone_s),
         )
         for batch, seconds in one.block_s.items()
     ]
