@@ -10,6 +10,7 @@ from graphs import SIDE, conv_graph, conv_package, conv_spec, films
 from medserve.models.package import open_package
 from medserve.models.signing import Trust
 from medserve.models.spec import Calibration, Conformal, OperatingPoint, OutOfDistribution
+from medserve.runtime import tuner
 from medserve.runtime.engine import Choice, Engine, versions
 from medserve.runtime.gate import Gate, flips
 from medserve.runtime.loading import Loader
@@ -17,7 +18,8 @@ from medserve.runtime.model import LoadedModel
 from medserve.runtime.quantise import Quantiser
 from medserve.runtime.second import SecondLook, looks, margins_of, near_a_limit
 from medserve.runtime.tuned import Row, Verdict, find_verdict, processor, write_verdict
-from medserve.types import Scores
+from medserve.runtime.tuner import Evidence, tune
+from medserve.types import ArraySamples, Scores
 
 N = 4000
 LABELS = {"binary": ["no", "yes"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b", "c"]}
@@ -99,6 +101,19 @@ def test_a_case_on_the_edge_has_the_reference_s_own_scores_and_the_others_the_en
     np.testing.assert_allclose(found.cam[near], exact.cam[near], atol=1e-4)
     np.testing.assert_array_equal(found.logits[~near], rounded.logits[~near])
     assert (engine.second.seen, engine.second.again) == (60, int(near.sum()))
+
+
+def test_the_tuner_says_of_how_many_cases_it_looked_twice(tmp_path, settings, quantiser, monkeypatch):
+    """In every row of that choice, whatever its batch, and none for the others."""
+    monkeypatch.setattr(tuner, "BLOCK_S", 0.01)
+    package = open_package(conv_package(tmp_path / "package", settings), Trust.load(settings))
+    images = films(200, seed=6)
+    evidence = Evidence(ArraySamples(images, np.arange(200) % 2), name="made")
+    twice = Choice("openvino", "int8", second=True)
+    found = tune(package, threads=1, evidence=evidence, tried=[twice], rounds=1, quantiser=quantiser)
+    rows = [row for row in found.rows if row.choice.second]
+    assert len(rows) > 1 and len({row.again for row in rows}) == 1 and 0 < rows[0].again < 1
+    assert {row.again for row in found.rows if not row.choice.second} == {0.0}
 
 
 def test_a_model_is_served_with_the_margins_of_its_verdict(tmp_path, settings, quantiser):
