@@ -173,6 +173,27 @@ def test_what_was_acknowledged_is_in_what_was_written_out_by_then(ledger, tmp_pa
     recorder.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_ends_lets_nobody_wait(ledger, monkeypatch):
+    """Whatever ended it; who comes later is refused at once."""
+    recorder = Recorder(ledger)
+
+    def ended(events, more):
+        raise SystemExit
+
+    async def run():
+        monkeypatch.setattr(ledger, "commit", ended)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(recorder.record(_event(0)), 0.2)
+        with pytest.raises(AuditFault) as caught:
+            await recorder.record(_event(1))
+        assert caught.value.code == "audit-closed"
+
+    asyncio.run(run())
+    monkeypatch.undo()
+    recorder.close()
+
+
 def test_a_failure_reaches_every_request_that_waits(ledger, monkeypatch):
     recorder = Recorder(ledger)
 

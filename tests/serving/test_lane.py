@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -32,7 +33,7 @@ from medserve.errors import Denied, Refusal
 from medserve.runtime.model import LoadedModel
 from medserve.serving.asgi import Application
 from medserve.serving.http import BoundedProtocol, answer_of
-from medserve.serving.lane import HEADS, Asked, Lane
+from medserve.serving.lane import HEADS, Asked, Lane, _Together
 from medserve.serving.logs import make_log
 from medserve.serving.server import Server
 from medserve.serving.wire import HSTS, JSON, SAFE
@@ -318,11 +319,47 @@ def test_a_head_that_is_known_again_needs_no_parser(both, keys, monkeypatch):
     assert parsed([good, good + good, good], 4, [True] * 3) == 2  # of two at once, one waits for the other
     assert parsed([good, good[:at] + GOOD[:9], GOOD[9:], good], 3, [True] * 2) == 2
     assert parsed([good, good[:40], good[40:], good], 3, [True] * 3) == 2
+    assert parsed([request(key="msk_x")] * 3, 3, [False] * 3) == 3  # of a stranger nothing is kept
     others = [request(GOOD + b" " * count, keys["service"]) for count in range(HEADS + 1)]
     assert parsed(others[:-1] * 2, 2 * HEADS, [True] * 2 * HEADS) == HEADS
     assert parsed(others * 2, 2 * HEADS + 2, [True] * (2 * HEADS + 2)) == 2 * HEADS + 2  # one more than are kept
     monkeypatch.setattr("medserve.serving.lane.HEAD_BYTES", 60)
     assert parsed([good] * 3, 3, [True] * 3) == 3
+
+
+def test_many_at_once_are_answered_each_its_own(both, keys, monkeypatch):
+    """They take each step together; one that is refused on the way holds up nobody."""
+    lane, answer, sizes = both[0], LoadedModel.answer, []
+    hand_on = _Together._hand_on
+    monkeypatch.setattr(_Together, "_hand_on", lambda self: (sizes.append(len(self._waiting)), hand_on(self))[1])
+
+    def picky(self, *args, case=None, **more):
+        if case[0] == 50:  # the age
+            raise Refusal("out-of-distribution", "Unlike.")
+        return answer(self, *args, case=case, **more)
+
+    monkeypatch.setattr(LoadedModel, "answer", picky)
+
+    def client(at: int) -> list[tuple[bool, float | None]]:
+        ages = [50 if (at + turn) % 5 == 0 else 30 + 2 * at + turn for turn in range(10)]
+        asks = [request(GOOD.replace(b"71", b"%d" % age), keys["service"]) for age in ages]
+        said = lane.talk(asks, len(asks), pause=0)
+        bodies = [body for _, body in said]
+        values = [body["outputs"][0]["probability"] if "outputs" in body else None for body in bodies]
+        return list(zip([age == 50 for age in ages], values, strict=True))
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(client, range(12)))
+    assert all((value is None) == refused for one in found for refused, value in one)
+    assert max(sizes) > 1
+    monkeypatch.undo()
+    for at in (0, 7):  # alone, each has the answer that it had in the crowd
+        for turn, (refused, value) in enumerate(found[at]):
+            if not refused:
+                body = GOOD.replace(b"71", b"%d" % (30 + 2 * at + turn))
+                ((_, again),) = lane.talk([request(body, keys["service"])])
+                assert again["outputs"][0]["probability"] == pytest.approx(value, abs=1e-6)
+    lane.events()
 
 
 def test_the_end_of_a_head_is_none(both, keys):

@@ -89,12 +89,16 @@ class Recorder:
             self._ready.notify()
 
     def _work(self) -> None:
-        while (waiting := self._next()) is not None:
-            if waiting:
-                self._write(waiting)
-            else:  # nobody asks: sign what stands there
-                self._sign()
-            del waiting  # nothing of a request is kept until the next one comes
+        try:
+            while (waiting := self._next()) is not None:
+                if waiting:
+                    self._write(waiting)
+                else:  # nobody asks: sign what stands there
+                    self._sign()
+                del waiting  # nothing of a request is kept until the next one comes
+        finally:
+            with self._ready:
+                self._closing = True  # also where it broke: nobody may wait for ever
 
     def _next(self) -> list[_Waiting] | None:
         """What is to be committed now, nothing where nobody asks for long; None: the log is closed."""

@@ -14,7 +14,7 @@ if it had just come, and so does what fails later. What was taken for it is give
 In brackets is what is waited for: all tell an `Asked`, which stands where uvicorn looks for its cycle, so that
 pipelining, a slow reader, idle connections and the end of the process are what they are for every other request.
 What has come together goes together: each step is done for all of them before the next one, so that its code and data
-are still in the processor's cache. That saves a fifth of the time, and nobody waits: it is all one turn of the loop.
+are still in the processor's cache. That saves a fifth of the time.
 """
 
 import asyncio
@@ -67,8 +67,8 @@ class Asked:
 
     __slots__ = (
         "__weakref__", "answer", "began", "body", "caller", "decoded", "disconnected", "head", "keep_alive", "live",
-        "more_body", "note", "promise", "protocol", "read", "response_complete", "response_started", "row", "scored",
-        "service", "spent", "stages", "timing", "trace", "written",
+        "more_body", "new", "note", "promise", "protocol", "read", "response_complete", "response_started", "row",
+        "scored", "service", "spent", "stages", "timing", "trace", "written",
     )  # fmt: skip
 
     message_event = asyncio.Event()  # of a cycle; nobody waits for it
@@ -89,7 +89,7 @@ class Asked:
     timing: bytes
 
     def __init__(self, protocol: "LaneProtocol", head: Head, body: bytes = b"") -> None:
-        self.protocol, self.head = protocol, head
+        self.protocol, self.head, self.new = protocol, head, b""  # new: the bytes of a head that is not known yet
         self.body, self.began = body, time.perf_counter()
         self.keep_alive, self.response_started, self.response_complete, self.disconnected = True, False, False, False
         self.live: Live | None = None
@@ -172,6 +172,8 @@ class Lane:
                 short = False
             if not short:
                 asked.protocol.ordinary(asked, whole=True)
+            elif asked.new:
+                asked.protocol.know(asked.new, asked.head)
 
     def takes(self, asked: Asked) -> bool:
         """Whether it goes the short way. If so its answer is under way."""
@@ -330,14 +332,14 @@ class _Together:
 class LaneProtocol(BoundedProtocol):
     """Holds back a request that may go the short way until its body is here.
 
-    Clients say the same first lines again and again. The bytes of a head that may go the short way are known on its
+    Clients say the same first lines again and again. The bytes of a head that went the short way are known on its
     connection, and need no parser the next time they come, whole, with their body, and nothing else under way.
     """
 
     lane: Lane
     standing: _Standing | None = None
     _held: Asked | None = None
-    _went: Head | None = None  # of the request that came just now
+    _came: Asked | None = None  # in the bytes that are read now
 
     def connection_made(self, transport: Any) -> None:
         self._heads: dict[bytes, Head] = {}
@@ -381,25 +383,27 @@ class LaneProtocol(BoundedProtocol):
 
     def _goes(self, asked: Asked) -> None:
         """Its body is here."""
-        self.cycle, self._went = asked, asked.head  # type: ignore[assignment]
+        self.cycle = self._came = asked  # type: ignore[assignment]
         self.lane.came(asked)
+
+    def know(self, first: bytes, head: Head) -> None:
+        if len(self._heads) >= HEADS:
+            self._heads.clear()
+        self._heads[first] = head
 
     def data_received(self, data: bytes) -> None:
         end, begins = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4, self._in_head and not self._head_bytes
-        if begins and self._resting is not None:
-            head = self._heads.get(data[:end])
-            if head is not None and len(data) == end + head.size and not self.flow.write_paused:
-                self._unset_keepalive_if_required()
-                self._goes(Asked(self, head, data[end:]))
-                return
-        self._went = None
-        super().data_received(data)
-        if self._held is not None and self._timer is None:
-            self._start(PATIENCE_S)
-        elif begins and self._went is not None and len(data) == end + self._went.size:
-            if len(self._heads) >= HEADS:
-                self._heads.clear()
-            self._heads[data[:end]] = self._went
+        head = self._heads.get(data[:end]) if begins and self._resting is not None else None
+        if head is not None and len(data) == end + head.size and not self.flow.write_paused:
+            self._unset_keepalive_if_required()
+            self._goes(Asked(self, head, data[end:]))
+        else:
+            super().data_received(data)
+            if self._held is not None and self._timer is None:
+                self._start(PATIENCE_S)
+            elif begins and (came := self._came) is not None and len(data) == end + came.head.size:
+                came.new = data[:end]
+        self._came = None
 
     def _expired(self) -> None:
         if self._held is None:
