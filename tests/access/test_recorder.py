@@ -185,6 +185,8 @@ def test_a_writer_that_ends_lets_nobody_wait(ledger, monkeypatch):
         monkeypatch.setattr(ledger, "commit", ended)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(recorder.record(_event(0)), 0.2)
+        while all(thread.is_alive() for thread in recorder._threads):
+            await asyncio.sleep(0.01)
         with pytest.raises(AuditFault) as caught:
             await recorder.record(_event(1))
         assert caught.value.code == "audit-closed"
