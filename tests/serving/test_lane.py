@@ -271,6 +271,8 @@ def test_requests_in_pieces_and_several_in_one(both, keys):
     assert ["error" in one for one in same(both, [good + bad + good], 3, short=[True])] == [False, True, False]
     assert ["error" in one for one in same(both, [bad + good], 2, short=[False])] == [True, False]
     same(both, [good, good, good], 3, short=[True, True, True])
+    for cut in (2, 12, 40):  # the next one has begun when the first is found to go the ordinary way
+        assert ["error" in one for one in same(both, [bad + good[:cut], good[cut:]], 2, short=None)] == [True, False]
     chunked = good.replace(b"content-length: %d" % len(GOOD), b"transfer-encoding: chunked")[: -len(GOOD)]
     same(both, [chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD)], short=[])
     twice = good.replace(b"\r\n\r\n", b"\r\nauthorization: Bearer x\r\n\r\n", 1)
@@ -363,18 +365,21 @@ def test_many_at_once_are_answered_each_its_own(both, keys, monkeypatch):
 
 
 def test_the_end_of_a_head_is_none(both, keys):
-    """Bytes that were a good request's last ones are no request when they come first."""
+    """Bytes that were a good request's last ones are no request when they come first; nor is a good one behind the
+    beginning of another."""
     good = request(key=keys["service"])
+    broken = [[good[:cut], good[cut:], good[cut:]] for cut in (4, 60)]
+    broken += [[good + good[:12], good[12:], good[12:]], [good, good + good[:12], good]]
     for one in both:
-        for cut in (4, 60):
-            first, second = one.talk([good[:cut], good[cut:], good[cut:]], 2)
-            assert first[0].startswith(b"HTTP/1.1 200") and second[0].startswith(b"HTTP/1.1 400")
-            assert second[1]["error"]["code"] == "http-invalid"
+        for pieces in broken:
+            *before, last = one.talk(pieces, 2 if pieces[0] != good and len(pieces[0]) < len(good) else 3)
+            assert all(head.startswith(b"HTTP/1.1 200") for head, _ in before)
+            assert last[0].startswith(b"HTTP/1.1 400") and last[1]["error"]["code"] == "http-invalid"
         counted, until = 0, time.monotonic() + 10
-        while counted < 2 and time.monotonic() < until:  # of these there is one event a second
+        while counted < len(broken) and time.monotonic() < until:  # of these there is one event a second
             counted += sum(event.count for event in one.events() if event.code == "http-invalid")
             time.sleep(0.05)
-        assert counted == 2
+        assert counted == len(broken)
 
 
 def test_what_fails_on_the_way_is_begun_again(both, keys, monkeypatch):

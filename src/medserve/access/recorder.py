@@ -98,7 +98,7 @@ class Recorder:
                 del waiting  # nothing of a request is kept until the next one comes
         finally:
             with self._ready:
-                self._closing = True  # also where it broke: nobody may wait for ever
+                self._closing = True  # also where it broke: nobody more may come to wait
 
     def _next(self) -> list[_Waiting] | None:
         """What is to be committed now, nothing where nobody asks for long; None: the log is closed."""

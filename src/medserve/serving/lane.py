@@ -340,6 +340,7 @@ class LaneProtocol(BoundedProtocol):
     standing: _Standing | None = None
     _held: Asked | None = None
     _came: Asked | None = None  # in the bytes that are read now
+    _between = True  # the parser has read no byte of the next request
 
     def connection_made(self, transport: Any) -> None:
         self._heads: dict[bytes, Head] = {}
@@ -348,6 +349,7 @@ class LaneProtocol(BoundedProtocol):
     def on_message_begin(self) -> None:
         """Without a scope, which the short way does without."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._between = False
 
     def _scope(self, headers: list[Header]) -> None:
         """uvicorn's own, of a request whose head is here."""
@@ -376,6 +378,7 @@ class LaneProtocol(BoundedProtocol):
             self._held.body += body
 
     def on_message_complete(self) -> None:
+        self._between = True
         held, self._held = self._held, None
         if held is not None:
             self._goes(held)
@@ -392,7 +395,7 @@ class LaneProtocol(BoundedProtocol):
         self._heads[first] = head
 
     def data_received(self, data: bytes) -> None:
-        end, begins = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4, self._in_head and not self._head_bytes
+        end, begins = data.find(b"\r\n\r\n", 0, HEAD_BYTES) + 4, self._between
         head = self._heads.get(data[:end]) if begins and self._resting is not None else None
         if head is not None and len(data) == end + head.size and not self.flow.write_paused:
             self._unset_keepalive_if_required()
@@ -434,7 +437,6 @@ class LaneProtocol(BoundedProtocol):
     def ordinary(self, asked: Asked, *, whole: bool) -> None:
         """A task for the request, as `begin` makes one from the parser, which may be past it by now."""
         url, later = asked.head.url, self.headers
-        self.url = url
         self._scope(list(asked.head.said.items()))
         scope, self.headers = self.scope, later
         more = {"method": "POST", "path": url.decode(), "raw_path": url, "query_string": b""}
